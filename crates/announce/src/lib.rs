@@ -1,0 +1,1 @@
+//! Announce and scrape over HTTP, both directions.

@@ -1,0 +1,1 @@
+//! Types of the HTTP APIs (node and directory) and their clients.

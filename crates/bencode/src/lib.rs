@@ -1,0 +1,1 @@
+//! Bencode: strict, zero-copy, depth-limited, with raw spans.

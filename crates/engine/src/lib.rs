@@ -1,0 +1,1 @@
+//! Runs swarms on tokio: sockets, buffers, disk, timers and trackers.

@@ -1,0 +1,1 @@
+//! Demonstration swarms on one machine: a tracker, an origin registry and real nodes.

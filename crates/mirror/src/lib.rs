@@ -1,0 +1,1 @@
+//! The registry mirror: the OCI distribution API over HTTP. Knows HTTP, never peers.

@@ -1,0 +1,1 @@
+//! The daemon of one host, built from its configuration: content, engine, store, mirror, API.

@@ -1,0 +1,1 @@
+//! A deterministic simulator of many swarms in virtual time over modelled links.

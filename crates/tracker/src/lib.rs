@@ -1,0 +1,1 @@
+//! The tracker: announce, scrape, and the content directory.
