@@ -1,0 +1,105 @@
+//! Ban by proof: who sent the wrong bytes of a piece that failed.
+//!
+//! A piece that one peer gave alone proves that peer wrong at once. Of a piece that several gave, the hash of every
+//! block is kept with its giver; when a later copy is proven right, whoever gave a block that differs is guilty,
+//! and nobody else is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use metainfo::PieceIndex;
+
+use crate::peer::PeerKey;
+
+/// A block's SHA-1, only ever compared with another of the same block.
+pub(crate) type BlockHash = [u8; 20];
+
+/// How many peers may each have failed alone with one piece before the torrent itself is doubted.
+const DOUBT: usize = 3;
+
+#[derive(Debug, Default)]
+pub(crate) struct Blame {
+    suspects: BTreeMap<PieceIndex, Suspicion>,
+}
+
+#[derive(Debug, Default)]
+struct Suspicion {
+    /// Block, hash and giver of each block of failed copies.
+    blocks: BTreeSet<(u32, BlockHash, PeerKey)>,
+    /// Peers that failed with the whole piece.
+    alone: BTreeSet<PeerKey>,
+}
+
+/// What a failed piece proves.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// One peer gave all of it and is guilty.
+    Proven(PeerKey),
+    /// Several gave it; the next copies will tell.
+    Suspected,
+    /// So many failed alone that the piece list must be wrong.
+    Unprovable,
+}
+
+impl Blame {
+    /// Whether an earlier copy of the piece failed.
+    pub(crate) fn is_suspect(&self, piece: PieceIndex) -> bool {
+        self.suspects.contains_key(&piece)
+    }
+
+    /// A copy failed, whose block `i` came from `givers[i]` and hashes to `hashes[i]`.
+    pub(crate) fn failed(&mut self, piece: PieceIndex, givers: &[PeerKey], hashes: &[BlockHash]) -> Failure {
+        let suspicion = self.suspects.entry(piece).or_default();
+        let first = givers.first().copied();
+        match first.filter(|first| givers.iter().all(|giver| giver == first)) {
+            Some(alone) => {
+                suspicion.alone.insert(alone);
+                if suspicion.alone.len() >= DOUBT { Failure::Unprovable } else { Failure::Proven(alone) }
+            }
+            None => {
+                let blocks = (0u32..).zip(hashes).zip(givers);
+                suspicion.blocks.extend(blocks.map(|((block, hash), giver)| (block, *hash, *giver)));
+                Failure::Suspected
+            }
+        }
+    }
+
+    /// A copy was proven right: the peers whose earlier blocks of it differ.
+    pub(crate) fn proven(&mut self, piece: PieceIndex, hashes: &[BlockHash]) -> BTreeSet<PeerKey> {
+        let Some(suspicion) = self.suspects.remove(&piece) else { return BTreeSet::new() };
+        let differs =
+            |block: u32, hash: &BlockHash| hashes.get(block as usize).is_some_and(|right| right != hash);
+        suspicion
+            .blocks
+            .iter()
+            .filter(|(block, hash, _)| differs(*block, hash))
+            .map(|(.., giver)| *giver)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PIECE: PieceIndex = PieceIndex(3);
+    const A: PeerKey = PeerKey(1);
+    const B: PeerKey = PeerKey(2);
+    const C: PeerKey = PeerKey(3);
+
+    #[test]
+    fn only_the_giver_of_the_differing_block_is_guilty() {
+        let mut blame = Blame::default();
+        assert_eq!(blame.failed(PIECE, &[A, B], &[[1; 20], [9; 20]]), Failure::Suspected);
+        assert!(blame.is_suspect(PIECE));
+        assert_eq!(blame.proven(PIECE, &[[1; 20], [2; 20]]), [B].into());
+        assert!(!blame.is_suspect(PIECE));
+    }
+
+    #[test]
+    fn whoever_failed_alone_is_proven_and_three_make_the_torrent_doubtful() {
+        let mut blame = Blame::default();
+        assert_eq!(blame.failed(PIECE, &[A, A], &[]), Failure::Proven(A));
+        assert_eq!(blame.failed(PIECE, &[B, B], &[]), Failure::Proven(B));
+        assert_eq!(blame.failed(PIECE, &[C, C], &[]), Failure::Unprovable);
+    }
+}
