@@ -1,1 +1,16 @@
-//! Announce and scrape over HTTP, both directions.
+//! Announce and scrape: what peers and trackers say to one another, in both directions.
+//!
+//! The types say what is meant; [`http`] says how it is written in URLs and bencode (BEP 3, 7, 23, 24, 31, 48). Reading
+//! replies is as lenient as the trackers out there need, writing is exact.
+//!
+//! What it never does: open a socket, follow a name, or keep more peers than [`MAX_PEERS`] from one reply.
+//!
+//! The invariant: what is written here is read here as the same. Everything is plain code on the caller's thread.
+
+pub mod http;
+mod request;
+mod response;
+
+pub use http::{AnnounceError, PeerFormat, ReplyError, append_to_url, encode_failure, scrape_url};
+pub use request::{AnnounceRequest, Event, Key, LEFT_UNKNOWN, MAX_SCRAPE, ScrapeRequest};
+pub use response::{AnnounceResponse, MAX_PEERS, Peer, Reply, RetryIn, ScrapeResponse, ScrapeStats};

@@ -5,12 +5,15 @@
 
 use std::time::Duration;
 
-use metainfo::Geometry;
 use longshore_sim::{Link, Node, Scenario, Simulation};
+use metainfo::Geometry;
 
 fn main() {
     let only: Option<usize> = std::env::args().nth(1).and_then(|n| n.parse().ok());
-    println!("{:>6} {:>6} {:>8} {:>8} {:>12} {:>10} {:>10} {:>10}", "nodes", "seeds", "degree", "reads", "last ÷ ideal", "seed sent", "wasted", "quarter");
+    println!(
+        "{:>6} {:>6} {:>8} {:>8} {:>12} {:>10} {:>10} {:>10}",
+        "nodes", "seeds", "degree", "reads", "last ÷ ideal", "seed sent", "wasted", "quarter"
+    );
     let mb = 1024.0 * 1024.0;
     for (leechers, seeds, degree, reads, size, piece) in [
         (1, 1, 40, false, 64, 256),

@@ -88,7 +88,8 @@ pub struct Report {
 impl Report {
     /// When the last node that was meant to finish did, or `None` if one did not.
     pub fn last(&self, scenario: &Scenario) -> Option<Duration> {
-        let meant = scenario.nodes.iter().zip(&self.finished).filter(|(node, _)| !node.seed && node.leaves.is_none());
+        let meant =
+            scenario.nodes.iter().zip(&self.finished).filter(|(node, _)| !node.seed && node.leaves.is_none());
         meant.map(|(_, finished)| *finished).collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 }

@@ -86,9 +86,8 @@ impl Simulation {
             }
             self.happen(now, node, what);
         }
-        let since = |node: usize, at: Option<Time>| {
-            at.map(|at| at.since(Time(0) + self.scenario.nodes[node].joins))
-        };
+        let since =
+            |node: usize, at: Option<Time>| at.map(|at| at.since(Time(0) + self.scenario.nodes[node].joins));
         Report {
             finished: (0..self.nodes.len()).map(|n| since(n, self.nodes[n].finished)).collect(),
             first_quarter: (0..self.nodes.len()).map(|n| since(n, self.nodes[n].first_quarter)).collect(),

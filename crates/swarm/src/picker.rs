@@ -42,7 +42,8 @@ impl Swarm {
             }
             let Some((piece, blocks)) = self.pick(key, now) else { return };
             let Some(active) = self.active.get(&piece) else { return };
-            let range = BlockRange { piece, begin: blocks.start * BLOCK_LENGTH, length: active.bytes(&blocks) };
+            let range =
+                BlockRange { piece, begin: blocks.start * BLOCK_LENGTH, length: active.bytes(&blocks) };
             let Some(peer) = self.peers.get_mut(&key) else { return };
             if peer.outstanding == 0 {
                 peer.last_progress = now;

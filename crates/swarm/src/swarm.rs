@@ -96,6 +96,8 @@ pub struct Swarm {
     blame: Blame,
     provenance: Provenance,
 
+    /// What peers that have gone gave and took.
+    gone: (u64, u64),
     pub(crate) events: VecDeque<Event>,
     dirty: BTreeSet<PeerKey>,
     last_tick: Time,
@@ -140,6 +142,7 @@ impl Swarm {
             turns: Turns::default(),
             blame: Blame::default(),
             provenance: Provenance::default(),
+            gone: (0, 0),
             events: VecDeque::new(),
             dirty: BTreeSet::new(),
             last_tick: Time(0),
@@ -178,6 +181,11 @@ impl Swarm {
     /// Every connected peer's figures.
     pub fn peers(&self) -> impl Iterator<Item = (PeerKey, PeerStats)> + '_ {
         self.peers.iter().map(|(key, peer)| (*key, peer.stats()))
+    }
+
+    /// Block bytes received and sent, of all peers that are or were connected.
+    pub fn totals(&self) -> (u64, u64) {
+        self.peers.values().fold(self.gone, |(down, up), p| (down + p.downloaded, up + p.uploaded))
     }
 
     /// Whether anybody wants anything of us, or we of them.
@@ -248,6 +256,7 @@ impl Swarm {
         let Some(peer) = self.peers.remove(&key) else { return };
         self.dirty.remove(&key);
         self.turns.leave(key);
+        self.gone = (self.gone.0 + peer.downloaded, self.gone.1 + peer.uploaded);
         for asked in peer.asked.iter().filter(|a| !a.released) {
             self.release(key, &asked.range);
         }

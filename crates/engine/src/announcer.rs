@@ -1,0 +1,360 @@
+//! Announces to trackers: one task for all torrents, so that one at rest costs an entry and no timer of its own.
+//!
+//! Every tier of a torrent is announced to; within a tier, the first tracker that answers keeps its place in front
+//! (BEP 12). A tracker that has restarted is known by its changed `tracker id`, and is told everything again.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use announce::{AnnounceRequest, AnnounceResponse, Event, Reply};
+use metainfo::InfoHash;
+use swarm::Time;
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{sleep_until, timeout},
+};
+
+use crate::engine::Shared;
+
+/// Commands that may wait.
+const QUEUE: usize = 1024;
+/// Announces under way at once.
+const AT_ONCE: usize = 32;
+/// How long an announce may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest answer that is read, in bytes.
+const LONGEST_ANSWER: usize = 1024 * 1024;
+/// The shortest and longest pause that a tracker may ask for.
+const PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(2 * 3600);
+/// With nobody to fetch from, the tracker is asked again after this, then after twice this, and so on.
+const LONELY: Duration = Duration::from_secs(1);
+/// Pause after the first failure of a tier; twice as long after each further one.
+const RETRY: Duration = Duration::from_secs(5);
+/// All last words together may take this long.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Sends commands to the announcing task.
+#[derive(Clone)]
+pub(crate) struct Announcer(mpsc::Sender<Command>);
+
+enum Command {
+    Add(InfoHash, Vec<Vec<String>>),
+    Completed(InfoHash),
+    Remove(InfoHash),
+}
+
+/// The task's side.
+pub(crate) struct Inbox(mpsc::Receiver<Command>);
+
+/// A way to send commands, and what [`run`] needs.
+pub(crate) fn new() -> (Announcer, Inbox) {
+    let (sender, commands) = mpsc::channel(QUEUE);
+    (Announcer(sender), Inbox(commands))
+}
+
+/// A client for trackers, whose requests come from the address that we listen on.
+pub(crate) fn client(listen: SocketAddr) -> Result<reqwest::Client, reqwest::Error> {
+    // reqwest takes the process's TLS provider; whoever installed one first wins, and any does.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let from = Some(listen.ip()).filter(|ip| !ip.is_unspecified());
+    reqwest::Client::builder()
+        .no_proxy()
+        .local_address(from)
+        .redirect(reqwest::redirect::Policy::limited(3))
+        .timeout(PATIENCE)
+        .user_agent(concat!("Longshore/", env!("CARGO_PKG_VERSION")))
+        .build()
+}
+
+impl Announcer {
+    pub(crate) async fn add(&self, info_hash: InfoHash, tiers: Vec<Vec<String>>) {
+        self.send(Command::Add(info_hash, tiers)).await;
+    }
+
+    pub(crate) async fn completed(&self, info_hash: InfoHash) {
+        self.send(Command::Completed(info_hash)).await;
+    }
+
+    pub(crate) async fn remove(&self, info_hash: InfoHash) {
+        self.send(Command::Remove(info_hash)).await;
+    }
+
+    async fn send(&self, command: Command) {
+        if self.0.send(command).await.is_err() {
+            tracing::debug!("no announce: the engine is stopping");
+        }
+    }
+}
+
+/// A torrent at the trackers of one tier.
+#[derive(Debug)]
+struct Entry {
+    trackers: Vec<String>,
+    /// What the trackers are to be told next, besides the numbers.
+    event: Event,
+    tracker_id: Option<Vec<u8>>,
+    started: bool,
+    failures: u32,
+    lonely: u32,
+    /// Entries in the agenda with another number are out of date.
+    turn: u64,
+    /// An announce is under way.
+    busy: bool,
+}
+
+type Place = (InfoHash, usize);
+
+struct Task {
+    shared: Arc<Shared>,
+    entries: HashMap<Place, Entry>,
+    agenda: BinaryHeap<Reverse<(Time, u64, Place)>>,
+    under_way: JoinSet<(Place, Result<AnnounceResponse, String>)>,
+    turns: u64,
+}
+
+/// Announces until the engine stops, then says good-bye everywhere.
+pub(crate) async fn run(inbox: Inbox, shared: Arc<Shared>) {
+    let Inbox(mut commands) = inbox;
+    let mut task = Task {
+        shared: shared.clone(),
+        entries: HashMap::new(),
+        agenda: BinaryHeap::new(),
+        under_way: JoinSet::new(),
+        turns: 0,
+    };
+    loop {
+        let next = task.next();
+        tokio::select! {
+            () = shared.stop.cancelled() => break,
+            command = commands.recv() => match command {
+                Some(command) => task.command(command),
+                None => break,
+            },
+            Some(done) = task.under_way.join_next() => {
+                if let Ok((place, result)) = done {
+                    task.answered(place, result);
+                }
+            }
+            () = sleep_until(shared.clock.instant(next.unwrap_or_default())), if next.is_some() => task.due(),
+        }
+    }
+    if timeout(FAREWELL, task.farewell()).await.is_err() {
+        tracing::debug!("some trackers were not told that we stop");
+    }
+}
+
+impl Task {
+    /// When something is to be announced, if there is room for it.
+    fn next(&self) -> Option<Time> {
+        let Reverse((at, ..)) = self.agenda.peek()?;
+        (self.under_way.len() < AT_ONCE).then_some(*at)
+    }
+
+    fn command(&mut self, command: Command) {
+        let now = self.shared.clock.now();
+        match command {
+            Command::Add(info_hash, tiers) => {
+                for (tier, trackers) in tiers.into_iter().enumerate() {
+                    let usable = |url: &String| url.starts_with("http://") || url.starts_with("https://");
+                    let (trackers, others): (Vec<_>, Vec<_>) = trackers.into_iter().partition(usable);
+                    if let Some(other) = others.first() {
+                        tracing::warn!(torrent = %info_hash, tracker = other, "only http and https trackers are announced to");
+                    }
+                    if !trackers.is_empty() {
+                        let entry = Entry {
+                            trackers,
+                            event: Event::Started,
+                            tracker_id: None,
+                            started: false,
+                            failures: 0,
+                            lonely: 0,
+                            turn: 0,
+                            busy: false,
+                        };
+                        self.entries.insert((info_hash, tier), entry);
+                        self.plan((info_hash, tier), now);
+                    }
+                }
+            }
+            Command::Completed(info_hash) => {
+                for place in self.places(info_hash) {
+                    if let Some(entry) = self.entries.get_mut(&place).filter(|e| e.started) {
+                        entry.event = Event::Completed;
+                    }
+                    self.plan(place, now);
+                }
+            }
+            Command::Remove(info_hash) => {
+                for place in self.places(info_hash) {
+                    if let Some(mut entry) = self.entries.remove(&place).filter(|e| e.started) {
+                        entry.event = Event::Stopped;
+                        let ask = self.ask(place.0, &entry);
+                        self.under_way.spawn(async move { (place, ask.await) });
+                    }
+                }
+            }
+        }
+    }
+
+    fn places(&self, info_hash: InfoHash) -> Vec<Place> {
+        self.entries.keys().filter(|(hash, _)| *hash == info_hash).copied().collect()
+    }
+
+    fn plan(&mut self, place: Place, at: Time) {
+        self.turns += 1;
+        if let Some(entry) = self.entries.get_mut(&place) {
+            entry.turn = self.turns;
+            self.agenda.push(Reverse((at, self.turns, place)));
+        }
+    }
+
+    /// Starts the announces whose time has come.
+    fn due(&mut self) {
+        let now = self.shared.clock.now();
+        while self.under_way.len() < AT_ONCE {
+            let Some(Reverse((at, turn, place))) = self.agenda.peek().copied() else { return };
+            if at > now {
+                return;
+            }
+            self.agenda.pop();
+            let Some(entry) = self.entries.get_mut(&place).filter(|e| e.turn == turn) else { continue };
+            if entry.busy {
+                // What is under way plans the next one.
+                continue;
+            }
+            entry.busy = true;
+            if let Some(entry) = self.entries.get(&place) {
+                let ask = self.ask(place.0, entry);
+                self.under_way.spawn(async move { (place, ask.await) });
+            }
+        }
+    }
+
+    /// Asks the trackers of a tier in turn until one answers.
+    fn ask(
+        &self,
+        info_hash: InfoHash,
+        entry: &Entry,
+    ) -> impl Future<Output = Result<AnnounceResponse, String>> + use<> {
+        let mut request = AnnounceRequest::new(info_hash, self.shared.peer_id, self.shared.listen.port());
+        request.event = entry.event;
+        request.compact = Some(true);
+        request.tracker_id.clone_from(&entry.tracker_id);
+        let torrent = self.shared.torrents().get(&info_hash).cloned();
+        (request.uploaded, request.downloaded, request.left) = torrent.map_or((0, 0, 0), |t| t.totals());
+        request.numwant = Some(if request.left == 0 || entry.event == Event::Stopped { 0 } else { 100 });
+        let (http, trackers) = (self.shared.http.clone(), entry.trackers.clone());
+        async move {
+            let mut why = String::new();
+            for tracker in trackers {
+                match announce_to(&http, &tracker, &request).await {
+                    Ok(response) => return Ok(response),
+                    Err(error) => why = format!("{tracker}: {error}"),
+                }
+            }
+            Err(why)
+        }
+    }
+
+    fn answered(&mut self, place: Place, result: Result<AnnounceResponse, String>) {
+        let now = self.shared.clock.now();
+        let torrent = self.shared.torrents().get(&place.0).cloned();
+        let Some(entry) = self.entries.get_mut(&place) else { return };
+        entry.busy = false;
+        let told = std::mem::replace(&mut entry.event, Event::None);
+        let pause = match result {
+            Ok(response) => {
+                let restarted = entry.tracker_id.is_some()
+                    && response.tracker_id.is_some()
+                    && entry.tracker_id != response.tracker_id;
+                entry.started = true;
+                entry.failures = 0;
+                if let Some(warning) = &response.warning {
+                    tracing::warn!(torrent = %place.0, %warning, "the tracker warns");
+                }
+                let pause = response.interval.clamp(*PAUSE.start(), *PAUSE.end());
+                if response.tracker_id.is_some() {
+                    entry.tracker_id = response.tracker_id;
+                }
+                let mut pause = pause;
+                if let Some(torrent) = torrent.filter(|t| t.totals().2 > 0) {
+                    let nobody = torrent.lock().links.is_empty();
+                    torrent.add_peers(response.peers.iter().map(|peer| peer.addr));
+                    entry.lonely = if nobody && response.peers.is_empty() { entry.lonely + 1 } else { 0 };
+                    if entry.lonely > 0 {
+                        let least = response.min_interval.unwrap_or(Duration::ZERO);
+                        pause = pause.min((LONELY * 2u32.pow(entry.lonely.min(10) - 1)).max(least));
+                    }
+                }
+                if restarted {
+                    self.tell_all_again(now);
+                }
+                pause
+            }
+            Err(why) => {
+                entry.event = told;
+                entry.failures += 1;
+                tracing::debug!(torrent = %place.0, "announce failed: {why}");
+                (RETRY * 2u32.pow(entry.failures.min(8) - 1)).min(Duration::from_secs(1800))
+            }
+        };
+        self.plan(place, now + pause);
+    }
+
+    /// A tracker has lost what it knew: announce everything again, spread over a few seconds.
+    fn tell_all_again(&mut self, now: Time) {
+        let places: Vec<Place> = self.entries.keys().copied().collect();
+        for (number, place) in places.into_iter().enumerate() {
+            if let Some(entry) = self.entries.get_mut(&place) {
+                entry.tracker_id = None;
+            }
+            self.plan(place, now + Duration::from_millis(5) * u32::try_from(number).unwrap_or(u32::MAX));
+        }
+    }
+
+    async fn farewell(&mut self) {
+        let started: Vec<Place> = self.entries.iter().filter(|(_, e)| e.started).map(|(p, _)| *p).collect();
+        for place in started {
+            if let Some(entry) = self.entries.get_mut(&place) {
+                entry.event = Event::Stopped;
+            }
+            if let Some(entry) = self.entries.get(&place) {
+                let ask = self.ask(place.0, entry);
+                self.under_way.spawn(async move { (place, ask.await) });
+            }
+            while self.under_way.len() >= AT_ONCE {
+                self.under_way.join_next().await;
+            }
+        }
+        while self.under_way.join_next().await.is_some() {}
+    }
+}
+
+/// One announce to one tracker.
+pub(crate) async fn announce_to(
+    http: &reqwest::Client,
+    tracker: &str,
+    request: &AnnounceRequest,
+) -> Result<AnnounceResponse, String> {
+    let url = announce::http::append_to_url(tracker, &request.to_query());
+    let mut response = http.get(&url).send().await.map_err(|e| e.without_url().to_string())?;
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|e| e.without_url().to_string())? {
+        if body.len() + chunk.len() > LONGEST_ANSWER {
+            return Err("its answer is too long".into());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    match AnnounceResponse::parse(&body) {
+        Ok(Reply::Ok(response)) => Ok(response),
+        Ok(Reply::Failure { reason, .. }) => Err(format!("it refuses: {reason}")),
+        Err(error) if response.status().is_success() => Err(error.to_string()),
+        Err(_) => Err(format!("HTTP status {}", response.status())),
+    }
+}

@@ -1,0 +1,43 @@
+//! How an engine runs.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// The port on which Longshore listens for peers unless told otherwise.
+pub const DEFAULT_PORT: u16 = 6881;
+
+/// Settings of an [`crate::Engine`], with defaults for a local network.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen for peers. A port of 0 takes any free one. With an address other than 0.0.0.0, connections
+    /// to peers and trackers go out from that address too.
+    pub listen: SocketAddr,
+    /// Most connections to peers, for all torrents together.
+    pub max_connections: usize,
+    /// Most connections to peers for one torrent.
+    pub max_peers: usize,
+    /// How many peers of one torrent are served at once.
+    pub upload_slots: usize,
+    /// Threads that hash and write; 0 takes one per core.
+    pub check_threads: usize,
+    /// The longest request, in bytes, to make of peers that serve such (Longshore's do).
+    pub max_request: u32,
+    /// Most bytes of pieces begun and not yet written, per torrent.
+    pub max_active: u64,
+    /// How many pieces ahead of a reader are fetched first.
+    pub window: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT)),
+            max_connections: 1000,
+            max_peers: 100,
+            upload_slots: 100,
+            check_threads: 0,
+            max_request: 256 * 1024,
+            max_active: 48 * 1024 * 1024,
+            window: 32,
+        }
+    }
+}

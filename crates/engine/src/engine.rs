@@ -1,0 +1,419 @@
+//! The engine: one listening port, all torrents, and what lies at rest on the shelf.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs::File,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use metainfo::InfoHash;
+use swarm::{PeerKey, PieceSet, Swarm};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{sleep, sleep_until, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wire::PeerId;
+
+use crate::{
+    announcer::{self, Announcer},
+    buffers::Buffers,
+    checker::Checker,
+    clock::Clock,
+    config::Config,
+    handshake,
+    layout::Layout,
+    link,
+    metadata::{self, MetadataError},
+    torrent::{NoLog, ProofLog, Torrent},
+};
+
+/// A torrent from the shelf goes back to it when nobody has been connected for this long.
+const REST: Duration = Duration::from_secs(30);
+/// How long a stop may take, the trackers' last announces included.
+const STOP: Duration = Duration::from_secs(5);
+/// At least this often a torrent with connections is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Complete torrents that need not be added to be served.
+pub trait Shelf: Send + Sync + 'static {
+    /// The torrent of this name, if it is held whole. May block.
+    fn find(&self, info_hash: &InfoHash) -> Option<ShelfItem>;
+}
+
+/// A complete torrent whose bytes are one file.
+pub struct ShelfItem {
+    /// The torrent.
+    pub torrent: metainfo::Torrent,
+    /// Its bytes.
+    pub file: File,
+}
+
+/// A torrent to run.
+pub struct TorrentSpec {
+    /// The torrent, with its trackers.
+    pub torrent: metainfo::Torrent,
+    /// Where its bytes lie.
+    pub layout: Layout,
+    /// Which pieces are there and proven.
+    pub have: PieceSet,
+    /// Where to note further ones.
+    pub log: Box<dyn ProofLog>,
+}
+
+impl TorrentSpec {
+    /// A torrent that is complete in `layout`.
+    pub fn seed(torrent: metainfo::Torrent, layout: Layout) -> Self {
+        let have = PieceSet::full(torrent.info.geometry.piece_count());
+        Self { torrent, layout, have, log: Box::new(NoLog) }
+    }
+}
+
+/// Runs torrents. Cheap to share.
+#[derive(Clone)]
+pub struct Engine(Arc<Shared>);
+
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) peer_id: PeerId,
+    /// Where we listen; the port is the real one.
+    pub(crate) listen: SocketAddr,
+    pub(crate) clock: Clock,
+    pub(crate) buffers: Buffers,
+    checker: Arc<Checker>,
+    torrents: Mutex<HashMap<InfoHash, Arc<Torrent>>>,
+    shelf: Option<Arc<dyn Shelf>>,
+    announcer: Announcer,
+    /// For trackers.
+    pub(crate) http: reqwest::Client,
+    connections: Arc<Semaphore>,
+    keys: AtomicU64,
+    pub(crate) stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Engine {
+    /// Listens for peers and starts the engine's tasks and threads.
+    ///
+    /// # Errors
+    /// When the port cannot be had or a thread cannot be started.
+    pub async fn start(config: Config, shelf: Option<Arc<dyn Shelf>>) -> Result<Self, StartError> {
+        let wanted = config.listen;
+        let listener = TcpListener::bind(wanted)
+            .await
+            .map_err(|source| StartError::Listen { address: wanted, source })?;
+        let listen =
+            listener.local_addr().map_err(|source| StartError::Listen { address: wanted, source })?;
+        let peer_id = PeerId::ours(rand::random());
+        let http = announcer::client(listen).map_err(|source| StartError::Client(source.to_string()))?;
+        let (announcer, announces) = announcer::new();
+        let shared = Arc::new(Shared {
+            checker: Checker::start(config.check_threads).map_err(StartError::Threads)?,
+            connections: Arc::new(Semaphore::new(config.max_connections)),
+            config,
+            peer_id,
+            listen,
+            clock: Clock::start(),
+            buffers: Buffers::default(),
+            torrents: Mutex::default(),
+            shelf,
+            announcer,
+            http,
+            keys: AtomicU64::new(1),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        shared.tasks.spawn(announcer::run(announces, shared.clone()));
+        shared.tasks.spawn(accept(listener, shared.clone()));
+        Ok(Self(shared))
+    }
+
+    /// Where the engine listens for peers.
+    pub fn listen(&self) -> SocketAddr {
+        self.0.listen
+    }
+
+    /// The engine's name for itself.
+    pub fn peer_id(&self) -> PeerId {
+        self.0.peer_id
+    }
+
+    /// Starts a torrent: it is announced, looks for peers and serves.
+    ///
+    /// # Errors
+    /// When it runs already or the engine is stopping.
+    pub async fn add(&self, spec: TorrentSpec) -> Result<Arc<Torrent>, AddError> {
+        let shared = &self.0;
+        if shared.stop.is_cancelled() {
+            return Err(AddError::Stopping);
+        }
+        let info_hash = spec.torrent.info_hash;
+        let trackers = spec.torrent.trackers.clone();
+        let torrent = shared.build(spec);
+        {
+            let mut torrents = shared.torrents();
+            if torrents.contains_key(&info_hash) {
+                return Err(AddError::Running(info_hash));
+            }
+            torrents.insert(info_hash, torrent.clone());
+        }
+        shared.announcer.add(info_hash, trackers).await;
+        shared.tasks.spawn(drive(shared.clone(), torrent.clone(), false));
+        Ok(torrent)
+    }
+
+    /// Announces torrents that lie on the shelf, so that peers find us; they start when somebody connects.
+    pub async fn announce(&self, info_hash: InfoHash, trackers: Vec<Vec<String>>) {
+        self.0.announcer.add(info_hash, trackers).await;
+    }
+
+    /// The torrent of this name, if it is moving.
+    pub fn get(&self, info_hash: &InfoHash) -> Option<Arc<Torrent>> {
+        self.0.torrents().get(info_hash).cloned()
+    }
+
+    /// All torrents that are moving.
+    pub fn torrents(&self) -> Vec<Arc<Torrent>> {
+        self.0.torrents().values().cloned().collect()
+    }
+
+    /// Stops a torrent and tells its trackers.
+    pub async fn remove(&self, info_hash: &InfoHash) {
+        let torrent = self.0.torrents().remove(info_hash);
+        if let Some(torrent) = &torrent {
+            torrent.stop.cancel();
+        }
+        self.0.announcer.remove(*info_hash).await;
+    }
+
+    /// Fetches the info dictionary of a magnet link from its peers.
+    ///
+    /// # Errors
+    /// When no peer gives it in time.
+    pub async fn metadata(
+        &self,
+        magnet: &metainfo::Magnet,
+        deadline: Duration,
+    ) -> Result<metainfo::Torrent, MetadataError> {
+        metadata::fetch(&self.0, magnet, deadline).await
+    }
+
+    /// Ends all connections, tells the trackers and waits, not for long.
+    pub async fn stop(&self) {
+        let shared = &self.0;
+        shared.stop.cancel();
+        for torrent in self.torrents() {
+            torrent.stop.cancel();
+        }
+        shared.tasks.close();
+        if timeout(STOP, shared.tasks.wait()).await.is_err() {
+            tracing::warn!("some connections or trackers did not end in time");
+        }
+        shared.checker.close();
+    }
+}
+
+impl Shared {
+    pub(crate) fn next_key(&self) -> PeerKey {
+        PeerKey(self.keys.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn torrents(&self) -> std::sync::MutexGuard<'_, HashMap<InfoHash, Arc<Torrent>>> {
+        self.torrents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The torrent that a peer asks for: one that is moving, or one from the shelf, which is moving from now on.
+    pub(crate) async fn find(self: &Arc<Self>, info_hash: InfoHash) -> Option<Arc<Torrent>> {
+        if let Some(torrent) = self.torrents().get(&info_hash) {
+            return Some(torrent.clone());
+        }
+        let shelf = self.shelf.clone()?;
+        let item = tokio::task::spawn_blocking(move || shelf.find(&info_hash)).await.ok()??;
+        let spec = TorrentSpec::seed(item.torrent, Layout::single(Arc::new(item.file)));
+        let torrent = self.build(spec);
+        {
+            let mut torrents = self.torrents();
+            if let Some(running) = torrents.get(&info_hash) {
+                return Some(running.clone());
+            }
+            torrents.insert(info_hash, torrent.clone());
+        }
+        self.tasks.spawn(drive(self.clone(), torrent.clone(), true));
+        Some(torrent)
+    }
+
+    fn build(&self, spec: TorrentSpec) -> Arc<Torrent> {
+        let config = swarm::Config {
+            max_request: self.config.max_request,
+            upload_slots: self.config.upload_slots,
+            window: self.config.window,
+            max_active: self.config.max_active,
+            suggest: true,
+            random_seed: swarm::peer_tag(&self.peer_id),
+        };
+        let swarm = Swarm::new(spec.torrent.info.geometry, spec.have, config);
+        let (checker, stop) = (self.checker.clone(), self.stop.child_token());
+        Arc::new(Torrent::new(spec.torrent, spec.layout, spec.log, swarm, checker, self.clock, stop))
+    }
+}
+
+/// Takes connections until the engine stops.
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    loop {
+        let Ok(permit) = shared.connections.clone().acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shared.stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                let shared = shared.clone();
+                shared.tasks.clone().spawn(async move {
+                    answer(&shared, stream, address).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot take a connection; trying again in a moment");
+                sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+async fn answer(shared: &Arc<Shared>, mut stream: TcpStream, address: SocketAddr) {
+    let shaken = tokio::select! {
+        shaken = handshake::incoming(shared, &mut stream) => shaken,
+        () = shared.stop.cancelled() => return,
+    };
+    match shaken {
+        Ok((torrent, theirs)) => link::run(shared, &torrent, stream, address, theirs, false).await,
+        Err(error) => tracing::debug!(peer = %address, %error, "incoming connection refused"),
+    }
+}
+
+/// A torrent's own task: its timers, its dials, its end.
+async fn drive(shared: Arc<Shared>, torrent: Arc<Torrent>, from_shelf: bool) {
+    let mut idle_since = None;
+    let mut told_complete = torrent.lock().swarm.is_complete();
+    loop {
+        let now = shared.clock.now();
+        let (connected, next) = torrent.act(|inner, now| {
+            if inner.swarm.next_tick().is_some_and(|at| at <= now) {
+                inner.swarm.on_tick(now);
+            }
+            let next = [inner.swarm.next_tick(), inner.candidates.next_try()].into_iter().flatten().min();
+            (inner.links.len(), next)
+        });
+        let complete = torrent.lock().swarm.is_complete();
+        if complete && !std::mem::replace(&mut told_complete, true) {
+            shared.announcer.completed(torrent.info_hash()).await;
+        }
+        if !complete {
+            dial(&shared, &torrent);
+        }
+        let since = if connected > 0 { None } else { Some(*idle_since.get_or_insert(now)) };
+        idle_since = since;
+        if from_shelf && since.is_some_and(|since| now.since(since) >= REST) {
+            break;
+        }
+        let look = now + if from_shelf && connected == 0 { REST } else { LOOK };
+        let next = next
+            .filter(|_| !complete || connected > 0)
+            .unwrap_or(look)
+            .clamp(now + Duration::from_millis(1), look);
+        tokio::select! {
+            () = torrent.stop.cancelled() => break,
+            () = torrent.wake.notified() => {}
+            () = sleep_until(shared.clock.instant(next)), if connected > 0 || from_shelf || !complete => {}
+        }
+    }
+    let mut torrents = shared.torrents();
+    if torrents.get(&torrent.info_hash()).is_some_and(|current| Arc::ptr_eq(current, &torrent)) {
+        torrents.remove(&torrent.info_hash());
+    }
+    drop(torrents);
+    torrent.stop.cancel();
+    torrent.set_stopped();
+}
+
+/// Connects to as many known addresses as there are places for.
+fn dial(shared: &Arc<Shared>, torrent: &Arc<Torrent>) {
+    loop {
+        let Ok(permit) = shared.connections.clone().try_acquire_owned() else { return };
+        let now = shared.clock.now();
+        let address = {
+            let mut inner = torrent.lock();
+            if inner.links.len() + inner.candidates.busy() >= shared.config.max_peers {
+                return;
+            }
+            let links = inner.links.values();
+            let connected: BTreeSet<SocketAddr> = links
+                .flat_map(|link| [Some(link.address), link.listens])
+                .flatten()
+                .chain([shared.listen])
+                .collect();
+            inner.candidates.take(now, &connected)
+        };
+        let Some(address) = address else { return };
+        let (shared, torrent) = (shared.clone(), torrent.clone());
+        shared.tasks.clone().spawn(async move {
+            let shaken = tokio::select! {
+                shaken = handshake::outgoing(&shared, address, torrent.info_hash()) => shaken,
+                () = torrent.stop.cancelled() => return,
+            };
+            match shaken {
+                Ok((stream, theirs)) => {
+                    link::run(&shared, &torrent, stream, address, theirs, true).await;
+                    torrent.lock().candidates.ended(address, shared.clock.now());
+                }
+                Err(handshake::HandshakeError::Ourselves) => torrent.lock().candidates.forget(address),
+                Err(error) => {
+                    tracing::debug!(torrent = %torrent.info_hash(), peer = %address, %error, "cannot connect");
+                    torrent.lock().candidates.failed(address, shared.clock.now());
+                }
+            }
+            drop(permit);
+            torrent.wake.notify_one();
+        });
+    }
+}
+
+/// Why an engine cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The port cannot be had.
+    #[error("cannot listen for peers on {address}: {source}; is another node running, or the port taken?")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The checker's threads.
+    #[error("cannot start a thread to check pieces: {0}")]
+    Threads(#[source] io::Error),
+    /// The HTTP client for trackers.
+    #[error("cannot set up the client for trackers: {0}")]
+    Client(String),
+}
+
+/// Why a torrent cannot be added.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddError {
+    /// It runs already.
+    #[error("torrent {0} is running already")]
+    Running(InfoHash),
+    /// The engine is stopping.
+    #[error("the engine is stopping")]
+    Stopping,
+}

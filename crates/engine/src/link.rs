@@ -1,0 +1,295 @@
+//! A connection to a peer: its place in the torrent, and the task that reads.
+
+use std::{
+    io::{self, IoSliceMut},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use swarm::{PeerInfo, PeerKey};
+use tokio::{net::TcpStream, sync::Notify, time::timeout};
+use tokio_util::sync::CancellationToken;
+use wire::{
+    BlockRange, DecodeError, Decoder, EXTENDED_HANDSHAKE_ID, ExtendedHandshake, Frame, Handshake,
+    LONGEST_REQUEST, METADATA_PIECE_LENGTH, Message, MetadataMessage,
+};
+
+use crate::{
+    buffers::Buffer,
+    engine::Shared,
+    torrent::{Handle, Torrent},
+    writer,
+};
+
+/// A peer that says nothing at all for this long is gone; clients say something every two minutes (BEP 3).
+const SILENCE: Duration = Duration::from_secs(150);
+/// How much is read at once between blocks.
+const READ: usize = 16 * 1024;
+/// How much of what follows a block is read together with its last bytes.
+const BEHIND: usize = 1024;
+/// Most block bytes to take that nobody asked for (what was cancelled may be on its way).
+const UNASKED: u64 = 64 * 1024 * 1024;
+/// The number under which we take metadata messages (BEP 10).
+const METADATA_ID: u8 = 1;
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("it closed the connection")]
+    Closed,
+    #[error("silent for {} s", SILENCE.as_secs())]
+    Silent,
+    #[error("took nothing for too long")]
+    Stalled,
+    #[error("broke the protocol: {0}")]
+    Protocol(#[from] DecodeError),
+    #[error("broke the protocol: {0}")]
+    Extension(#[from] wire::ExtendedError),
+    #[error("sent too much that nobody asked for")]
+    Flood,
+    #[error("dropped by us")]
+    Dropped,
+}
+
+/// Runs a connection to its end.
+pub(crate) async fn run(
+    shared: &Shared,
+    torrent: &Arc<Torrent>,
+    stream: TcpStream,
+    address: SocketAddr,
+    theirs: Handshake,
+    outgoing: bool,
+) {
+    let Some((key, handle)) = register(shared, torrent, address, &theirs, outgoing) else { return };
+    let (wake, stop) = handle;
+    let stream = Arc::new(stream);
+    let mut reader = LinkReader {
+        shared,
+        torrent,
+        key,
+        stream: &stream,
+        decoder: Decoder::new(torrent.meta.info.geometry.piece_count(), LONGEST_REQUEST),
+        buffer: BytesMut::with_capacity(READ),
+        unasked: 0,
+        metadata_id: None,
+    };
+    let why = tokio::select! {
+        why = reader.run() => why,
+        why = writer::run(torrent, key, &stream, &wake) => why,
+        () = stop.cancelled() => LinkError::Dropped,
+    };
+    tracing::debug!(torrent = %torrent.info_hash(), peer = %address, "connection ended: {why}");
+    torrent.act(|inner, now| {
+        inner.links.remove(&key);
+        inner.swarm.on_disconnected(key, now);
+    });
+    torrent.wake.notify_one();
+}
+
+type Signals = (Arc<Notify>, CancellationToken);
+
+/// Takes a place in the torrent, unless the peer has one already, is banned, or all are taken. Where two peers
+/// connect to each other at once, both keep the connection that the one with the higher id made.
+fn register(
+    shared: &Shared,
+    torrent: &Arc<Torrent>,
+    address: SocketAddr,
+    theirs: &Handshake,
+    outgoing: bool,
+) -> Option<(PeerKey, Signals)> {
+    let key = shared.next_key();
+    let (wake, stop) = (Arc::new(Notify::new()), torrent.stop.child_token());
+    let mut extra = Vec::new();
+    if theirs.reserved.extended() {
+        let handshake = ExtendedHandshake {
+            metadata_id: Some(METADATA_ID),
+            metadata_size: u32::try_from(torrent.meta.info_bytes.len()).ok(),
+            request_queue: Some(swarm::Swarm::REQUEST_QUEUE as u32),
+            port: Some(shared.listen.port()),
+            client: Some(concat!("Longshore ", env!("CARGO_PKG_VERSION")).to_owned()),
+            max_request: Some(LONGEST_REQUEST),
+        };
+        extra.push(Message::Extended { id: EXTENDED_HANDSHAKE_ID, payload: handshake.encode().into() });
+    }
+    let accepted = torrent.act(|inner, now| {
+        let double = inner.links.iter().find(|(_, link)| link.peer_id == theirs.peer_id).map(|(key, _)| *key);
+        if let Some(double) = double {
+            let ours_wins = shared.peer_id > theirs.peer_id;
+            if outgoing != ours_wins {
+                return false;
+            }
+            if let Some(old) = inner.links.remove(&double) {
+                old.stop.cancel();
+                inner.swarm.on_disconnected(double, now);
+            }
+        }
+        if inner.links.len() >= shared.config.max_peers || inner.banned.contains(&address) {
+            return false;
+        }
+        let handle = Handle {
+            peer_id: theirs.peer_id,
+            address,
+            wake: wake.clone(),
+            stop: stop.clone(),
+            extra,
+            listens: outgoing.then_some(address),
+            client: None,
+        };
+        inner.links.insert(key, handle);
+        let info = PeerInfo { address, id: theirs.peer_id, fast: theirs.reserved.fast() };
+        inner.swarm.on_connected(key, info, now);
+        true
+    });
+    torrent.wake.notify_one();
+    accepted.then_some((key, (wake, stop)))
+}
+
+/// The reading half.
+struct LinkReader<'a> {
+    shared: &'a Shared,
+    torrent: &'a Arc<Torrent>,
+    key: PeerKey,
+    stream: &'a TcpStream,
+    decoder: Decoder,
+    /// Received and not yet read.
+    buffer: BytesMut,
+    unasked: u64,
+    /// The number under which the peer takes metadata messages.
+    metadata_id: Option<u8>,
+}
+
+impl LinkReader<'_> {
+    async fn run(&mut self) -> LinkError {
+        loop {
+            if let Err(why) = self.frames().await {
+                return why;
+            }
+        }
+    }
+
+    /// Reads some bytes, and takes every frame they hold.
+    async fn frames(&mut self) -> Result<(), LinkError> {
+        loop {
+            match self.decoder.next(&mut self.buffer)? {
+                Some(Frame::Message(message)) => self.message(message)?,
+                Some(Frame::Piece(range)) => self.block(range).await?,
+                None => break,
+            }
+        }
+        self.buffer.reserve(READ);
+        loop {
+            self.readable().await?;
+            match self.stream.try_read_buf(&mut self.buffer) {
+                Ok(0) => return Err(LinkError::Closed),
+                Ok(_) => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    fn message(&mut self, message: Message) -> Result<(), LinkError> {
+        match message {
+            Message::KeepAlive | Message::Unknown(_) | Message::Port(_) => {}
+            Message::Extended { id, payload } => self.extended(id, &payload)?,
+            message => self.torrent.act(|inner, now| inner.swarm.on_message(self.key, message, now)),
+        }
+        Ok(())
+    }
+
+    /// Receives a block's payload: into a buffer of its own, or past it when it is of no use.
+    async fn block(&mut self, range: BlockRange) -> Result<(), LinkError> {
+        let wanted = self.torrent.act(|inner, _| inner.swarm.expects(self.key, range));
+        if !wanted {
+            self.unasked += u64::from(range.length);
+            if self.unasked > UNASKED {
+                return Err(LinkError::Flood);
+            }
+        }
+        let mut payload = self.shared.buffers.take(range.length as usize);
+        self.receive(&mut payload).await?;
+        if wanted {
+            self.torrent.received(self.key, range, payload);
+        } else {
+            self.torrent.act(|inner, now| inner.swarm.on_block(self.key, range, now));
+        }
+        Ok(())
+    }
+
+    /// Fills `payload`, first from what was read already, then from the socket. The last read takes a little of
+    /// what follows along, so that the next header needs no call of its own.
+    async fn receive(&mut self, payload: &mut Buffer) -> Result<(), LinkError> {
+        let early = payload.len().min(self.buffer.len());
+        let (ready, mut rest) = payload.split_at_mut(early);
+        self.buffer.copy_to_slice(ready);
+        while !rest.is_empty() {
+            let mut behind = [0; BEHIND];
+            let mut slices = [IoSliceMut::new(rest), IoSliceMut::new(&mut behind)];
+            match self.stream.try_read_vectored(&mut slices) {
+                Ok(0) => return Err(LinkError::Closed),
+                Ok(read) => {
+                    let filled = read.min(rest.len());
+                    rest = rest.split_at_mut(filled).1;
+                    self.buffer.extend_from_slice(behind.get(..read - filled).unwrap_or_default());
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable().await?,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn readable(&self) -> Result<(), LinkError> {
+        Ok(timeout(SILENCE, self.stream.readable()).await.map_err(|_| LinkError::Silent)??)
+    }
+
+    fn extended(&mut self, id: u8, payload: &Bytes) -> Result<(), LinkError> {
+        match id {
+            EXTENDED_HANDSHAKE_ID => {
+                let theirs = ExtendedHandshake::decode(payload)?;
+                self.metadata_id = theirs.metadata_id;
+                self.torrent.act(|inner, _| {
+                    inner.swarm.on_limits(self.key, theirs.max_request, theirs.request_queue);
+                    if let Some(link) = inner.links.get_mut(&self.key) {
+                        link.listens = theirs.port.map(|port| SocketAddr::new(link.address.ip(), port));
+                        link.client = theirs.client;
+                    }
+                });
+            }
+            METADATA_ID => {
+                if let (Some(MetadataMessage::Request(piece)), Some(their_id)) =
+                    (MetadataMessage::decode(payload)?, self.metadata_id)
+                {
+                    let answer = metadata_piece(&self.torrent.meta.info_bytes, piece);
+                    self.say(Message::Extended { id: their_id, payload: answer.encode().into() });
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn say(&self, message: Message) {
+        /// A peer that asks for metadata faster than it takes it is not answered.
+        const MOST: usize = 256;
+        let mut inner = self.torrent.lock();
+        if let Some(link) = inner.links.get_mut(&self.key).filter(|link| link.extra.len() < MOST) {
+            link.extra.push(message);
+            link.wake.notify_one();
+        }
+    }
+}
+
+/// A piece of the info dictionary, or the refusal of one past its end (BEP 9).
+fn metadata_piece(info: &Bytes, piece: u32) -> MetadataMessage {
+    let start = piece as usize * METADATA_PIECE_LENGTH as usize;
+    let end = info.len().min(start.saturating_add(METADATA_PIECE_LENGTH as usize));
+    match u32::try_from(info.len()) {
+        Ok(total) if start < end => MetadataMessage::Data { piece, total, data: info.slice(start..end) },
+        _ => MetadataMessage::Reject(piece),
+    }
+}

@@ -1,0 +1,191 @@
+//! Engines on loopback: whole transfers, resumption, lies and full stops.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use longshore_engine::{Config, Engine, Layout, NoLog, Torrent, TorrentSpec, TorrentState, check};
+use metainfo::create::{Options, create};
+use swarm::{PieceSet, SourceKind};
+use tokio::time::timeout;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+async fn engine() -> Engine {
+    let config = Config { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), ..Config::default() };
+    Engine::start(config, None).await.expect("a free port")
+}
+
+/// Bytes that no two blocks have in common.
+fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.flatten().take(length).collect()
+}
+
+fn torrent_of(path: &Path, options: &Options) -> metainfo::Torrent {
+    create(path, options, &|_, _| {}).expect("readable")
+}
+
+fn seed_spec(torrent: &metainfo::Torrent, folder: &Path) -> TorrentSpec {
+    TorrentSpec::seed(torrent.clone(), Layout::seed(&torrent.info, folder))
+}
+
+fn leech_spec(torrent: &metainfo::Torrent, folder: &Path) -> TorrentSpec {
+    let layout = Layout::download(&torrent.info, folder).expect("writable");
+    let have = PieceSet::empty(torrent.info.geometry.piece_count());
+    TorrentSpec { torrent: torrent.clone(), layout, have, log: Box::new(NoLog) }
+}
+
+async fn complete(torrent: &Arc<Torrent>) -> TorrentState {
+    let mut status = torrent.status();
+    let done = status.wait_for(|s| s.state != TorrentState::Downloading);
+    timeout(DEADLINE, done).await.expect("in time").expect("running").state.clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_goes_from_one_to_two_and_every_byte_is_accounted_for() {
+    let (from, to, also) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let folder = from.path().join("things");
+    fs::create_dir_all(folder.join("deep")).unwrap();
+    fs::write(folder.join("a"), noise(3_000_001, 1)).unwrap();
+    fs::write(folder.join("deep/b"), noise(5_123_456, 2)).unwrap();
+    fs::write(folder.join("empty"), b"").unwrap();
+    let torrent = torrent_of(&folder, &Options { piece_length: Some(64 * 1024), ..Options::default() });
+    let (seed, one, two) = (engine().await, engine().await, engine().await);
+    seed.add(seed_spec(&torrent, from.path())).await.unwrap();
+    let first = one.add(leech_spec(&torrent, to.path())).await.unwrap();
+    let second = two.add(leech_spec(&torrent, also.path())).await.unwrap();
+    first.add_peers([seed.listen()]);
+    second.add_peers([seed.listen(), one.listen()]);
+    for (leech, folder) in [(&first, to.path()), (&second, also.path())] {
+        assert_eq!(complete(leech).await, TorrentState::Complete);
+        for name in ["things/a", "things/deep/b", "things/empty"] {
+            assert!(
+                fs::read(folder.join(name)).unwrap() == fs::read(from.path().join(name)).unwrap(),
+                "{name}"
+            );
+        }
+        let provenance = leech.provenance();
+        let given: u64 = provenance.sources().iter().map(|s| s.bytes).sum();
+        assert_eq!(given, torrent.info.geometry.total());
+        let blocks: u32 = provenance.runs().iter().map(|r| r.blocks).sum();
+        assert_eq!(u64::from(blocks), given.div_ceil(16384));
+    }
+    for engine in [seed, one, two] {
+        engine.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_is_proven_by_its_chaining_states() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = from.path().join("layer");
+    fs::write(&path, noise(20_000_000, 3)).unwrap();
+    let torrent = torrent_of(&path, &Options { blob: true, ..Options::default() });
+    assert!(torrent.info.blob.is_some());
+    let (seed, leech) = (engine().await, engine().await);
+    let file = Arc::new(fs::File::open(&path).unwrap());
+    seed.add(TorrentSpec::seed(torrent.clone(), Layout::single(file))).await.unwrap();
+    let got = leech.add(leech_spec(&torrent, to.path())).await.unwrap();
+    got.add_peers([seed.listen()]);
+    assert_eq!(complete(&got).await, TorrentState::Complete);
+    assert!(fs::read(to.path().join(&torrent.info.name)).unwrap() == fs::read(&path).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_disk_is_found_and_only_the_rest_is_fetched() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let content = noise(4_000_000, 4);
+    fs::write(from.path().join("f"), &content).unwrap();
+    let torrent =
+        torrent_of(&from.path().join("f"), &Options { piece_length: Some(65536), ..Options::default() });
+    let mut partial = content.clone();
+    partial[1_000_000..3_000_000].fill(0);
+    fs::write(to.path().join("f"), &partial).unwrap();
+    let layout = Layout::download(&torrent.info, to.path()).unwrap();
+    let have = check(&torrent.info, &layout, |_| true).unwrap();
+    let missing = (0..torrent.info.geometry.piece_count())
+        .filter(|p| {
+            partial[*p as usize * 65536..]
+                .iter()
+                .zip(&content[*p as usize * 65536..])
+                .take(65536)
+                .any(|(a, b)| a != b)
+        })
+        .count() as u32;
+    assert_eq!(have.count(), torrent.info.geometry.piece_count() - missing);
+    let (seed, leech) = (engine().await, engine().await);
+    seed.add(seed_spec(&torrent, from.path())).await.unwrap();
+    let spec = TorrentSpec { torrent: torrent.clone(), layout, have, log: Box::new(NoLog) };
+    let got = leech.add(spec).await.unwrap();
+    got.add_peers([seed.listen()]);
+    assert_eq!(complete(&got).await, TorrentState::Complete);
+    assert!(fs::read(to.path().join("f")).unwrap() == content);
+    let fetched: u64 = got.provenance().sources().iter().map(|s| s.bytes).sum();
+    assert!(fetched <= u64::from(missing) * 65536, "{fetched}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seed_with_wrong_bytes_is_banned_and_the_download_finishes() {
+    let (good, bad, to) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let content = noise(6_000_000, 5);
+    fs::write(good.path().join("f"), &content).unwrap();
+    let torrent =
+        torrent_of(&good.path().join("f"), &Options { piece_length: Some(65536), ..Options::default() });
+    let mut wrong = content.clone();
+    wrong.iter_mut().step_by(50_000).for_each(|b| *b ^= 1);
+    fs::write(bad.path().join("f"), &wrong).unwrap();
+    let (honest, liar, leech) = (engine().await, engine().await, engine().await);
+    liar.add(seed_spec(&torrent, bad.path())).await.unwrap();
+    let got = leech.add(leech_spec(&torrent, to.path())).await.unwrap();
+    got.add_peers([liar.listen()]);
+    // The liar is found out before the honest one is even known.
+    timeout(DEADLINE, async {
+        while !got.provenance().sources().iter().any(|s| s.wasted > 0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("a wrong piece is seen");
+    honest.add(seed_spec(&torrent, good.path())).await.unwrap();
+    got.add_peers([honest.listen()]);
+    assert_eq!(complete(&got).await, TorrentState::Complete);
+    assert!(fs::read(to.path().join("f")).unwrap() == content);
+    let from_liar = got.provenance().sources().iter().any(|s| {
+        matches!(s.kind, SourceKind::Peer { address, .. } if address == liar.listen()) && s.wasted > 0
+    });
+    assert!(from_liar);
+    assert!(got.peers().iter().all(|(p, _)| p.info.address != liar.listen()), "it stays out");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_comes_from_a_peer() {
+    let (from, _to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(from.path().join("f"), noise(9_000_000, 6)).unwrap();
+    // 550 pieces: the dictionary does not fit one metadata piece.
+    let torrent =
+        torrent_of(&from.path().join("f"), &Options { piece_length: Some(16384), ..Options::default() });
+    let (seed, leech) = (engine().await, engine().await);
+    let spec = seed_spec(&torrent, from.path());
+    seed.add(spec).await.unwrap();
+    let mut magnet = metainfo::Magnet::new(torrent.info_hash);
+    magnet.peers.push(seed.listen().to_string());
+    let got = leech.metadata(&magnet, DEADLINE).await.expect("given");
+    assert_eq!(got.info_bytes, torrent.info_bytes);
+    assert!(
+        leech.metadata(&metainfo::Magnet::new(torrent.info_hash), DEADLINE).await.is_err(),
+        "nobody to ask"
+    );
+}
