@@ -1,1 +1,26 @@
-//! Types of the HTTP APIs (node and directory) and their clients.
+//! What Longshore's two HTTP APIs say, as types, and a client for each.
+//!
+//! [`directory`] is the content directory inside the tracker: which torrent carries a blob, and who
+//! may fetch a blob from its origin. [`node`] is the API of the daemon on every host. The servers
+//! (crates `tracker` and `node`) and all callers share these types, so that neither can drift.
+//!
+//! Never here: routing, storage, retries. A call is one request with a deadline, and its outcome is
+//! an answer or a [`CallError`] that says which of the few things went wrong that a caller treats
+//! differently.
+//!
+//! Invariant: no call outlives its deadline, and no answer is read past [`MAX_ANSWER`] bytes.
+//!
+//! Threads: the clients are cheap to clone and may be used from any tokio task.
+
+pub mod directory;
+mod directory_client;
+mod error;
+pub mod node;
+mod node_client;
+mod text;
+mod transport;
+
+pub use directory_client::DirectoryClient;
+pub use error::{CallError, ClientError, ErrorBody};
+pub use node_client::{Endpoint, NodeClient, PullStream};
+pub use transport::MAX_ANSWER;

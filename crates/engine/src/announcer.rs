@@ -15,7 +15,7 @@ use announce::{AnnounceRequest, AnnounceResponse, Event, Reply};
 use metainfo::InfoHash;
 use swarm::Time;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::JoinSet,
     time::{sleep_until, timeout},
 };
@@ -44,7 +44,7 @@ const FAREWELL: Duration = Duration::from_secs(3);
 pub(crate) struct Announcer(mpsc::Sender<Command>);
 
 enum Command {
-    Add(InfoHash, Vec<Vec<String>>),
+    Add(InfoHash, Vec<Vec<String>>, Option<oneshot::Sender<()>>),
     Completed(InfoHash),
     Remove(InfoHash),
 }
@@ -74,7 +74,15 @@ pub(crate) fn client(listen: SocketAddr) -> Result<reqwest::Client, reqwest::Err
 
 impl Announcer {
     pub(crate) async fn add(&self, info_hash: InfoHash, tiers: Vec<Vec<String>>) {
-        self.send(Command::Add(info_hash, tiers)).await;
+        self.send(Command::Add(info_hash, tiers, None)).await;
+    }
+
+    /// The same, and waits until the first tracker knows, or could not be told.
+    pub(crate) async fn add_and_tell(&self, info_hash: InfoHash, tiers: Vec<Vec<String>>) {
+        let (told, heard) = oneshot::channel();
+        self.send(Command::Add(info_hash, tiers, Some(told))).await;
+        // An error means that there was nobody to tell.
+        let _ = timeout(PATIENCE, heard).await;
     }
 
     pub(crate) async fn completed(&self, info_hash: InfoHash) {
@@ -106,6 +114,8 @@ struct Entry {
     turn: u64,
     /// An announce is under way.
     busy: bool,
+    /// Somebody waits for the first announce.
+    told: Option<oneshot::Sender<()>>,
 }
 
 type Place = (InfoHash, usize);
@@ -159,7 +169,7 @@ impl Task {
     fn command(&mut self, command: Command) {
         let now = self.shared.clock.now();
         match command {
-            Command::Add(info_hash, tiers) => {
+            Command::Add(info_hash, tiers, mut told) => {
                 for (tier, trackers) in tiers.into_iter().enumerate() {
                     let usable = |url: &String| url.starts_with("http://") || url.starts_with("https://");
                     let (trackers, others): (Vec<_>, Vec<_>) = trackers.into_iter().partition(usable);
@@ -176,6 +186,7 @@ impl Task {
                             lonely: 0,
                             turn: 0,
                             busy: false,
+                            told: told.take(),
                         };
                         self.entries.insert((info_hash, tier), entry);
                         self.plan((info_hash, tier), now);
@@ -267,6 +278,10 @@ impl Task {
         let torrent = self.shared.torrents().get(&place.0).cloned();
         let Some(entry) = self.entries.get_mut(&place) else { return };
         entry.busy = false;
+        if let Some(waiting) = entry.told.take() {
+            // Whoever waited may have given up.
+            let _ = waiting.send(());
+        }
         let told = std::mem::replace(&mut entry.event, Event::None);
         let pause = match result {
             Ok(response) => {

@@ -66,13 +66,15 @@ pub struct TorrentSpec {
     pub have: PieceSet,
     /// Where to note further ones.
     pub log: Box<dyn ProofLog>,
+    /// Once it is complete the shelf has it: the engine lets go of it when nobody has been connected for a while.
+    pub rests: bool,
 }
 
 impl TorrentSpec {
     /// A torrent that is complete in `layout`.
     pub fn seed(torrent: metainfo::Torrent, layout: Layout) -> Self {
         let have = PieceSet::full(torrent.info.geometry.piece_count());
-        Self { torrent, layout, have, log: Box::new(NoLog) }
+        Self { torrent, layout, have, log: Box::new(NoLog), rests: false }
     }
 }
 
@@ -156,6 +158,7 @@ impl Engine {
         }
         let info_hash = spec.torrent.info_hash;
         let trackers = spec.torrent.trackers.clone();
+        let rests = spec.rests;
         let torrent = shared.build(spec);
         {
             let mut torrents = shared.torrents();
@@ -165,12 +168,18 @@ impl Engine {
             torrents.insert(info_hash, torrent.clone());
         }
         shared.announcer.add(info_hash, trackers).await;
-        shared.tasks.spawn(drive(shared.clone(), torrent.clone(), false));
+        shared.tasks.spawn(drive(shared.clone(), torrent.clone(), rests));
         Ok(torrent)
     }
 
-    /// Announces torrents that lie on the shelf, so that peers find us; they start when somebody connects.
+    /// Announces a torrent that lies on the shelf, so that peers find us; it starts when somebody connects. Returns
+    /// when a tracker knows or could not be told, within some seconds.
     pub async fn announce(&self, info_hash: InfoHash, trackers: Vec<Vec<String>>) {
+        self.0.announcer.add_and_tell(info_hash, trackers).await;
+    }
+
+    /// The same for one of many, without waiting.
+    pub async fn announce_soon(&self, info_hash: InfoHash, trackers: Vec<Vec<String>>) {
         self.0.announcer.add(info_hash, trackers).await;
     }
 
@@ -300,7 +309,7 @@ async fn answer(shared: &Arc<Shared>, mut stream: TcpStream, address: SocketAddr
 }
 
 /// A torrent's own task: its timers, its dials, its end.
-async fn drive(shared: Arc<Shared>, torrent: Arc<Torrent>, from_shelf: bool) {
+async fn drive(shared: Arc<Shared>, torrent: Arc<Torrent>, rests: bool) {
     let mut idle_since = None;
     let mut told_complete = torrent.lock().swarm.is_complete();
     loop {
@@ -321,10 +330,11 @@ async fn drive(shared: Arc<Shared>, torrent: Arc<Torrent>, from_shelf: bool) {
         }
         let since = if connected > 0 { None } else { Some(*idle_since.get_or_insert(now)) };
         idle_since = since;
-        if from_shelf && since.is_some_and(|since| now.since(since) >= REST) {
+        let may_rest = rests && complete;
+        if may_rest && since.is_some_and(|since| now.since(since) >= REST) {
             break;
         }
-        let look = now + if from_shelf && connected == 0 { REST } else { LOOK };
+        let look = now + if may_rest && connected == 0 { REST } else { LOOK };
         let next = next
             .filter(|_| !complete || connected > 0)
             .unwrap_or(look)
@@ -332,7 +342,7 @@ async fn drive(shared: Arc<Shared>, torrent: Arc<Torrent>, from_shelf: bool) {
         tokio::select! {
             () = torrent.stop.cancelled() => break,
             () = torrent.wake.notified() => {}
-            () = sleep_until(shared.clock.instant(next)), if connected > 0 || from_shelf || !complete => {}
+            () = sleep_until(shared.clock.instant(next)), if connected > 0 || may_rest || !complete => {}
         }
     }
     let mut torrents = shared.torrents();

@@ -1,1 +1,35 @@
 //! Reads content where it lives: OCI registries over HTTP(S), with tokens, ranges and retries.
+//!
+//! [`Origin`] asks registries for manifests, blobs and listings as the OCI distribution spec says. It gets tokens,
+//! follows redirects, tries again where that helps, and takes up a broken blob at the byte it had reached.
+//!
+//! It never pushes, never stores, never hashes a blob (whoever takes the bytes does, once), and never says a secret:
+//! secrets are [`Secret`]s, which neither `Debug` nor the logs show.
+//!
+//! Invariant: an `Authorization` header goes to the endpoint it was made for (scheme, host and port) and nowhere else;
+//! a redirect never carries one to another place, and never leads from https to http.
+//!
+//! There are no threads or tasks of its own: all work happens in the caller's task, inside the future it polls, and
+//! ends when that future is dropped. Every wait has a deadline, see [`Patience`].
+
+mod blob;
+mod cache;
+mod challenge;
+mod client;
+mod config;
+mod error;
+mod listing;
+mod manifest;
+mod reference;
+mod secret;
+mod tls;
+
+pub use blob::BlobBody;
+pub use challenge::{Challenge, parse_challenges};
+pub use client::Origin;
+pub use config::{Credentials, Endpoint, OriginConfig, Patience, Upstream, UpstreamError, Upstreams};
+pub use error::{OriginError, Place};
+pub use listing::{Listing, ListingAnswer};
+pub use manifest::{MANIFEST_LIMIT, Manifest, ManifestHead};
+pub use reference::{DEFAULT_REGISTRY, Reference, ReferenceError, Repository, Target, is_registry};
+pub use secret::Secret;

@@ -1,0 +1,178 @@
+//! Calls the content directory.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use hash::Digest;
+use reqwest::Method;
+use serde::{Serialize, de::DeserializeOwned};
+use url::Url;
+
+use crate::{
+    CallError, ClientError,
+    directory::{
+        Claim, ClaimRequest, Entry, LeaseRequest, MAX_WAIT_MS, PublishRequest, Renewal, Tag, TagRequest,
+    },
+    transport::{Connect, Transport, join, parse_base},
+};
+
+/// A client of one directory, or of several trackers that stand in for each other.
+///
+/// With several addresses a call goes to the one that answered last, and on to the next only when it
+/// cannot be reached. Leases are not shared between trackers: while some nodes reach only the second
+/// one, a blob may be fetched from the origin twice. That is the price; nothing breaks.
+#[derive(Clone)]
+pub struct DirectoryClient {
+    transport: Transport,
+    bases: Arc<[Url]>,
+    /// Index into `bases` of the one that answered last.
+    preferred: Arc<AtomicUsize>,
+    deadline: Duration,
+}
+
+impl DirectoryClient {
+    /// How long a call other than a waiting claim may take, unless set otherwise.
+    pub const DEADLINE: Duration = Duration::from_secs(5);
+
+    /// A client of the trackers at `bases`, such as `http://host:6969`.
+    pub fn new<S: AsRef<str>>(
+        bases: impl IntoIterator<Item = S>,
+        token: Option<&str>,
+    ) -> Result<Self, ClientError> {
+        let bases: Arc<[Url]> =
+            bases.into_iter().map(|base| parse_base(base.as_ref())).collect::<Result<_, _>>()?;
+        if bases.is_empty() {
+            return Err(ClientError::NoAddress);
+        }
+        let tls = bases.iter().any(|base| base.scheme() == "https");
+        Ok(Self {
+            transport: Transport::new(&Connect::Tcp { tls }, token)?,
+            bases,
+            preferred: Arc::new(AtomicUsize::new(0)),
+            deadline: Self::DEADLINE,
+        })
+    }
+
+    /// The same with another deadline per call and address.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Asks for the blob's torrent, or for the lease to fetch it from the origin. With `wait`, and
+    /// while another holds the lease, the answer comes when the torrent is published, when the lease
+    /// becomes free (this caller then holds it), or at the end of the wait (at most 30 s).
+    pub async fn claim(&self, digest: &Digest, node: &str, wait: Duration) -> Result<Claim, CallError> {
+        self.ask(digest, node, wait, false).await
+    }
+
+    /// The same where the torrent is known, but nobody in its swarm has what is missing.
+    pub async fn claim_stale(&self, digest: &Digest, node: &str, wait: Duration) -> Result<Claim, CallError> {
+        self.ask(digest, node, wait, true).await
+    }
+
+    /// What is known of the blob; `None` when nothing is.
+    pub async fn get(&self, digest: &Digest) -> Result<Option<Entry>, CallError> {
+        self.call::<(), _>(Method::GET, &blob(digest, None), None, self.deadline).await
+    }
+
+    /// Publishes the blob's torrent; the lease, if given, ends.
+    pub async fn publish(&self, digest: &Digest, torrent: &PublishRequest) -> Result<Entry, CallError> {
+        self.expect(Method::PUT, &blob(digest, None), Some(torrent), self.deadline).await
+    }
+
+    /// Goes on with a lease. To be called at a third of its time.
+    pub async fn renew(&self, digest: &Digest, lease: &str, node: &str) -> Result<Renewal, CallError> {
+        let body = LeaseRequest { lease: lease.to_owned(), node: node.to_owned() };
+        self.expect(Method::POST, &blob(digest, Some("renew")), Some(&body), self.deadline).await
+    }
+
+    /// Gives a lease back: the next who waits gets it. No error when it was not held any more.
+    pub async fn release(&self, digest: &Digest, lease: &str, node: &str) -> Result<(), CallError> {
+        let body = LeaseRequest { lease: lease.to_owned(), node: node.to_owned() };
+        self.expect(Method::POST, &blob(digest, Some("release")), Some(&body), self.deadline).await
+    }
+
+    /// Says what a tag points at.
+    pub async fn set_tag(&self, tag: &TagRequest) -> Result<Tag, CallError> {
+        self.expect(Method::PUT, &(vec!["tags".to_owned()], None), Some(tag), self.deadline).await
+    }
+
+    /// What `registry/repository:tag` pointed at when it was last set; `None` when it never was.
+    pub async fn tag(&self, name: &str) -> Result<Option<Tag>, CallError> {
+        let target = (vec!["tags".to_owned()], Some(name.to_owned()));
+        self.call::<(), _>(Method::GET, &target, None, self.deadline).await
+    }
+
+    async fn ask(
+        &self,
+        digest: &Digest,
+        node: &str,
+        wait: Duration,
+        stale: bool,
+    ) -> Result<Claim, CallError> {
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).min(MAX_WAIT_MS);
+        let body = ClaimRequest { node: node.to_owned(), wait_ms, stale };
+        let deadline = self.deadline + Duration::from_millis(wait_ms);
+        self.expect(Method::POST, &blob(digest, Some("claim")), Some(&body), deadline).await
+    }
+
+    async fn expect<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        target: &Target,
+        body: Option<&B>,
+        deadline: Duration,
+    ) -> Result<T, CallError> {
+        self.call(method, target, body, deadline).await?.ok_or_else(|| CallError::BadAnswer {
+            url: self.bases.iter().map(Url::as_str).collect::<Vec<_>>().join(", "),
+            reason: "it has no content directory (404): is it a Longshore tracker?".to_owned(),
+        })
+    }
+
+    async fn call<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        (segments, name): &Target,
+        body: Option<&B>,
+        deadline: Duration,
+    ) -> Result<Option<T>, CallError> {
+        let first = self.preferred.load(Ordering::Relaxed);
+        let mut failed = None;
+        for step in 0..self.bases.len() {
+            let index = (first + step) % self.bases.len();
+            let Some(base) = self.bases.get(index) else { continue };
+            let mut path = vec!["directory", "v1"];
+            path.extend(segments.iter().map(String::as_str));
+            let mut url = join(base, &path);
+            if let Some(name) = name {
+                url.query_pairs_mut().append_pair("name", name);
+            }
+            match self.transport.json(method.clone(), url, body, deadline).await {
+                Err(error @ CallError::Unreachable { .. }) => failed = Some(error),
+                outcome => {
+                    self.preferred.store(index, Ordering::Relaxed);
+                    return outcome;
+                }
+            }
+        }
+        Err(failed.unwrap_or_else(|| CallError::Unreachable {
+            url: String::new(),
+            reason: "no address was given".to_owned(),
+        }))
+    }
+}
+
+/// Path segments below `/directory/v1`, and the value of `name=` if there is a query.
+type Target = (Vec<String>, Option<String>);
+
+fn blob(digest: &Digest, action: Option<&str>) -> Target {
+    let segments = ["blobs".to_owned(), digest.to_string()].into_iter().chain(action.map(str::to_owned));
+    (segments.collect(), None)
+}

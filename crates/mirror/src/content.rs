@@ -1,0 +1,167 @@
+//! What the mirror serves: the seam to whoever has the bytes.
+
+use std::{future::Future, pin::Pin};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use hash::Digest;
+use origin::{Listing, ListingAnswer, OriginError, Repository, Target};
+
+use crate::range::{ByteRange, Span};
+
+/// Where manifests and blobs come from.
+///
+/// Every call may be dropped at any time, when its client goes away or its deadline passes. A client that goes away
+/// is no reason to end a download: clients cut parallel ranges as they please.
+pub trait Content: Send + Sync + 'static {
+    /// A manifest, to the byte. It should be given only if its blobs can be had too: podman and skopeo choose the
+    /// mirror by the manifest, and have no way back. `accept` are the client's own `Accept` values, one by one.
+    fn manifest(
+        &self,
+        repository: &Repository,
+        target: &Target,
+        accept: &[String],
+    ) -> impl Future<Output = Result<ManifestAnswer, ContentError>> + Send;
+
+    /// The same without the bytes, for HEAD.
+    fn head_manifest(
+        &self,
+        repository: &Repository,
+        target: &Target,
+        accept: &[String],
+    ) -> impl Future<Output = Result<ManifestHeadAnswer, ContentError>> + Send;
+
+    /// What a blob is, for HEAD. Must not start a transfer.
+    fn blob_size(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> impl Future<Output = Result<BlobHead, ContentError>> + Send;
+
+    /// A blob, or the part of it that `range` means once the size is known: see [`Span::of`].
+    fn blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        range: Option<ByteRange>,
+    ) -> impl Future<Output = Result<BlobAnswer, ContentError>> + Send;
+
+    /// Tags, referrers or catalog, passed through with the client's query (without `ns`) and `Accept`.
+    fn listing(
+        &self,
+        listing: &Listing,
+        query: Option<&str>,
+        accept: &[String],
+    ) -> impl Future<Output = Result<ListingAnswer, ContentError>> + Send;
+}
+
+/// A manifest or index.
+#[derive(Debug, Clone)]
+pub struct ManifestAnswer {
+    /// The bytes `digest` is of.
+    pub bytes: Bytes,
+    /// Exact media type.
+    pub media_type: String,
+    /// SHA-256 of `bytes`.
+    pub digest: Digest,
+    /// A notice for people, such as "served stale": goes out as `Warning: 299`, containerd shows it.
+    pub warning: Option<String>,
+}
+
+/// A manifest or index without its bytes. All fields are needed: containerd takes an answer without digest or length
+/// for a failure of the last host.
+#[derive(Debug, Clone)]
+pub struct ManifestHeadAnswer {
+    /// Length in bytes.
+    pub size: u64,
+    /// Exact media type.
+    pub media_type: String,
+    /// SHA-256 of the bytes.
+    pub digest: Digest,
+    /// As in [`ManifestAnswer`].
+    pub warning: Option<String>,
+}
+
+/// What a blob is.
+#[derive(Debug, Clone)]
+pub struct BlobHead {
+    /// Length in bytes.
+    pub size: u64,
+    /// Media type if known; else `application/octet-stream` is said.
+    pub media_type: Option<String>,
+}
+
+/// Verified bytes as they come. A chunk is sent as it is, so tens to hundreds of KiB are a good size.
+pub type BlobStream = Pin<Box<dyn Stream<Item = Result<Bytes, ContentError>> + Send>>;
+
+/// A blob, or a part of one.
+pub struct BlobAnswer {
+    /// Length of the whole blob in bytes.
+    pub size: u64,
+    /// The part that `body` gives; all of it when no range was asked for.
+    pub span: Span,
+    /// Media type if known.
+    pub media_type: Option<String>,
+    /// Exactly the bytes of `span`, or an error on the way.
+    pub body: BlobStream,
+}
+
+/// Why content cannot be served, and what the client is told.
+///
+/// | error | manifests and listings | blobs |
+/// |---|---|---|
+/// | `NotFound` | 404 | 404 |
+/// | `Unauthorized` with a challenge | 401 | 401 |
+/// | `Unauthorized` without | 404 | 404 |
+/// | `Denied` | GET 403, HEAD 404 | 404 |
+/// | `Unavailable`, `TooBusy` | 503 | 404 |
+/// | `Internal` | 500 | 404 |
+/// | `Unsatisfiable` | - | 416 |
+///
+/// To fail early, at the manifest, is always safe: every client then goes to the upstream for everything, on any of
+/// these. To fail at a blob is not: podman and skopeo give up on all of them, and Docker asks again for up to 76
+/// seconds after a 401 or 5xx, but goes on at once after a 404. So a blob that cannot be had is 404, and 401 only when
+/// the client can do something about it. A HEAD that is told 403 makes containerd ask again by GET, hence 404 there.
+/// 429 is never said: clients would come back to this same mirror at once.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContentError {
+    /// There is no such thing here or upstream.
+    #[error("not found")]
+    NotFound,
+    /// The client must log in upstream first.
+    #[error("login needed")]
+    Unauthorized {
+        /// The upstream's `WWW-Authenticate`, that the client may satisfy it.
+        challenge: Option<String>,
+    },
+    /// It exists and may not be given.
+    #[error("not allowed: {0}")]
+    Denied(String),
+    /// It cannot be had now: no peer, no upstream.
+    #[error("cannot be had now: {0}")]
+    Unavailable(String),
+    /// This host has too much to do.
+    #[error("too busy")]
+    TooBusy,
+    /// The range asked for begins after the end.
+    #[error("the blob has only {size} bytes")]
+    Unsatisfiable {
+        /// Length of the blob.
+        size: u64,
+    },
+    /// A fault of ours.
+    #[error("internal: {0}")]
+    Internal(String),
+}
+
+impl From<OriginError> for ContentError {
+    fn from(error: OriginError) -> Self {
+        match error {
+            OriginError::NotFound { .. } => Self::NotFound,
+            OriginError::Unauthorized { challenge, .. } => Self::Unauthorized { challenge },
+            OriginError::Denied { .. } => Self::Denied(error.to_string()),
+            other => Self::Unavailable(other.to_string()),
+        }
+    }
+}

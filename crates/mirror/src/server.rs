@@ -1,0 +1,142 @@
+//! The mirror as a server: configuration, accepting, draining.
+
+use std::{io, sync::Arc, time::Duration};
+
+use futures_util::future::select_all;
+use origin::{DEFAULT_REGISTRY, ReferenceError, Repository};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Content, answer::Answerer, connection};
+
+/// Said when there are too many connections: a quick, clear failure makes clients go to the upstream at once.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+
+/// What the mirror is told by the configuration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MirrorConfig {
+    /// The registry of requests that name none, as Docker's are.
+    pub default_registry: String,
+    /// How many connections are served at once; more are told 503. Docker and containerd open up to 18 per pull.
+    pub max_connections: usize,
+    /// Deadlines; not in the configuration file.
+    #[serde(skip)]
+    pub limits: Limits,
+}
+
+/// How long the mirror waits for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// For a request's head, and for the next request on a kept connection: 60 s.
+    pub header: Duration,
+    /// For the content to say what the answer is: 45 s. Past it the content counts as unavailable.
+    pub answer: Duration,
+    /// For the next bytes of a blob from the content: 60 s. Past it the body is cut short.
+    pub body_stall: Duration,
+    /// For a client to read on: 300 s. Clients that unpack as they read may pause for long under disk pressure, so
+    /// this is generous; past it the connection ends.
+    pub write_stall: Duration,
+    /// For running answers at shutdown: 30 s. Past it they are cut.
+    pub drain: Duration,
+}
+
+impl Default for MirrorConfig {
+    fn default() -> Self {
+        Self {
+            default_registry: DEFAULT_REGISTRY.to_owned(),
+            max_connections: 4096,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header: Duration::from_secs(60),
+            answer: Duration::from_secs(45),
+            body_stall: Duration::from_secs(60),
+            write_stall: Duration::from_secs(300),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A registry mirror over some [`Content`].
+pub struct Mirror<C> {
+    answerer: Arc<Answerer<C>>,
+    connections: usize,
+}
+
+impl<C: Content> Mirror<C> {
+    /// A mirror of `content`. Fails when the configured default registry is no registry name.
+    pub fn new(content: Arc<C>, config: &MirrorConfig) -> Result<Self, ReferenceError> {
+        let default_registry = Repository::new(&config.default_registry, "a/a")?.registry().to_owned();
+        let answerer = Answerer { content, default_registry, limits: config.limits };
+        Ok(Self {
+            answerer: Arc::new(answerer),
+            connections: config.max_connections.min(Semaphore::MAX_PERMITS),
+        })
+    }
+
+    /// Serves on all of `listeners` until `shutdown`, then lets running answers finish within [`Limits::drain`].
+    /// Without listeners it only waits.
+    pub async fn serve(self, listeners: Vec<TcpListener>, shutdown: CancellationToken) {
+        let free = Arc::new(Semaphore::new(self.connections));
+        let mut running = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = accept(&listeners) => accepted,
+                Some(_) = running.join_next(), if !running.is_empty() => continue,
+                () = shutdown.cancelled() => break,
+            };
+            let stream = match accepted {
+                Ok(stream) => stream,
+                Err(error) => {
+                    // Mostly: out of descriptors. Connections that end will free some.
+                    tracing::warn!(%error, "the mirror cannot accept connections");
+                    sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = Arc::clone(&free).try_acquire_owned() else {
+                tracing::warn!(
+                    limit = self.connections,
+                    "too many connections to the mirror: one was refused"
+                );
+                let _ = stream.try_write(FULL);
+                continue;
+            };
+            // Small answers should not wait for the client's acknowledgement.
+            let _ = stream.set_nodelay(true);
+            let (answerer, shutdown) = (Arc::clone(&self.answerer), shutdown.clone());
+            running.spawn(async move {
+                let _permit = permit;
+                let limits = answerer.limits;
+                connection::run(stream, limits, shutdown, |cut| answerer.service(cut)).await;
+            });
+        }
+        drop(listeners);
+        let drained =
+            timeout(self.answerer.limits.drain, async { while running.join_next().await.is_some() {} });
+        if drained.await.is_err() {
+            tracing::warn!(connections = running.len(), "the mirror's connections did not drain in time");
+            running.shutdown().await;
+        }
+    }
+}
+
+async fn accept(listeners: &[TcpListener]) -> io::Result<TcpStream> {
+    if listeners.is_empty() {
+        return std::future::pending().await;
+    }
+    let (accepted, _, _) = select_all(listeners.iter().map(|listener| Box::pin(listener.accept()))).await;
+    accepted.map(|(stream, _)| stream)
+}

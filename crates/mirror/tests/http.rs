@@ -1,0 +1,501 @@
+//! The mirror as clients see it, down to the bytes on the socket.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use hash::Digest;
+use longshore_mirror::{
+    BlobAnswer, BlobHead, ByteRange, Content, ContentError, Limits, Listing, ListingAnswer, ManifestAnswer,
+    ManifestHeadAnswer, Mirror, MirrorConfig, Repository, Span, Target,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
+const MANIFEST: &[u8] = b"{\"schemaVersion\":2}";
+const CHALLENGE: &str = r#"Bearer realm="https://auth.test/token",service="reg""#;
+
+fn blob() -> Bytes {
+    (0..200_000u32).map(|n| (n % 251) as u8).collect()
+}
+
+/// Serves one manifest and one blob; the repository's name says what goes wrong.
+#[derive(Default)]
+struct Fake {
+    transfers: AtomicUsize,
+}
+
+fn error(repository: &Repository) -> Result<(), ContentError> {
+    Err(match repository.name() {
+        "bad/missing" => ContentError::NotFound,
+        "bad/login" => ContentError::Unauthorized { challenge: Some(CHALLENGE.into()) },
+        "bad/nologin" => ContentError::Unauthorized { challenge: None },
+        "bad/denied" => ContentError::Denied("private".into()),
+        "bad/away" => ContentError::Unavailable("no peers".into()),
+        "bad/busy" => ContentError::TooBusy,
+        "bad/fault" => ContentError::Internal("secret detail".into()),
+        _ => return Ok(()),
+    })
+}
+
+impl Content for Fake {
+    async fn manifest(
+        &self,
+        repository: &Repository,
+        _: &Target,
+        accept: &[String],
+    ) -> Result<ManifestAnswer, ContentError> {
+        error(repository)?;
+        if repository.name() == "org/hang" {
+            std::future::pending::<()>().await;
+        }
+        // The answer shows what was understood of the request.
+        let warning = Some(format!("{repository} {}", accept.join("|")));
+        let bytes = Bytes::from_static(MANIFEST);
+        Ok(ManifestAnswer { digest: Digest::of(&bytes), bytes, media_type: OCI.into(), warning })
+    }
+
+    async fn head_manifest(
+        &self,
+        repository: &Repository,
+        target: &Target,
+        accept: &[String],
+    ) -> Result<ManifestHeadAnswer, ContentError> {
+        let manifest = self.manifest(repository, target, accept).await?;
+        let size = manifest.bytes.len() as u64;
+        Ok(ManifestHeadAnswer { size, media_type: OCI.into(), digest: manifest.digest, warning: None })
+    }
+
+    async fn blob_size(&self, repository: &Repository, _: &Digest) -> Result<BlobHead, ContentError> {
+        error(repository)?;
+        Ok(BlobHead { size: blob().len() as u64, media_type: None })
+    }
+
+    async fn blob(
+        &self,
+        repository: &Repository,
+        _: &Digest,
+        range: Option<ByteRange>,
+    ) -> Result<BlobAnswer, ContentError> {
+        error(repository)?;
+        self.transfers.fetch_add(1, Ordering::SeqCst);
+        let whole = if repository.name() == "org/empty" { Bytes::new() } else { blob() };
+        let span = Span::of(range, whole.len() as u64)?;
+        let part = whole.slice(span.offset as usize..(span.offset + span.length) as usize);
+        let chunks: Vec<_> = part.chunks(10_000).map(|c| Ok(Bytes::copy_from_slice(c))).collect();
+        let gone = ContentError::Unavailable("the peers left".into());
+        let body = match repository.name() {
+            "org/breaks" => stream::iter(chunks).take(5).chain(stream::iter([Err(gone)])).boxed(),
+            "org/ends" => stream::iter(chunks).take(5).boxed(),
+            "org/stalls" => stream::iter(chunks).take(5).chain(stream::pending()).boxed(),
+            "org/long" => stream::iter(chunks).chain(stream::iter([Ok(Bytes::from_static(b"more"))])).boxed(),
+            "org/overruns" => {
+                stream::iter(chunks).take(19).chain(stream::iter([Ok(Bytes::from(vec![0; 10_001]))])).boxed()
+            }
+            "org/slow" => stream::iter(chunks)
+                .then(|chunk| async {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    chunk
+                })
+                .boxed(),
+            "org/endless" => stream::repeat_with(|| Ok(Bytes::from(vec![7; 100_000]))).boxed(),
+            _ => stream::iter(chunks).boxed(),
+        };
+        let size = whole.len() as u64;
+        let (size, span) =
+            if repository.name() == "org/endless" { (1 << 40, Span::whole(1 << 40)) } else { (size, span) };
+        Ok(BlobAnswer { size, span, media_type: None, body })
+    }
+
+    async fn listing(
+        &self,
+        listing: &Listing,
+        query: Option<&str>,
+        _: &[String],
+    ) -> Result<ListingAnswer, ContentError> {
+        if let Some(repository) = listing.repository() {
+            error(repository)?;
+        }
+        Ok(ListingAnswer {
+            bytes: format!("{} {} {query:?}", listing.registry(), listing.path()).into(),
+            media_type: "application/json".into(),
+            link: Some(format!("<{}?n=1&last=a>; rel=\"next\"", listing.path())),
+            filters: Some("artifactType".into()),
+        })
+    }
+}
+
+struct Running {
+    addr: SocketAddr,
+    fake: Arc<Fake>,
+    shutdown: CancellationToken,
+    server: JoinHandle<()>,
+}
+
+async fn start_with(config: MirrorConfig) -> Running {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (fake, shutdown) = (Arc::new(Fake::default()), CancellationToken::new());
+    let mirror = Mirror::new(fake.clone(), &config).unwrap();
+    let server = tokio::spawn(mirror.serve(vec![listener], shutdown.clone()));
+    Running { addr, fake, shutdown, server }
+}
+
+async fn start() -> Running {
+    let limits = Limits {
+        answer: Duration::from_millis(500),
+        body_stall: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    start_with(MirrorConfig { limits, ..MirrorConfig::default() }).await
+}
+
+/// An answer as it came over the socket.
+#[derive(Debug)]
+struct Raw {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+    /// How the connection ended: true for FIN.
+    fin: bool,
+}
+
+impl Raw {
+    fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.head.lines().filter_map(|line| line.split_once(": "));
+        headers.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    fn length(&self) -> usize {
+        self.header("content-length").unwrap().parse().unwrap()
+    }
+
+    fn code(&self) -> String {
+        let body: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
+        body["errors"][0]["code"].as_str().unwrap().to_owned()
+    }
+}
+
+/// Sends `bytes` and reads until the connection ends.
+async fn talk(running: &Running, bytes: &[u8]) -> Raw {
+    let mut stream = TcpStream::connect(running.addr).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    let mut buffer = vec![0; 65536];
+    let fin = loop {
+        match stream.read(&mut buffer).await {
+            Ok(0) => break true,
+            Ok(n) => answer.extend_from_slice(&buffer[..n]),
+            Err(_) => break false,
+        }
+    };
+    let split = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("a head") + 4;
+    let head = String::from_utf8(answer[..split].to_vec()).unwrap();
+    let status = head[9..12].parse().unwrap();
+    Raw { status, head, body: answer[split..].to_vec(), fin }
+}
+
+async fn ask(running: &Running, method: &str, path: &str, headers: &str) -> Raw {
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+    talk(running, request.as_bytes()).await
+}
+
+async fn get(running: &Running, path: &str) -> Raw {
+    ask(running, "GET", path, "").await
+}
+
+fn blob_path(name: &str) -> String {
+    format!("/v2/{name}/blobs/{}", Digest::of(&blob()))
+}
+
+#[tokio::test]
+async fn the_ping_answers_at_once_in_both_spellings() {
+    let running = start().await;
+    for path in ["/v2", "/v2/", "/v2/?ns=docker.io"] {
+        let raw = get(&running, path).await;
+        assert_eq!((raw.status, raw.header("docker-distribution-api-version")), (200, Some("registry/2.0")));
+        assert_eq!(ask(&running, "HEAD", path, "").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_is_the_same_by_get_and_head() {
+    let running = start().await;
+    let digest = Digest::of(MANIFEST).to_string();
+    for method in ["GET", "HEAD"] {
+        let raw = ask(&running, method, "/v2/library/busybox/manifests/latest", "").await;
+        assert_eq!((raw.status, raw.header("content-type")), (200, Some(OCI)));
+        assert_eq!(raw.header("docker-content-digest"), Some(digest.as_str()));
+        assert_eq!(raw.header("etag"), Some(format!("\"{digest}\"").as_str()));
+        assert_eq!(raw.length(), MANIFEST.len());
+        assert_eq!(raw.body, if method == "GET" { MANIFEST } else { b"" });
+        assert!(raw.fin);
+    }
+}
+
+#[tokio::test]
+async fn every_accept_value_and_every_address_style_reaches_the_content() {
+    let running = start().await;
+    let accept = "Accept: a/b, c/d\r\nAccept: */*\r\n";
+    for (path, meant) in [
+        ("/v2/busybox/manifests/1", "docker.io/library/busybox"),
+        ("/v2/org/app/manifests/1?ns=localhost%3A5000", "localhost:5000/org/app"),
+        ("/v2/quay.io/org/app/manifests/1", "quay.io/org/app"),
+    ] {
+        let raw = ask(&running, "GET", path, accept).await;
+        assert_eq!(raw.header("warning"), Some(format!("299 - \"{meant} a/b|c/d|*/*\"").as_str()));
+        let namespace = path.contains("ns=").then_some("localhost:5000");
+        assert_eq!(raw.header("oci-namespace"), namespace);
+    }
+}
+
+#[tokio::test]
+async fn a_blob_comes_whole_and_never_encoded() {
+    let running = start().await;
+    let raw = ask(&running, "GET", &blob_path("org/app"), "Accept-Encoding: zstd, gzip, deflate\r\n").await;
+    assert_eq!((raw.status, raw.length()), (200, 200_000));
+    assert_eq!((raw.header("content-encoding"), raw.header("transfer-encoding")), (None, None));
+    assert_eq!(
+        (raw.header("accept-ranges"), raw.header("content-type")),
+        (Some("bytes"), Some("application/octet-stream"))
+    );
+    assert_eq!(Digest::of(&raw.body), Digest::of(&blob()));
+    let empty = get(&running, &blob_path("org/empty")).await;
+    assert_eq!((empty.status, empty.length(), empty.fin), (200, 0, true));
+}
+
+#[tokio::test]
+async fn head_of_a_blob_starts_no_transfer() {
+    let running = start().await;
+    let raw = ask(&running, "HEAD", &blob_path("org/app"), "Range: bytes=0-9\r\n").await;
+    assert_eq!((raw.status, raw.length(), raw.body.len()), (200, 200_000, 0));
+    assert_eq!(running.fake.transfers.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn single_ranges_are_partial_and_others_are_ignored() {
+    let running = start().await;
+    let whole = blob();
+    for (range, first, last) in [
+        ("0-0", 0, 0),
+        ("5-", 5, 199_999),
+        ("-10", 199_990, 199_999),
+        ("199999-", 199_999, 199_999),
+        ("7-999999", 7, 199_999),
+    ] {
+        let raw = ask(&running, "GET", &blob_path("org/app"), &format!("Range: bytes={range}\r\n")).await;
+        assert_eq!(raw.status, 206, "{range}");
+        assert_eq!(raw.header("content-range"), Some(format!("bytes {first}-{last}/200000").as_str()));
+        assert_eq!((raw.length(), &raw.body[..]), (last - first + 1, &whole[first..=last]));
+    }
+    for range in ["bytes=0-1,5-6", "bytes=9-5", "items=0-1", "bytes=x"] {
+        let raw = ask(&running, "GET", &blob_path("org/app"), &format!("Range: {range}\r\n")).await;
+        assert_eq!((raw.status, raw.body.len()), (200, 200_000), "{range}");
+    }
+    for range in ["200000-", "-0"] {
+        let raw = ask(&running, "GET", &blob_path("org/app"), &format!("Range: bytes={range}\r\n")).await;
+        assert_eq!((raw.status, raw.header("content-range")), (416, Some("bytes */200000")), "{range}");
+    }
+    let stale = "Range: bytes=0-9\r\nIf-Range: \"other\"\r\n";
+    assert_eq!(ask(&running, "GET", &blob_path("org/app"), stale).await.status, 200);
+}
+
+#[tokio::test]
+async fn what_the_client_has_is_not_sent_again() {
+    let running = start().await;
+    let (manifest, layer) = (Digest::of(MANIFEST), Digest::of(&blob()));
+    let tags = |digest: &Digest| format!("If-None-Match: \"x\", W/\"{digest}\"\r\n");
+    for method in ["GET", "HEAD"] {
+        let raw = ask(&running, method, "/v2/a/b/manifests/1", &tags(&manifest)).await;
+        assert_eq!((raw.status, raw.body.len()), (304, 0));
+        let raw = ask(&running, method, &blob_path("org/app"), &tags(&layer)).await;
+        assert_eq!((raw.status, raw.header("etag")), (304, Some(format!("\"{layer}\"").as_str())));
+        // What a client claims to have is no permission.
+        let raw = ask(&running, method, &blob_path("bad/missing"), &tags(&layer)).await;
+        assert_eq!(raw.status, 404);
+    }
+    assert_eq!(running.fake.transfers.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn each_failure_is_told_in_the_way_that_sends_the_client_on() {
+    let running = start().await;
+    for (name, head, manifest, layer) in [
+        ("bad/missing", 404, 404, 404),
+        ("bad/login", 401, 401, 401),
+        ("bad/nologin", 404, 404, 404),
+        ("bad/denied", 404, 403, 404),
+        ("bad/away", 503, 503, 404),
+        ("bad/busy", 503, 503, 404),
+        ("bad/fault", 500, 500, 404),
+        ("org/hang", 503, 503, 200),
+    ] {
+        let path = format!("/v2/{name}/manifests/1");
+        assert_eq!(ask(&running, "HEAD", &path, "").await.status, head, "{name}");
+        let raw = get(&running, &path).await;
+        assert_eq!(raw.status, manifest, "{name}");
+        assert!(!raw.code().is_empty() && !String::from_utf8_lossy(&raw.body).contains("secret detail"));
+        assert_eq!(raw.header("www-authenticate"), (manifest == 401).then_some(CHALLENGE));
+        assert_eq!(get(&running, &blob_path(name)).await.status, layer, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_outside_the_api_is_refused_in_its_own_shape() {
+    let running = start().await;
+    for (path, status, code) in [
+        ("/", 404, "UNSUPPORTED"),
+        ("/v2/a", 404, "UNSUPPORTED"),
+        ("/v2/a/../b/manifests/1", 400, "NAME_INVALID"),
+        ("/v2/A/manifests/1", 400, "NAME_INVALID"),
+        ("/v2/a/blobs/sha256:00", 400, "DIGEST_INVALID"),
+        ("/v2/a/blobs/sha512:00", 404, "UNSUPPORTED"),
+    ] {
+        let raw = get(&running, path).await;
+        assert_eq!((raw.status, raw.code().as_str()), (status, code), "{path}");
+    }
+    let raw = ask(&running, "POST", "/v2/a/b/blobs/uploads/", "Content-Length: 3\r\n\r\nabc").await;
+    assert_eq!((raw.status, raw.header("allow"), raw.fin), (405, Some("GET, HEAD"), true));
+}
+
+#[tokio::test]
+async fn listings_pass_through_with_a_link_that_leads_back() {
+    let running = start().await;
+    let raw = get(&running, "/v2/org/app/tags/list?n=1&ns=quay.io").await;
+    assert_eq!(raw.body, b"quay.io /v2/org/app/tags/list Some(\"n=1\")");
+    let back = "</v2/org/app/tags/list?n=1&last=a&ns=quay%2Eio>; rel=\"next\"";
+    assert_eq!((raw.header("link"), raw.header("oci-filters-applied")), (Some(back), Some("artifactType")));
+    let raw = get(&running, "/v2/quay.io/_catalog").await;
+    assert_eq!(raw.body, b"quay.io /v2/_catalog None");
+}
+
+#[tokio::test]
+async fn a_body_that_fails_ends_short_of_its_length_with_fin() {
+    let running = start().await;
+    for name in ["org/breaks", "org/ends", "org/stalls"] {
+        let raw = get(&running, &blob_path(name)).await;
+        assert_eq!((raw.status, raw.length()), (200, 200_000), "{name}");
+        // All that was verified before the failure has arrived.
+        assert_eq!((raw.body.len(), raw.fin), (50_000, true), "{name}");
+        assert_eq!(raw.body, &blob()[..50_000]);
+    }
+    // A kept connection must end as well, even with another request waiting in it: unread bytes would make RST.
+    let request = format!(
+        "GET {} HTTP/1.1\r\nHost: x\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        blob_path("org/breaks")
+    );
+    let raw = talk(&running, request.as_bytes()).await;
+    assert_eq!((raw.body.len(), raw.fin), (50_000, true));
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_never_passes_its_length() {
+    let running = start().await;
+    let raw = get(&running, &blob_path("org/long")).await;
+    assert_eq!((raw.body.len(), raw.fin), (200_000, true));
+    let raw = get(&running, &blob_path("org/overruns")).await;
+    assert_eq!((raw.body.len(), raw.fin), (190_000, true));
+}
+
+#[tokio::test]
+async fn a_tls_hello_is_answered_in_clear() {
+    let running = start().await;
+    let hello = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[7; 502]].concat();
+    let raw = talk(&running, &hello).await;
+    assert_eq!((raw.status, raw.fin), (400, true));
+    assert!(raw.head.starts_with("HTTP/1.1 400 Bad Request\r\n"));
+    assert_eq!(raw.length(), raw.body.len());
+}
+
+#[tokio::test]
+async fn a_kept_connection_serves_one_request_after_another() {
+    let running = start().await;
+    let request =
+        "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let raw = talk(&running, request.as_bytes()).await;
+    let all = [raw.head.as_bytes(), &raw.body].concat();
+    assert_eq!(String::from_utf8_lossy(&all).matches("HTTP/1.1 200 OK").count(), 2);
+}
+
+#[tokio::test]
+async fn too_many_connections_are_told_so() {
+    let running = start_with(MirrorConfig { max_connections: 1, ..MirrorConfig::default() }).await;
+    let mut first = TcpStream::connect(running.addr).await.unwrap();
+    first.write_all(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert!(first.read(&mut [0; 1024]).await.unwrap() > 0);
+    let mut second = TcpStream::connect(running.addr).await.unwrap();
+    let mut answer = String::new();
+    second.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_stops_reading_is_left_in_the_end() {
+    let limits = Limits { write_stall: Duration::from_millis(200), ..Limits::default() };
+    let running = start_with(MirrorConfig { max_connections: 1, limits, ..MirrorConfig::default() }).await;
+    let mut idle = TcpStream::connect(running.addr).await.unwrap();
+    let request = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", blob_path("org/endless"));
+    idle.write_all(request.as_bytes()).await.unwrap();
+    // The only place becomes free once the mirror has given up on it.
+    loop {
+        let mut next = TcpStream::connect(running.addr).await.unwrap();
+        let _ = next.write_all(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+        let mut answer = Vec::new();
+        let _ = next.read_to_end(&mut answer).await;
+        if answer.starts_with(b"HTTP/1.1 200 ") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(idle);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_early_frees_its_place() {
+    let running = start_with(MirrorConfig { max_connections: 1, ..MirrorConfig::default() }).await;
+    let mut hasty = TcpStream::connect(running.addr).await.unwrap();
+    let request = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", blob_path("org/endless"));
+    hasty.write_all(request.as_bytes()).await.unwrap();
+    assert!(hasty.read(&mut [0; 1024]).await.unwrap() > 0);
+    drop(hasty);
+    loop {
+        let mut next = TcpStream::connect(running.addr).await.unwrap();
+        let _ = next.write_all(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+        let mut answer = Vec::new();
+        let _ = next.read_to_end(&mut answer).await;
+        if answer.starts_with(b"HTTP/1.1 200 ") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn shutdown_lets_running_answers_finish_and_takes_no_more() {
+    let running = start().await;
+    let mut kept = TcpStream::connect(running.addr).await.unwrap();
+    let request = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", blob_path("org/slow"));
+    kept.write_all(request.as_bytes()).await.unwrap();
+    assert!(kept.read(&mut [0; 16]).await.unwrap() > 0);
+    let idle = TcpStream::connect(running.addr).await.unwrap();
+    running.shutdown.cancel();
+    let mut rest = Vec::new();
+    kept.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.ends_with(&blob()[190_000..]));
+    running.server.await.unwrap();
+    assert!(TcpStream::connect(running.addr).await.is_err());
+    drop(idle);
+}

@@ -1,0 +1,522 @@
+//! One request to a registry: token, redirects, deadlines, retries.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use base64::Engine as _;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use reqwest::Response;
+use serde::Deserialize;
+use tokio::time::{Instant, sleep, timeout};
+use url::Url;
+
+use crate::{
+    Challenge, Endpoint, OriginConfig, OriginError, Patience, Place, Secret, UpstreamError, Upstreams,
+    cache::TokenCache, parse_challenges, tls,
+};
+
+/// How many redirects are followed for one request.
+const REDIRECTS: usize = 5;
+/// Largest answer of a token service.
+const TOKEN_LIMIT: usize = 256 * 1024;
+/// The life of a token whose service does not say, by the token spec.
+const TOKEN_LIFE: Duration = Duration::from_secs(60);
+/// The longest a token is believed to live, whatever its service says.
+const TOKEN_LIFE_LIMIT: Duration = Duration::from_secs(3600);
+
+/// A client of all registries. Cheap to clone; clones share connections and tokens.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    upstreams: Upstreams,
+    patience: Patience,
+    tokens: TokenCache,
+    /// For registries without a CA file of their own.
+    plain: reqwest::Client,
+    /// By CA file; made at the start, so a bad file is found then.
+    with_ca: HashMap<PathBuf, reqwest::Client>,
+    /// Registries that were seen to speak `Basic`, so that later requests need no second try.
+    basic: Mutex<HashSet<String>>,
+}
+
+/// What to ask for, in one registry.
+pub(crate) struct Ask<'a> {
+    pub(crate) place: Place,
+    /// For errors: `manifest 1.2`, `blob sha256:…`.
+    pub(crate) what: String,
+    pub(crate) method: Method,
+    pub(crate) path: &'a str,
+    pub(crate) query: Option<&'a str>,
+    pub(crate) headers: HeaderMap,
+    /// `repository:NAME:pull`, or what else a token must allow.
+    pub(crate) scope: String,
+}
+
+/// How one attempt failed, and whether another may help.
+enum Failure {
+    Final(OriginError),
+    Again { error: OriginError, after: Option<Duration> },
+}
+
+impl From<OriginError> for Failure {
+    fn from(error: OriginError) -> Self {
+        Self::Final(error)
+    }
+}
+
+impl Origin {
+    /// Checks the configuration, reads password and CA files, and asks nobody yet.
+    pub fn new(config: &OriginConfig) -> Result<Self, UpstreamError> {
+        let upstreams = Upstreams::new(&config.upstreams)?;
+        let patience = config.patience;
+        let refuse = |registry: &str, reason| UpstreamError::Tls { registry: registry.to_owned(), reason };
+        let mut with_ca = HashMap::new();
+        for (registry, endpoint) in upstreams.iter() {
+            if let Some(ca) = &endpoint.ca {
+                with_ca
+                    .insert(ca.clone(), tls::client(Some(ca), &patience).map_err(|e| refuse(registry, e))?);
+            }
+        }
+        let plain = tls::client(None, &patience).map_err(|e| refuse("any", e))?;
+        let (tokens, basic) = (TokenCache::default(), Mutex::default());
+        Ok(Self { inner: Arc::new(Inner { upstreams, patience, tokens, plain, with_ca, basic }) })
+    }
+
+    /// The table of registries, for whoever decides which of them may be asked.
+    pub fn upstreams(&self) -> &Upstreams {
+        &self.inner.upstreams
+    }
+
+    pub(crate) fn patience(&self) -> &Patience {
+        &self.inner.patience
+    }
+
+    /// Sends, and sends again where that may help, until an answer with a success status comes: 2xx, or one of
+    /// `welcome`. The body is not read.
+    pub(crate) async fn send(&self, ask: &Ask<'_>, welcome: &[StatusCode]) -> Result<Response, OriginError> {
+        let head = self.patience().head;
+        match timeout(head, self.send_with_retries(ask, welcome)).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let endpoint = self.inner.upstreams.endpoint(&ask.place.registry)?;
+                Err(ask.unreachable(&endpoint.base, format!("no answer within {} s", head.as_secs_f32())))
+            }
+        }
+    }
+
+    /// Sends and reads the whole answer, of at most `limit` bytes; starts over when it breaks on the way.
+    pub(crate) async fn document(
+        &self,
+        ask: &Ask<'_>,
+        limit: usize,
+    ) -> Result<(HeaderMap, Bytes), OriginError> {
+        let begun = Instant::now();
+        let mut attempt = 1;
+        loop {
+            let mut response = self.send(ask, &[]).await?;
+            let headers = std::mem::take(response.headers_mut());
+            match self.read_document(ask, response, limit).await {
+                Ok(bytes) => return Ok((headers, bytes)),
+                Err(error)
+                    if !error.is_transient()
+                        || attempt >= self.patience().attempts
+                        || begun.elapsed() >= self.patience().head =>
+                {
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, attempt, "asking for a broken answer again");
+                    sleep(self.patience().backoff_before(attempt)).await;
+                    attempt += 1;
+                }
+            }
+        }
+    }
+
+    /// The whole body, bounded in size and time.
+    async fn read_document(
+        &self,
+        ask: &Ask<'_>,
+        response: Response,
+        limit: usize,
+    ) -> Result<Bytes, OriginError> {
+        let url = response.url().clone();
+        match timeout(self.patience().document, self.read_bounded(ask, response, limit)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(ask.unreachable(&url, "the answer takes too long".into())),
+        }
+    }
+
+    async fn read_bounded(
+        &self,
+        ask: &Ask<'_>,
+        mut response: Response,
+        limit: usize,
+    ) -> Result<Bytes, OriginError> {
+        let url = response.url().clone();
+        let mut body = BytesMut::new();
+        loop {
+            let chunk = match timeout(self.patience().idle, response.chunk()).await {
+                Ok(Ok(Some(chunk))) => chunk,
+                Ok(Ok(None)) => return Ok(body.freeze()),
+                Ok(Err(error)) => return Err(ask.unreachable(&url, reason(&error))),
+                Err(_) => return Err(ask.unreachable(&url, "the answer stopped".into())),
+            };
+            if body.len() + chunk.len() > limit {
+                return Err(OriginError::TooLarge {
+                    place: ask.place.clone(),
+                    what: ask.what.clone(),
+                    limit,
+                });
+            }
+            body.extend_from_slice(&chunk);
+        }
+    }
+
+    async fn send_with_retries(
+        &self,
+        ask: &Ask<'_>,
+        welcome: &[StatusCode],
+    ) -> Result<Response, OriginError> {
+        let endpoint = self.inner.upstreams.endpoint(&ask.place.registry)?;
+        let mut attempt = 1;
+        loop {
+            let (error, after) = match self.attempt(ask, &endpoint, welcome).await {
+                Ok(response) => return Ok(response),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Again { error, after }) => (error, after),
+            };
+            let patience = self.patience();
+            if attempt >= patience.attempts || after.is_some_and(|wait| wait > patience.backoff_limit) {
+                return Err(error);
+            }
+            let wait = after.unwrap_or_default().max(patience.backoff_before(attempt));
+            tracing::debug!(%error, attempt, ?wait, "trying the origin again");
+            sleep(wait).await;
+            attempt += 1;
+        }
+    }
+
+    /// One attempt with what authorization there is, and one more with a fresh one if that is refused.
+    async fn attempt(
+        &self,
+        ask: &Ask<'_>,
+        endpoint: &Endpoint,
+        welcome: &[StatusCode],
+    ) -> Result<Response, Failure> {
+        let used = self.known_authorization(ask, endpoint);
+        let response = self.send_following(ask, endpoint, used.as_ref()).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return self.judge(ask, response, welcome);
+        }
+        let header = challenge_header(&response);
+        if !same_origin(response.url(), &endpoint.base) {
+            // A storage host's 401 is not the registry's: our credentials are none of its business.
+            return Err(ask
+                .unauthorized(&format!("its storage {} refused", host(response.url())), None)
+                .into());
+        }
+        let fresh = self.authorize(ask, endpoint, header.as_deref(), used.as_ref()).await?;
+        let response = self.send_following(ask, endpoint, Some(&fresh)).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            self.inner.tokens.forget(&ask.place.registry, &ask.scope, &fresh);
+            let header = challenge_header(&response).or(header);
+            let why = if endpoint.login.is_some() { "they were refused" } else { "there are none" };
+            return Err(ask.unauthorized(why, header).into());
+        }
+        self.judge(ask, response, welcome)
+    }
+
+    /// Sends to the endpoint and follows redirects; `authorization` goes to the endpoint's own origin only.
+    async fn send_following(
+        &self,
+        ask: &Ask<'_>,
+        endpoint: &Endpoint,
+        authorization: Option<&Secret>,
+    ) -> Result<Response, Failure> {
+        let client = self.client(endpoint);
+        let mut url = endpoint.url(ask.path, ask.query);
+        for _ in 0..=REDIRECTS {
+            let mut request = client.request(ask.method.clone(), url.clone()).headers(ask.headers.clone());
+            if let Some(value) = authorization.filter(|_| same_origin(&url, &endpoint.base)) {
+                request =
+                    request.header(header::AUTHORIZATION, sensitive(value).map_err(|e| ask.invalid(e))?);
+            }
+            let response = self.exchange(ask, request, &url).await?;
+            let status = response.status();
+            if !matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return Ok(response);
+            }
+            url = redirect(&url, response.headers()).map_err(|reason| ask.invalid(reason))?;
+        }
+        Err(ask.invalid(format!("more than {REDIRECTS} redirects")).into())
+    }
+
+    async fn exchange(
+        &self,
+        ask: &Ask<'_>,
+        request: reqwest::RequestBuilder,
+        url: &Url,
+    ) -> Result<Response, Failure> {
+        let patience = self.patience();
+        // Connecting has its own, shorter deadline inside.
+        let error = match timeout(patience.connect + patience.first_byte, request.send()).await {
+            Ok(Ok(response)) => return Ok(response),
+            Ok(Err(error)) if error.is_builder() => return Err(ask.invalid(reason(&error)).into()),
+            Ok(Err(error)) => ask.unreachable(url, reason(&error)),
+            Err(_) => {
+                ask.unreachable(url, format!("no answer within {} s", patience.first_byte.as_secs_f32()))
+            }
+        };
+        Err(Failure::Again { error, after: None })
+    }
+
+    fn judge(&self, ask: &Ask<'_>, response: Response, welcome: &[StatusCode]) -> Result<Response, Failure> {
+        let status = response.status();
+        if status.is_success() || welcome.contains(&status) {
+            return Ok(response);
+        }
+        let (place, what) = (ask.place.clone(), ask.what.clone());
+        Err(match status.as_u16() {
+            404 | 410 => OriginError::NotFound { place, what }.into(),
+            403 => OriginError::Denied { place, what }.into(),
+            429 => {
+                let after = retry_after(response.headers());
+                Failure::Again { error: OriginError::Throttled { place, retry_after: after }, after }
+            }
+            408 | 500..=599 => Failure::Again {
+                error: ask.unreachable(response.url(), format!("status {}", status.as_u16())),
+                after: retry_after(response.headers()),
+            },
+            status => OriginError::Unexpected { place, what, status }.into(),
+        })
+    }
+
+    fn client(&self, endpoint: &Endpoint) -> &reqwest::Client {
+        endpoint.ca.as_ref().and_then(|ca| self.inner.with_ca.get(ca)).unwrap_or(&self.inner.plain)
+    }
+
+    fn known_authorization(&self, ask: &Ask<'_>, endpoint: &Endpoint) -> Option<Secret> {
+        let registry = &ask.place.registry;
+        if let Some(token) = self.inner.tokens.get(registry, &ask.scope) {
+            return Some(token);
+        }
+        let speaks_basic = self.inner.basic.lock().unwrap_or_else(PoisonError::into_inner).contains(registry);
+        endpoint.login.as_ref().filter(|_| speaks_basic).map(basic)
+    }
+
+    /// Answers a challenge: with what another request has got meanwhile, with a new token, or with the password.
+    async fn authorize(
+        &self,
+        ask: &Ask<'_>,
+        endpoint: &Endpoint,
+        header: Option<&str>,
+        used: Option<&Secret>,
+    ) -> Result<Secret, Failure> {
+        let registry = &ask.place.registry;
+        if let Some(used) = used {
+            self.inner.tokens.forget(registry, &ask.scope, used);
+        }
+        if let Some(token) = self.inner.tokens.get(registry, &ask.scope) {
+            return Ok(token);
+        }
+        let challenges = header.map(parse_challenges).unwrap_or_default();
+        let relay = || header.map(str::to_owned);
+        if let Some(bearer) = challenges.iter().find(|c| c.scheme == "bearer" && c.get("realm").is_some()) {
+            let (token, life) = self.fetch_token(ask, endpoint, bearer, header).await?;
+            self.inner.tokens.put(registry, &ask.scope, token.clone(), life);
+            return Ok(token);
+        }
+        if challenges.iter().any(|c| c.scheme == "basic") {
+            let Some(login) = &endpoint.login else {
+                return Err(ask.unauthorized("there are none", relay()).into());
+            };
+            let fresh = basic(login);
+            if used == Some(&fresh) {
+                return Err(ask.unauthorized("they were refused", relay()).into());
+            }
+            self.inner.basic.lock().unwrap_or_else(PoisonError::into_inner).insert(registry.clone());
+            return Ok(fresh);
+        }
+        Err(ask.unauthorized("it asks in a way that is not known", relay()).into())
+    }
+
+    /// Gets a token from the realm of `challenge` (the registries' token spec), with the password if there is one.
+    async fn fetch_token(
+        &self,
+        ask: &Ask<'_>,
+        endpoint: &Endpoint,
+        challenge: &Challenge,
+        header: Option<&str>,
+    ) -> Result<(Secret, Duration), Failure> {
+        let realm = challenge.get("realm").unwrap_or_default();
+        let mut url = Url::parse(realm)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+            .ok_or_else(|| ask.invalid("its token service is not an http(s) address".into()))?;
+        if endpoint.base.scheme() == "https" && url.scheme() != "https" {
+            return Err(ask.invalid("an https registry names a token service without TLS".into()).into());
+        }
+        // `set_username` cannot fail for http(s) with a host.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        url.set_fragment(None);
+        {
+            let mut query = url.query_pairs_mut();
+            if let Some(service) = challenge.get("service") {
+                query.append_pair("service", service);
+            }
+            for scope in challenge.get("scope").unwrap_or(&ask.scope).split(' ').filter(|s| !s.is_empty()) {
+                query.append_pair("scope", scope);
+            }
+            if let Some((user, _)) = &endpoint.login {
+                query.append_pair("account", user);
+            }
+        }
+        let client = self.client(endpoint);
+        let mut request = client.get(url.clone());
+        if let Some(login) = &endpoint.login {
+            let value = sensitive(&basic(login)).map_err(|e| ask.invalid(e))?;
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        let response = self.exchange(ask, request, &url).await?;
+        let relay = || header.map(str::to_owned);
+        match response.status().as_u16() {
+            200 => {}
+            400 | 401 | 403 => {
+                let why = format!("its token service {} refused them", host(&url));
+                return Err(ask.unauthorized(&why, relay()).into());
+            }
+            status @ (408 | 429 | 500..=599) => {
+                let error = ask.unreachable(&url, format!("the token service answered status {status}"));
+                return Err(Failure::Again { error, after: retry_after(response.headers()) });
+            }
+            status => return Err(ask.invalid(format!("its token service answered status {status}")).into()),
+        }
+        let body = self.read_document(ask, response, TOKEN_LIMIT).await.map_err(|error| match error {
+            error @ OriginError::Unreachable { .. } => Failure::Again { error, after: None },
+            error => Failure::Final(error),
+        })?;
+        let answer: TokenAnswer = serde_json::from_slice(&body)
+            .map_err(|_| ask.invalid("its token service's answer cannot be read".into()))?;
+        let token = answer
+            .token
+            .or(answer.access_token)
+            .filter(|token| !token.reveal().is_empty())
+            .ok_or_else(|| ask.invalid("its token service gave no token".into()))?;
+        let life = answer.expires_in.map_or(TOKEN_LIFE, |s| Duration::from_secs(s).min(TOKEN_LIFE_LIMIT));
+        Ok((Secret::new(format!("Bearer {}", token.reveal())), life))
+    }
+}
+
+/// The answer of a token service; fields that are not used may be anything.
+#[derive(Deserialize)]
+struct TokenAnswer {
+    token: Option<Secret>,
+    access_token: Option<Secret>,
+    expires_in: Option<u64>,
+}
+
+impl Ask<'_> {
+    pub(crate) fn invalid(&self, reason: String) -> OriginError {
+        OriginError::Invalid { place: self.place.clone(), what: self.what.clone(), reason }
+    }
+
+    pub(crate) fn unreachable(&self, url: &Url, reason: String) -> OriginError {
+        OriginError::Unreachable { place: self.place.clone(), host: host(url), reason }
+    }
+
+    fn unauthorized(&self, reason: &str, challenge: Option<String>) -> OriginError {
+        OriginError::Unauthorized { place: self.place.clone(), reason: reason.to_owned(), challenge }
+    }
+}
+
+impl Patience {
+    /// The wait after the `attempt`th failure, counted from one.
+    pub(crate) fn backoff_before(&self, attempt: u32) -> Duration {
+        let doubled = self.backoff.saturating_mul(1 << attempt.saturating_sub(1).min(16));
+        doubled.min(self.backoff_limit).mul_f64(rand::random_range(0.5..=1.0))
+    }
+}
+
+/// What of an error may be said: its causes, without the URL, whose query may be a signature.
+pub(crate) fn reason(error: &reqwest::Error) -> String {
+    let mut causes: Vec<String> = Vec::new();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source.filter(|_| causes.len() < 8) {
+        let text = cause.to_string();
+        if causes.last().is_none_or(|last| !last.contains(&text)) {
+            causes.push(text);
+        }
+        source = cause.source();
+    }
+    if causes.is_empty() { "the request failed".into() } else { causes.join(": ") }
+}
+
+fn challenge_header(response: &Response) -> Option<String> {
+    let headers = response.headers().get_all(header::WWW_AUTHENTICATE);
+    let texts: Vec<&str> = headers.iter().take(8).filter_map(|value| value.to_str().ok()).collect();
+    (!texts.is_empty()).then(|| texts.join(", "))
+}
+
+fn redirect(from: &Url, headers: &HeaderMap) -> Result<Url, String> {
+    let location = headers
+        .get(header::LOCATION)
+        .and_then(|value| value.to_str().ok())
+        .ok_or("a redirect that does not say where to")?;
+    let mut to = from.join(location).map_err(|_| "a redirect to something that is not a URL")?;
+    if !matches!(to.scheme(), "http" | "https") || !to.has_host() {
+        return Err("a redirect away from http".into());
+    }
+    if from.scheme() == "https" && to.scheme() == "http" {
+        return Err("a redirect from https to http".into());
+    }
+    // A user in the URL would be sent as credentials.
+    let _ = to.set_username("");
+    let _ = to.set_password(None);
+    Ok(to)
+}
+
+fn same_origin(a: &Url, b: &Url) -> bool {
+    a.origin() == b.origin()
+}
+
+fn host(url: &Url) -> String {
+    let name = url.host_str().unwrap_or_default();
+    match url.port_or_known_default() {
+        Some(port) => format!("{name}:{port}"),
+        None => name.to_owned(),
+    }
+}
+
+fn basic((user, password): &(String, Secret)) -> Secret {
+    let pair = format!("{user}:{}", password.reveal());
+    Secret::new(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair)))
+}
+
+fn sensitive(value: &Secret) -> Result<HeaderValue, String> {
+    let mut value =
+        HeaderValue::from_str(value.reveal()).map_err(|_| "a token that cannot stand in a header")?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// `Retry-After` in seconds or as a date (RFC 9110 section 10.2.3).
+#[allow(clippy::disallowed_methods, reason = "a date in a header is compared with the wall clock")]
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(std::time::SystemTime::now()).unwrap_or_default())
+}

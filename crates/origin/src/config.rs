@@ -1,0 +1,343 @@
+//! Which registries there are, where they answer, and how long to wait for them.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::{DEFAULT_REGISTRY, Repository, Secret};
+
+/// Where Docker Hub answers; its name in references is `docker.io`.
+const DOCKER_HUB: &str = "https://registry-1.docker.io";
+/// Longest password file that is read.
+const PASSWORD_FILE_LIMIT: u64 = 64 * 1024;
+
+/// Everything an [`Origin`](crate::Origin) is told at its start.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OriginConfig {
+    /// Registries that need more than their name says. Others are asked at `https://NAME` (on loopback: `http`).
+    pub upstreams: Vec<Upstream>,
+    /// Deadlines and retries; not in the configuration file.
+    #[serde(skip)]
+    pub patience: Patience,
+}
+
+/// One registry of the configuration.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// The registry's name in references: `docker.io`, `registry.example:5000`.
+    pub registry: String,
+    /// Where it answers, `https://host:port`; a path before `/v2` may follow. Without a scheme it is https, on
+    /// loopback addresses http. Left out, it is derived from the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// A PEM file with certificates to trust besides the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// What to log in with; left out, requests are anonymous.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
+}
+
+/// User and password for a registry or its token service. Exactly one of `password` and `password_file` is given.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credentials {
+    /// User name.
+    pub user: String,
+    /// The password or access token itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<Secret>,
+    /// A file that holds it; a line end at its end is dropped. Read once, at the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+}
+
+/// How long to wait, and how often to try again. Every wait of this crate is one of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// For a connection and its TLS handshake.
+    pub connect: Duration,
+    /// For the head of one answer; counted from the start of the request, with `connect` on top.
+    pub first_byte: Duration,
+    /// For the next bytes of a body.
+    pub idle: Duration,
+    /// For a whole request up to the head of its last answer: tokens, redirects, retries and waits between them.
+    pub head: Duration,
+    /// For the whole of a manifest, listing or token.
+    pub document: Duration,
+    /// How often one request is sent at most, and how often in a row a blob that makes no headway is taken up again.
+    pub attempts: u32,
+    /// The wait before the second attempt; it doubles from there, and a random part of up to a half is taken off, so
+    /// that a fleet does not come back all at once.
+    pub backoff: Duration,
+    /// The longest wait between attempts. A `Retry-After` above it is not waited for.
+    pub backoff_limit: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            first_byte: Duration::from_secs(15),
+            idle: Duration::from_secs(20),
+            head: Duration::from_secs(40),
+            document: Duration::from_secs(60),
+            attempts: 4,
+            backoff: Duration::from_millis(200),
+            backoff_limit: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What of the configuration cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpstreamError {
+    /// Not a registry name.
+    #[error(
+        "upstream `{0}`: this is not a registry name; write it as in an image reference, such as `docker.io`"
+    )]
+    Name(String),
+    /// Two entries for one registry.
+    #[error("upstream `{0}` is listed twice: keep one entry")]
+    Twice(String),
+    /// Not an http(s) URL of a host.
+    #[error("upstream `{registry}`: endpoint `{endpoint}` cannot be used: {reason}")]
+    Endpoint {
+        /// The registry's name.
+        registry: String,
+        /// The endpoint as far as it may be shown.
+        endpoint: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The CA file or the TLS set-up cannot be used.
+    #[error("upstream `{registry}`: {reason}")]
+    Tls {
+        /// The registry's name.
+        registry: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// No password, two, or a file that cannot be read.
+    #[error("upstream `{registry}`: {reason}")]
+    Credentials {
+        /// The registry's name.
+        registry: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// The registries of the configuration by name, checked, and the rule for all others.
+#[derive(Debug, Clone, Default)]
+pub struct Upstreams {
+    listed: HashMap<String, Endpoint>,
+}
+
+/// Where and how a registry is asked.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// The URL before `/v2/`, without a slash at its end in [`Endpoint::url`].
+    pub base: Url,
+    /// A PEM file to trust besides the system's certificates.
+    pub ca: Option<PathBuf>,
+    /// User and password.
+    pub login: Option<(String, Secret)>,
+    /// Whether the configuration lists this registry.
+    pub listed: bool,
+}
+
+impl Upstreams {
+    /// Checks the entries and reads the password files.
+    pub fn new(upstreams: &[Upstream]) -> Result<Self, UpstreamError> {
+        let mut listed = HashMap::with_capacity(upstreams.len());
+        for upstream in upstreams {
+            let name = registry_name(&upstream.registry)?;
+            let base = match &upstream.endpoint {
+                Some(endpoint) => parse_endpoint(&name, endpoint)?,
+                None => derive_endpoint(&name)?,
+            };
+            let login = upstream.credentials.as_ref().map(|c| read_login(&name, c)).transpose()?;
+            let endpoint = Endpoint { base, ca: upstream.ca.clone(), login, listed: true };
+            if listed.insert(name.clone(), endpoint).is_some() {
+                return Err(UpstreamError::Twice(name));
+            }
+        }
+        Ok(Self { listed })
+    }
+
+    /// Where `registry` is asked: its entry, or else derived from its name.
+    pub fn endpoint(&self, registry: &str) -> Result<Endpoint, UpstreamError> {
+        let name = registry_name(registry)?;
+        if let Some(endpoint) = self.listed.get(&name) {
+            return Ok(endpoint.clone());
+        }
+        Ok(Endpoint { base: derive_endpoint(&name)?, ca: None, login: None, listed: false })
+    }
+
+    /// Whether the configuration has an entry for `registry`.
+    pub fn is_listed(&self, registry: &str) -> bool {
+        registry_name(registry).is_ok_and(|name| self.listed.contains_key(&name))
+    }
+
+    /// The listed registries.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Endpoint)> {
+        self.listed.iter().map(|(name, endpoint)| (name.as_str(), endpoint))
+    }
+}
+
+impl Endpoint {
+    /// The URL of `path`, which begins with `/v2/` and is made of checked names, with an optional query.
+    pub fn url(&self, path: &str, query: Option<&str>) -> Url {
+        let mut url = self.base.clone();
+        let prefix = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{prefix}{path}"));
+        url.set_query(query);
+        url
+    }
+}
+
+fn registry_name(registry: &str) -> Result<String, UpstreamError> {
+    Repository::new(registry, "a/a")
+        .map(|r| r.registry().to_owned())
+        .map_err(|_| UpstreamError::Name(registry.chars().take(80).collect()))
+}
+
+fn derive_endpoint(name: &str) -> Result<Url, UpstreamError> {
+    parse_endpoint(name, if name == DEFAULT_REGISTRY { DOCKER_HUB } else { name })
+}
+
+fn parse_endpoint(registry: &str, text: &str) -> Result<Url, UpstreamError> {
+    let refuse = |reason: &str| UpstreamError::Endpoint {
+        registry: registry.to_owned(),
+        // Whatever stands before an `@` may be a password.
+        endpoint: text.rsplit('@').next().unwrap_or_default().to_owned(),
+        reason: reason.to_owned(),
+    };
+    let bare = !text.contains("://");
+    let mut url = Url::parse(&if bare { format!("https://{text}") } else { text.to_owned() })
+        .map_err(|e| refuse(&e.to_string()))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(refuse("only http and https are known"));
+    }
+    if !url.has_host() {
+        return Err(refuse("it names no host"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(refuse("put user and password into `credentials`"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(refuse("a query or fragment has no meaning here"));
+    }
+    if bare && is_loopback(&url) {
+        url = Url::parse(&format!("http://{text}")).map_err(|e| refuse(&e.to_string()))?;
+    }
+    Ok(url)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),
+        Some(url::Host::Ipv6(address)) => IpAddr::V6(address).is_loopback(),
+        None => false,
+    }
+}
+
+fn read_login(registry: &str, credentials: &Credentials) -> Result<(String, Secret), UpstreamError> {
+    let refuse = |reason: String| UpstreamError::Credentials { registry: registry.to_owned(), reason };
+    let password = match (&credentials.password, &credentials.password_file) {
+        (Some(password), None) => password.clone(),
+        (None, Some(file)) => read_password(file)
+            .map_err(|e| refuse(format!("password file {} cannot be read: {e}", file.display())))?,
+        (Some(_), Some(_)) => return Err(refuse("give `password` or `password_file`, not both".into())),
+        (None, None) => return Err(refuse("credentials need `password` or `password_file`".into())),
+    };
+    if credentials.user.contains(':') {
+        return Err(refuse("a user name cannot hold a colon".into()));
+    }
+    Ok((credentials.user.clone(), password))
+}
+
+fn read_password(file: &Path) -> std::io::Result<Secret> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    std::fs::File::open(file)?.take(PASSWORD_FILE_LIMIT).read_to_string(&mut text)?;
+    Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn base(text: &str) -> String {
+        Upstreams::default().endpoint(text).unwrap().base.to_string()
+    }
+
+    #[test]
+    fn unlisted_registries_are_asked_by_name() {
+        assert_eq!(base("docker.io"), "https://registry-1.docker.io/");
+        assert_eq!(base("index.docker.io"), "https://registry-1.docker.io/");
+        assert_eq!(base("quay.io"), "https://quay.io/");
+        assert_eq!(base("localhost:5000"), "http://localhost:5000/");
+        assert_eq!(base("127.0.0.9:5000"), "http://127.0.0.9:5000/");
+        assert_eq!(base("[::1]:5000"), "http://[::1]:5000/");
+        assert_eq!(base("10.0.0.1:5000"), "https://10.0.0.1:5000/");
+        assert!(Upstreams::default().endpoint("a b").is_err());
+    }
+
+    #[test]
+    fn entries_are_read_and_unknown_keys_refused() {
+        let text = r#"{"upstreams":[{"registry":"reg.test","endpoint":"http://10.0.0.1:5000/sub/",
+            "credentials":{"user":"u","password":"hunter2"}}]}"#;
+        let config: OriginConfig = serde_json::from_str(text).unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+        let endpoint = Upstreams::new(&config.upstreams).unwrap().endpoint("REG.test").unwrap();
+        assert!(!format!("{endpoint:?}").contains("hunter2"));
+        assert_eq!(
+            endpoint.url("/v2/a/tags/list", Some("n=1")).as_str(),
+            "http://10.0.0.1:5000/sub/v2/a/tags/list?n=1"
+        );
+        assert_eq!(endpoint.login.unwrap().1.reveal(), "hunter2");
+        assert!(serde_json::from_str::<Upstream>(r#"{"registry":"a.b","mirror":1}"#).is_err());
+    }
+
+    #[test]
+    fn bad_entries_are_refused_without_showing_a_password() {
+        let with = |endpoint: &str| {
+            let upstream = Upstream {
+                registry: "reg.test".into(),
+                endpoint: Some(endpoint.into()),
+                ..Upstream::default()
+            };
+            Upstreams::new(&[upstream])
+        };
+        for bad in ["ftp://x", "http://", "https://x?y=1", "https://u:hunter2@x", "https://x#y"] {
+            let error = with(bad).unwrap_err().to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        let twice = Upstream { registry: "docker.io".into(), ..Upstream::default() };
+        let again = Upstream { registry: "index.docker.io".into(), ..Upstream::default() };
+        assert_eq!(Upstreams::new(&[twice, again]).unwrap_err(), UpstreamError::Twice("docker.io".into()));
+    }
+
+    #[test]
+    fn a_password_file_loses_its_line_end() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "hunter2\r\n").unwrap();
+        let credentials =
+            Credentials { user: "u".into(), password: None, password_file: Some(file.path().into()) };
+        assert_eq!(read_login("r", &credentials).unwrap().1.reveal(), "hunter2");
+        let neither = Credentials { user: "u".into(), password: None, password_file: None };
+        assert!(read_login("r", &neither).is_err());
+    }
+}

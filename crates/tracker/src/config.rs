@@ -1,0 +1,169 @@
+//! What can be set. The comments are the example file's.
+
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// The tracker's configuration. The defaults are for a fleet in one network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Addresses to listen on. `[::]` takes IPv4 as well; a machine without IPv6 falls back to `0.0.0.0`.
+    pub listen: Vec<SocketAddr>,
+
+    /// Seconds between two announces of a peer. Ten minutes: with tens of thousands of torrents per node, each
+    /// announce costs, and nodes announce at once when something begins, completes or the tracker restarts.
+    pub interval: u64,
+
+    /// Seconds that a peer must wait at least. Short, since in a flash crowd the newest peers matter.
+    pub min_interval: u64,
+
+    /// Seconds after which a peer that does not announce is forgotten. Longer than two intervals, so that
+    /// one lost announce costs nothing.
+    pub peer_age: u64,
+
+    /// How many peers an answer holds when the asker does not say.
+    pub numwant: u32,
+
+    /// How many peers an answer holds at most.
+    pub max_numwant: u32,
+
+    /// How many torrents are kept at most; announces of others are answered, but not kept.
+    pub max_torrents: usize,
+
+    /// How many peers are kept at most, over all torrents; 16 bytes each with IPv4, 28 with IPv6.
+    pub max_peers: usize,
+
+    /// Whether a peer on this machine may say by `ip=` at which address others reach it. Its own, 127.0.0.1, is
+    /// of no use to them. Turn off behind a reverse proxy on this machine.
+    pub ip_from_loopback: bool,
+
+    /// How many connections are open at most.
+    pub max_connections: usize,
+
+    /// The content directory's file. Without it the directory is in memory, and a restart costs the origin one
+    /// more copy of what is pulled afterwards.
+    pub directory: Option<PathBuf>,
+
+    /// Seconds that a lease to fetch from the origin lasts unless it is renewed: how long a fleet waits when the
+    /// node that fetches dies.
+    pub lease_ttl: u64,
+
+    /// The token that callers of the directory must show. Without one, anyone who reaches the tracker may publish.
+    pub directory_token: Option<String>,
+
+    /// How many blobs and how many tags the directory holds at most.
+    pub max_entries: u64,
+
+    /// How many claims wait at the same time at most; more are answered at once.
+    pub max_waiting: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, 6969))],
+            interval: 600,
+            min_interval: 30,
+            peer_age: 1500,
+            numwant: 50,
+            max_numwant: 200,
+            max_torrents: 2_000_000,
+            max_peers: 20_000_000,
+            ip_from_loopback: true,
+            max_connections: 16_384,
+            directory: None,
+            lease_ttl: 10,
+            directory_token: None,
+            max_entries: 1_000_000,
+            max_waiting: 16_384,
+        }
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Nowhere to listen.
+    #[error("`listen` is empty: give at least one address, such as \"[::]:6969\"")]
+    NoListener,
+    /// A number outside its range.
+    #[error("`{name}` is {value}: it must be {must}")]
+    Range {
+        /// The setting.
+        name: &'static str,
+        /// What it is set to.
+        value: u64,
+        /// What it may be.
+        must: &'static str,
+    },
+    /// A token that protects nothing.
+    #[error("`directory_token` is empty: leave it out, or set one")]
+    EmptyToken,
+}
+
+impl Config {
+    /// Whether the values make sense together.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let require = |good: bool, name, value, must| {
+            if good { Ok(()) } else { Err(ConfigError::Range { name, value, must }) }
+        };
+        if self.listen.is_empty() {
+            return Err(ConfigError::NoListener);
+        }
+        if self.directory_token.as_deref() == Some("") {
+            return Err(ConfigError::EmptyToken);
+        }
+        let day = 1..=86_400;
+        require(day.contains(&self.interval), "interval", self.interval, "1 to 86400 seconds")?;
+        require(self.min_interval <= self.interval, "min_interval", self.min_interval, "at most `interval`")?;
+        let peer_age = self.interval + 1..=7 * 86_400;
+        require(
+            peer_age.contains(&self.peer_age),
+            "peer_age",
+            self.peer_age,
+            "more than `interval`, and at most 7 days",
+        )?;
+        let most = u64::from(self.max_numwant);
+        require((1..=1000).contains(&most), "max_numwant", most, "1 to 1000")?;
+        require(self.numwant <= self.max_numwant, "numwant", self.numwant.into(), "at most `max_numwant`")?;
+        require((1..=3600).contains(&self.lease_ttl), "lease_ttl", self.lease_ttl, "1 to 3600 seconds")?;
+        let connections = self.max_connections as u64;
+        require((1..=1 << 20).contains(&connections), "max_connections", connections, "1 to 1048576")
+    }
+
+    pub(crate) const fn lease_ttl(&self) -> Duration {
+        Duration::from_secs(self.lease_ttl)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_good_and_nonsense_is_named() {
+        assert_eq!(Config::default().check(), Ok(()));
+        let bad = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            config.check().map_err(|error| error.to_string())
+        };
+        assert!(bad(|c| c.peer_age = 600).is_err_and(|e| e.contains("peer_age")));
+        assert!(bad(|c| c.interval = 0).is_err_and(|e| e.contains("interval")));
+        assert!(bad(|c| c.listen.clear()).is_err_and(|e| e.contains("listen")));
+        assert!(bad(|c| c.directory_token = Some(String::new())).is_err());
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_and_a_missing_one_has_its_default() {
+        let config: Config = serde_json::from_str(r#"{"interval": 60}"#).expect("parses");
+        assert_eq!((config.interval, config.numwant), (60, 50));
+        assert!(serde_json::from_str::<Config>(r#"{"intervall": 60}"#).is_err());
+    }
+}

@@ -1,0 +1,59 @@
+//! Why the tracker does not start, and why the directory does not answer.
+
+use std::{io, net::SocketAddr, path::PathBuf};
+
+use crate::config::ConfigError;
+
+/// Why the tracker does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration makes no sense.
+    #[error("the tracker's configuration is wrong: {0}")]
+    Config(#[from] ConfigError),
+    /// An address cannot be bound.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's words.
+        #[source]
+        error: io::Error,
+    },
+    /// The directory's file cannot be opened.
+    #[error("cannot open the content directory at {}: {error}", path.display())]
+    Directory {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        error: Box<DirectoryError>,
+    },
+}
+
+/// Why the directory cannot do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DirectoryError {
+    /// What was sent is wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// No more room by configuration.
+    #[error("the directory is full: it holds {0} entries, its `max_entries`")]
+    Full(u64),
+    /// The tracker is going down.
+    #[error("the tracker is shutting down")]
+    Closing,
+    /// The database reports an error.
+    #[error("the directory's database failed: {0}")]
+    Database(#[source] Box<redb::Error>),
+    /// A task was lost.
+    #[error("the directory's work was cut short: {0}")]
+    Lost(String),
+}
+
+impl<E: Into<redb::Error>> From<E> for DirectoryError {
+    fn from(error: E) -> Self {
+        Self::Database(Box::new(error.into()))
+    }
+}

@@ -1,0 +1,362 @@
+//! The tracker over real sockets.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+extern crate longshore_tracker as tracker;
+
+use std::{net::SocketAddr, time::Duration};
+
+use announce::{
+    AnnounceRequest, AnnounceResponse, Event, Reply, ScrapeRequest, ScrapeResponse, append_to_url,
+};
+use api::{
+    CallError, DirectoryClient,
+    directory::{Claim, Entry, PublishRequest, Renewal, TagRequest},
+};
+use bytes::Bytes;
+use hash::Digest;
+use metainfo::{BlobBuilder, BlobTorrent, InfoHash};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tracker::{Config, Tracker};
+use wire::PeerId;
+
+const WAIT: Duration = Duration::from_secs(30);
+
+fn config() -> Config {
+    Config { listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))], ..Config::default() }
+}
+
+fn base(tracker: &Tracker) -> String {
+    format!("http://{}", tracker.local_addr().expect("bound"))
+}
+
+fn directory(tracker: &Tracker) -> DirectoryClient {
+    DirectoryClient::new([base(tracker)], None).expect("a client")
+}
+
+/// A plain GET; the status line's code and the body.
+async fn get(tracker: &Tracker, target: &str) -> (u16, Vec<u8>) {
+    let exchange = async {
+        let mut stream = TcpStream::connect(tracker.local_addr().expect("bound")).await.expect("connects");
+        let head = format!("GET {target} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("sends");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("reads");
+        answer
+    };
+    let answer = tokio::time::timeout(WAIT, exchange).await.expect("an answer in time");
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
+    let status = std::str::from_utf8(&answer[9..12]).expect("text").parse().expect("a status");
+    (status, answer[end..].to_vec())
+}
+
+async fn announce(tracker: &Tracker, request: &AnnounceRequest) -> AnnounceResponse {
+    let (status, body) = get(tracker, &append_to_url("/announce", &request.to_query())).await;
+    assert_eq!(status, 200);
+    match AnnounceResponse::parse(&body).expect("an answer") {
+        Reply::Ok(response) => response,
+        Reply::Failure { reason, .. } => panic!("{reason}"),
+    }
+}
+
+fn peer(torrent: u8, port: u16) -> AnnounceRequest {
+    // Bytes that must be escaped, and that are no text when they are not.
+    let info_hash = InfoHash::from_bytes([torrent; 20]);
+    let id = PeerId::ours([port as u8; 12]);
+    AnnounceRequest { left: 5, event: Event::Started, ..AnnounceRequest::new(info_hash, id, port) }
+}
+
+fn blob(content: &[u8]) -> BlobTorrent {
+    let mut builder = BlobBuilder::new(content.len() as u64).expect("small");
+    builder.update(content);
+    builder.finish().expect("whole")
+}
+
+fn publication(blob: &BlobTorrent) -> PublishRequest {
+    PublishRequest { info: blob.info_bytes.clone(), media_type: Some("m".to_owned()), lease: None }
+}
+
+#[tokio::test]
+async fn two_peers_find_each_other_and_one_leaves() {
+    let tracker = Tracker::start(config()).await.expect("starts");
+    let (first, second) = (peer(0xfe, 1001), peer(0xfe, 1002));
+    let alone = announce(&tracker, &first).await;
+    assert_eq!(alone.peers, []);
+    assert_eq!(
+        (alone.interval, alone.complete, alone.incomplete),
+        (Duration::from_secs(600), Some(0), Some(1))
+    );
+    assert!(alone.tracker_id.is_some());
+    let found = announce(&tracker, &second).await;
+    let addresses: Vec<_> = found.peers.iter().map(|peer| peer.addr).collect();
+    assert_eq!(addresses, [SocketAddr::from(([127, 0, 0, 1], 1001))]);
+    assert_eq!(found.tracker_id, alone.tracker_id);
+
+    let scrape = ScrapeRequest { info_hashes: vec![first.info_hash, InfoHash::from_bytes([9; 20])] };
+    let (_, body) = get(&tracker, &append_to_url("/scrape", &scrape.to_query())).await;
+    let Reply::Ok(scraped) = ScrapeResponse::parse(&body).expect("an answer") else { panic!("refused") };
+    assert_eq!(scraped.files.len(), 1);
+    assert_eq!((scraped.files[0].0, scraped.files[0].1.incomplete), (first.info_hash, 2));
+
+    let stopped = AnnounceRequest { event: Event::Stopped, ..first };
+    assert_eq!(announce(&tracker, &stopped).await.peers, []);
+    assert_eq!(announce(&tracker, &second).await.peers, []);
+    tracker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_peer_beside_the_tracker_may_say_where_others_reach_it() {
+    let tracker = Tracker::start(config()).await.expect("starts");
+    let local = AnnounceRequest { ip: Some([10, 1, 2, 3].into()), ..peer(1, 1001) };
+    announce(&tracker, &local).await;
+    let found = announce(&tracker, &peer(1, 1002)).await;
+    assert_eq!(found.peers.first().map(|peer| peer.addr), Some(SocketAddr::from(([10, 1, 2, 3], 1001))));
+    let strict = Tracker::start(Config { ip_from_loopback: false, ..config() }).await.expect("starts");
+    announce(&strict, &local).await;
+    let found = announce(&strict, &peer(1, 1002)).await;
+    assert_eq!(found.peers.first().map(|peer| peer.addr), Some(SocketAddr::from(([127, 0, 0, 1], 1001))));
+}
+
+#[tokio::test]
+async fn malformed_queries_get_a_failure_reason_and_not_a_dropped_connection() {
+    let tracker = Tracker::start(config()).await.expect("starts");
+    for target in [
+        "/announce",
+        "/announce?",
+        "/announce?info_hash=short",
+        "/announce?info_hash=%zz&peer_id=%&port=x",
+        "/announce?info_hash=aaaaaaaaaaaaaaaaaaaa&peer_id=bbbbbbbbbbbbbbbbbbbb&port=99999&left=0",
+        "/scrape",
+        "/scrape?info_hash=short",
+    ] {
+        let (status, body) = get(&tracker, target).await;
+        assert_eq!(status, 200, "{target}");
+        let value = bencode::decode(&body).expect("bencode");
+        let reason = value.as_dict().and_then(|dict| dict.get(b"failure reason"));
+        assert!(reason.is_some_and(|reason| reason.as_bytes().is_some()), "{target}");
+    }
+    let (_, text) = get(&tracker, "/metrics").await;
+    let text = String::from_utf8(text).expect("text");
+    assert!(text.contains(r#"longshore_tracker_announces_total{outcome="Malformed"} 5"#), "{text}");
+}
+
+#[tokio::test]
+async fn heads_and_bodies_that_are_too_long_are_refused() {
+    let tracker = Tracker::start(config()).await.expect("starts");
+    let mut stream = TcpStream::connect(tracker.local_addr().expect("bound")).await.expect("connects");
+    let exchange = async {
+        let head = format!("GET /announce?x={} HTTP/1.1\r\nHost: t\r\n\r\n", "a".repeat(100_000));
+        // The tracker may close before all is sent.
+        let _ = stream.write_all(head.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(!answer.starts_with(b"HTTP/1.1 200"), "{}", answer.escape_ascii());
+    };
+    tokio::time::timeout(WAIT, exchange).await.expect("ends in time");
+    let tag = TagRequest {
+        name: "x".repeat(100_000),
+        digest: Digest::of(b""),
+        media_type: "m".to_owned(),
+        size: 1,
+    };
+    let refused = directory(&tracker).set_tag(&tag).await;
+    assert!(matches!(refused, Err(CallError::Rejected { status: 413, .. })), "{refused:?}");
+    let refused = directory(&tracker).set_tag(&TagRequest { name: String::new(), ..tag }).await;
+    assert!(matches!(refused, Err(CallError::Rejected { status: 422, .. })), "{refused:?}");
+    assert_eq!(get(&tracker, "/health").await, (200, b"ok\n".to_vec()));
+    assert_eq!(get(&tracker, "/").await.0, 200);
+    assert_eq!(get(&tracker, "/nothing").await.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_fifty_claims_at_once_one_gets_the_lease() {
+    let tracker = Tracker::start(config()).await.expect("starts");
+    let client = directory(&tracker);
+    let digest = Digest::of(b"wanted");
+    let claims: Vec<_> = (0..50)
+        .map(|node| {
+            let client = client.clone();
+            tokio::spawn(async move { client.claim(&digest, &format!("node-{node}"), Duration::ZERO).await })
+        })
+        .collect();
+    let (mut leased, mut held) = (0, 0);
+    for claim in claims {
+        match claim.await.expect("no panic").expect("an answer") {
+            Claim::Leased(_) => leased += 1,
+            Claim::Held { .. } => held += 1,
+            Claim::Known(entry) => panic!("{entry:?}"),
+        }
+    }
+    assert_eq!((leased, held), (1, 49));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publication_wakes_all_who_wait_and_ends_the_lease() {
+    let tracker = Tracker::start(config()).await.expect("starts");
+    let client = directory(&tracker);
+    let blob = blob(&[7; 300_000]);
+    let digest = blob.digest;
+    assert!(matches!(client.claim(&digest, "a", Duration::ZERO).await, Ok(Claim::Leased(_))));
+    let waiting: Vec<_> = (0..20)
+        .map(|node| {
+            let client = client.clone();
+            tokio::spawn(async move { client.claim(&digest, &format!("n{node}"), WAIT).await })
+        })
+        .collect();
+    let published = client.publish(&digest, &publication(&blob)).await.expect("publishes");
+    assert_eq!((published.size, published.info_hash), (300_000, blob.info_hash));
+    for claim in waiting {
+        let known = claim.await.expect("no panic").expect("an answer");
+        assert!(matches!(known, Claim::Known(Entry { info, .. }) if info == blob.info_bytes));
+    }
+    let again = client.publish(&digest, &publication(&blob)).await.expect("idempotent");
+    assert_eq!(again, published);
+    // The swarm's size comes with the entry.
+    let seed = AnnounceRequest { left: 0, info_hash: blob.info_hash, ..peer(1, 1001) };
+    announce(&tracker, &seed).await;
+    let entry = client.get(&digest).await.expect("answers").expect("known");
+    assert_eq!((entry.complete, entry.incomplete), (Some(1), Some(0)));
+    assert_eq!(client.renew(&digest, "x", "a").await.expect("answers"), Renewal::Known);
+    // Its swarm may be dead all the same: one of those who found out fetches again.
+    assert!(matches!(client.claim_stale(&digest, "b", Duration::ZERO).await, Ok(Claim::Leased(_))));
+    assert!(matches!(client.claim_stale(&digest, "c", Duration::ZERO).await, Ok(Claim::Held { .. })));
+    let waits = tokio::spawn({
+        let client = client.clone();
+        async move { client.claim_stale(&digest, "c", WAIT).await }
+    });
+    client.publish(&digest, &publication(&blob)).await.expect("publishes");
+    // Leased, if it only asked when all was over.
+    assert!(matches!(waits.await.expect("no panic"), Ok(Claim::Known(_) | Claim::Leased(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_holder_dies_or_gives_up_the_next_gets_the_lease() {
+    let tracker = Tracker::start(Config { lease_ttl: 1, ..config() }).await.expect("starts");
+    let client = directory(&tracker);
+    let digest = Digest::of(b"wanted");
+    let Ok(Claim::Leased(first)) = client.claim(&digest, "a", Duration::ZERO).await else { panic!("free") };
+    // Does not renew: the one who waits has it when it runs out.
+    let Ok(Claim::Leased(second)) = client.claim(&digest, "b", WAIT).await else { panic!("not handed over") };
+    assert_ne!(first.lease, second.lease);
+    let lost = client.renew(&digest, &first.lease, "a").await.expect("answers");
+    assert!(matches!(lost, Renewal::Lost { by } if by == "b"));
+    assert!(matches!(client.renew(&digest, &second.lease, "b").await, Ok(Renewal::Leased(_))));
+    let waits = tokio::spawn({
+        let client = client.clone();
+        async move { client.claim(&digest, "c", WAIT).await }
+    });
+    client.release(&digest, &second.lease, "b").await.expect("releases");
+    client.release(&digest, &second.lease, "b").await.expect("again is no error");
+    assert!(matches!(waits.await.expect("no panic"), Ok(Claim::Leased(_))));
+}
+
+#[tokio::test]
+async fn only_the_canonical_torrent_of_the_blob_is_published() {
+    let tracker = Tracker::start(config()).await.expect("starts");
+    let client = directory(&tracker);
+    let (one, other) = (blob(b"one"), blob(b"other"));
+    let refused = client.publish(&one.digest, &publication(&other)).await;
+    assert!(matches!(refused, Err(CallError::Rejected { status: 422, .. })), "{refused:?}");
+    for info in [b"".as_slice(), b"de", b"not bencode", &one.info_bytes[..20]] {
+        let request = PublishRequest { info: Bytes::copy_from_slice(info), ..publication(&one) };
+        let refused = client.publish(&one.digest, &request).await;
+        assert!(matches!(refused, Err(CallError::Rejected { status: 422, .. })), "{refused:?}");
+    }
+    let large = PublishRequest { info: Bytes::from(vec![b'x'; 8 * 1024 * 1024 + 1]), ..publication(&one) };
+    let refused = client.publish(&one.digest, &large).await;
+    assert!(matches!(refused, Err(CallError::Rejected { status: 422, .. })), "{refused:?}");
+    assert_eq!(client.get(&one.digest).await.expect("answers"), None);
+    let (status, _) = get(&tracker, "/directory/v1/blobs/sha256:zz").await;
+    assert_eq!(status, 400);
+}
+
+#[tokio::test]
+async fn a_restart_keeps_the_directory_and_renewals_bring_leases_back() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let config = Config { directory: Some(dir.path().join("directory.redb")), ..config() };
+    let tracker = Tracker::start(config.clone()).await.expect("starts");
+    let client = directory(&tracker);
+    let known = blob(b"known");
+    client.publish(&known.digest, &publication(&known)).await.expect("publishes");
+    let tag = TagRequest {
+        name: "registry.example/x y:latest".to_owned(),
+        digest: known.digest,
+        media_type: "m".to_owned(),
+        size: 5,
+    };
+    client.set_tag(&tag).await.expect("sets");
+    let digest = Digest::of(b"wanted");
+    let Ok(Claim::Leased(lease)) = client.claim(&digest, "a", Duration::ZERO).await else { panic!("free") };
+    let first_id = announce(&tracker, &peer(1, 1001)).await.tracker_id;
+    tracker.shutdown().await;
+
+    let tracker = Tracker::start(config).await.expect("starts again");
+    let client = directory(&tracker);
+    let entry = client.get(&known.digest).await.expect("answers").expect("kept");
+    assert_eq!((entry.info, entry.media_type.as_deref()), (known.info_bytes, Some("m")));
+    let kept = client.tag(&tag.name).await.expect("answers").expect("kept");
+    assert_eq!(kept.target, tag);
+    assert_eq!(client.tag("other").await.expect("answers"), None);
+    assert!(matches!(client.renew(&digest, &lease.lease, "a").await, Ok(Renewal::Leased(_))));
+    assert!(matches!(
+        client.claim(&digest, "b", Duration::ZERO).await,
+        Ok(Claim::Held { by, .. }) if by == "a"
+    ));
+    assert_ne!(announce(&tracker, &peer(1, 1001)).await.tracker_id, first_id);
+}
+
+#[tokio::test]
+async fn the_directory_asks_for_its_token_and_announces_do_not() {
+    let config = Config { directory_token: Some("secret".to_owned()), ..config() };
+    let tracker = Tracker::start(config).await.expect("starts");
+    let digest = Digest::of(b"x");
+    for token in [None, Some("wrong")] {
+        let client = DirectoryClient::new([base(&tracker)], token).expect("a client");
+        let refused = client.claim(&digest, "a", Duration::ZERO).await;
+        assert!(matches!(refused, Err(CallError::Refused { status: 401, .. })), "{refused:?}");
+        assert!(matches!(client.get(&digest).await, Err(CallError::Refused { .. })));
+    }
+    let client = DirectoryClient::new([base(&tracker)], Some("secret")).expect("a client");
+    assert!(matches!(client.claim(&digest, "a", Duration::ZERO).await, Ok(Claim::Leased(_))));
+    announce(&tracker, &peer(1, 1001)).await;
+}
+
+#[tokio::test]
+async fn a_shutdown_answers_those_who_wait() {
+    let tracker = Tracker::start(config()).await.expect("starts");
+    let client = directory(&tracker);
+    let digest = Digest::of(b"wanted");
+    assert!(matches!(client.claim(&digest, "a", Duration::ZERO).await, Ok(Claim::Leased(_))));
+    let waits = tokio::spawn({
+        let client = client.clone();
+        async move { client.claim(&digest, "b", WAIT).await }
+    });
+    tokio::task::yield_now().await;
+    tracker.shutdown().await;
+    let outcome = waits.await.expect("no panic");
+    let gone =
+        matches!(outcome, Err(CallError::Unavailable { status: 503, .. } | CallError::Unreachable { .. }));
+    assert!(gone, "{outcome:?}");
+    let refused = client.get(&digest).await;
+    assert!(matches!(refused, Err(CallError::Unreachable { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_client_goes_on_to_the_next_tracker_when_one_is_down() {
+    let down = Tracker::start(config()).await.expect("starts");
+    let dead = base(&down);
+    down.shutdown().await;
+    let tracker = Tracker::start(config()).await.expect("starts");
+    let client = DirectoryClient::new([dead, base(&tracker)], None).expect("a client");
+    assert_eq!(client.get(&Digest::of(b"x")).await.expect("the second answers"), None);
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_an_error_that_names_it() {
+    let tracker = Tracker::start(config()).await.expect("starts");
+    let address = tracker.local_addr().expect("bound");
+    let error = Tracker::start(Config { listen: vec![address], ..config() }).await.expect_err("in use");
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+}
