@@ -98,7 +98,7 @@ fn run(jobs: Vec<Job>) {
     for (jobs, prove) in [(blobs, prove_blobs as fn(&[Job]) -> Vec<Option<Evidence>>), (plain, prove_plain)] {
         let proofs = prove(&jobs);
         for (job, proof) in jobs.into_iter().zip(proofs) {
-            finish(job, proof);
+            finish(&job, proof);
         }
     }
 }
@@ -141,7 +141,7 @@ pub(crate) fn states(info: &Info, piece: PieceIndex) -> Option<(hash::Sha256Stat
     Some((proof.before(piece)?, proof.after(piece)?))
 }
 
-fn finish(job: Job, proof: Option<Evidence>) {
+fn finish(job: &Job, proof: Option<Evidence>) {
     let hash_blocks = job.hash_blocks || proof.is_none();
     let block_hashes = if hash_blocks { job.block_hashes() } else { Vec::new() };
     let Some(evidence) = proof else {

@@ -97,6 +97,9 @@ pub(crate) struct Shared {
     pub(crate) http: reqwest::Client,
     connections: Arc<Semaphore>,
     keys: AtomicU64,
+    /// Of torrents that move no more.
+    past_uploads: AtomicU64,
+    past_waste: AtomicU64,
     pub(crate) stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -129,6 +132,8 @@ impl Engine {
             announcer,
             http,
             keys: AtomicU64::new(1),
+            past_uploads: AtomicU64::new(0),
+            past_waste: AtomicU64::new(0),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -181,6 +186,23 @@ impl Engine {
     /// The same for one of many, without waiting.
     pub async fn announce_soon(&self, info_hash: InfoHash, trackers: Vec<Vec<String>>) {
         self.0.announcer.add(info_hash, trackers).await;
+    }
+
+    /// How long the engine has been running; the times of a torrent's provenance are counted from its start.
+    pub fn age(&self) -> Duration {
+        self.0.clock.now().since(swarm::Time(0))
+    }
+
+    /// Block bytes sent to peers since the start.
+    pub fn uploaded(&self) -> u64 {
+        let moving: u64 = self.torrents().iter().map(|torrent| torrent.moved().0).sum();
+        self.0.past_uploads.load(Ordering::Relaxed) + moving
+    }
+
+    /// Bytes received in vain since the start: doubles, and blocks of pieces that failed.
+    pub fn wasted(&self) -> u64 {
+        let moving: u64 = self.torrents().iter().map(|torrent| torrent.wasted()).sum();
+        self.0.past_waste.load(Ordering::Relaxed) + moving
     }
 
     /// The torrent of this name, if it is moving.
@@ -350,6 +372,8 @@ async fn drive(shared: Arc<Shared>, torrent: Arc<Torrent>, rests: bool) {
         torrents.remove(&torrent.info_hash());
     }
     drop(torrents);
+    shared.past_uploads.fetch_add(torrent.moved().0, Ordering::Relaxed);
+    shared.past_waste.fetch_add(torrent.wasted(), Ordering::Relaxed);
     torrent.stop.cancel();
     torrent.set_stopped();
 }

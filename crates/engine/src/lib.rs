@@ -36,4 +36,4 @@ pub use engine::{AddError, Engine, Shelf, ShelfItem, StartError, TorrentSpec};
 pub use layout::{Layout, LayoutError};
 pub use metadata::MetadataError;
 pub use resume::{CheckError, check, rehash};
-pub use torrent::{Failure, NoLog, ProofLog, State as TorrentState, Status, Torrent};
+pub use torrent::{Failure, NoLog, ProofLog, Reader, State as TorrentState, Status, Torrent};

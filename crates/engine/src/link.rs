@@ -140,7 +140,8 @@ fn register(
             client: None,
         };
         inner.links.insert(key, handle);
-        let info = PeerInfo { address, id: theirs.peer_id, fast: theirs.reserved.fast() };
+        let info =
+            PeerInfo { address, id: theirs.peer_id, fast: theirs.reserved.fast(), incoming: !outgoing };
         inner.swarm.on_connected(key, info, now);
         true
     });

@@ -62,9 +62,8 @@ pub(crate) async fn fetch(
     }
     let mut last = "no peer found".to_owned();
     let search = search(shared, magnet, &trackers, &mut last);
-    let info = match timeout(deadline, search).await {
-        Ok(info) => info,
-        Err(_) => return Err(MetadataError::TimedOut { after: deadline, last }),
+    let Ok(info) = timeout(deadline, search).await else {
+        return Err(MetadataError::TimedOut { after: deadline, last });
     };
     let mut torrent = Torrent::from_info(info)?;
     torrent.trackers = magnet.trackers.iter().map(|url| vec![url.clone()]).collect();

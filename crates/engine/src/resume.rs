@@ -28,7 +28,7 @@ pub fn check(
     layout: &Layout,
     progress: impl Fn(u64) -> bool + Sync,
 ) -> Result<PieceSet, CheckError> {
-    rehash(info, layout, info.geometry.pieces().collect(), progress)
+    rehash(info, layout, &info.geometry.pieces().collect::<Vec<_>>(), progress)
 }
 
 /// Hashes the given pieces and says which are right.
@@ -38,7 +38,7 @@ pub fn check(
 pub fn rehash(
     info: &Info,
     layout: &Layout,
-    pieces: Vec<PieceIndex>,
+    pieces: &[PieceIndex],
     progress: impl Fn(u64) -> bool + Sync,
 ) -> Result<PieceSet, CheckError> {
     let count = info.geometry.piece_count();

@@ -213,7 +213,18 @@ impl Torrent {
         self.wake.notify_one();
     }
 
-    /// Uploaded and downloaded block bytes of the peers that are connected now and were before.
+    /// Bytes received in vain since the torrent began to move.
+    pub fn wasted(&self) -> u64 {
+        self.lock().swarm.provenance().sources().iter().map(|source| source.wasted).sum()
+    }
+
+    /// Block bytes sent and received since the torrent began to move.
+    pub fn moved(&self) -> (u64, u64) {
+        let (up, down, _) = self.totals();
+        (up, down)
+    }
+
+    /// Block bytes sent and received, and bytes missing.
     pub(crate) fn totals(&self) -> (u64, u64, u64) {
         let inner = self.lock();
         let (down, up) = inner.swarm.totals();

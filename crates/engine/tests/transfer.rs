@@ -1,4 +1,5 @@
 //! Engines on loopback: whole transfers, resumption, lies and full stops.
+#![allow(clippy::expect_used, reason = "a test says so when it fails")]
 
 use std::{
     fs,

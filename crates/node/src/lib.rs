@@ -1,1 +1,33 @@
 //! The daemon of one host, built from its configuration: content, engine, store, mirror, API.
+//!
+//! The heart is the content service: "give me this blob", from the store, from the swarm, or from the origin. One
+//! *flight* per blob brings it here, however many clients wait, and goes on when they leave; clients read behind it,
+//! byte by byte as it is proven. Who may ask the origin is settled by a lease of the directory, so that a fleet asks
+//! once. Whatever fails on the way (directory, peers, disk), the client is served from the origin directly.
+//!
+//! It never publishes a blob whose bytes do not match its digest, and never waits without a deadline.
+//!
+//! Invariant: a byte that reaches a client was proven, or comes from the origin in an answer that stops short of its
+//! end until the digest is proven; the last byte of a wrong blob is never sent.
+//!
+//! All tasks run on the caller's runtime; what blocks (store, hashing, disk) runs on its blocking threads.
+
+mod config;
+mod content;
+mod draft;
+mod fetch;
+mod flight;
+mod from_origin;
+mod from_swarm;
+mod http;
+mod manifests;
+mod metrics;
+mod node;
+mod pull;
+mod record;
+mod shelf;
+mod single;
+mod stream;
+
+pub use config::{ApiConfig, Config, ConfigError, ContentConfig, EXAMPLE, PeerConfig};
+pub use node::{Node, StartError};

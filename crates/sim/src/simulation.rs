@@ -255,7 +255,7 @@ fn peer_id(node: usize) -> PeerId {
 
 fn info(node: usize, fast: bool) -> PeerInfo {
     let ip = Ipv4Addr::from_bits(0x0a00_0000 + node as u32);
-    PeerInfo { address: SocketAddr::from((ip, 6881)), id: peer_id(node), fast }
+    PeerInfo { address: SocketAddr::from((ip, 6881)), id: peer_id(node), fast, incoming: false }
 }
 
 /// A ring, so that all are connected, and random edges up to the degree.

@@ -1,4 +1,5 @@
 //! Crowds in virtual time: every figure here is exact for its random seed.
+#![allow(clippy::expect_used, reason = "a test says so when it fails")]
 
 use std::time::Duration;
 

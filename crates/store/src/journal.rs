@@ -138,6 +138,12 @@ impl Journal {
         Ok(if fill(&mut file, &mut header)? { read_header(&header).ok() } else { None })
     }
 
+    /// How many pieces the journal at `path` claims, of this boot and of earlier ones; 0 when it does not read.
+    pub fn claimed(path: &Path, spec: &JournalSpec) -> io::Result<u32> {
+        let parsed = parse(BufReader::new(File::open(path)?), spec, disk::boot_id())?;
+        Ok(parsed.map_or(0, |parsed| u32::try_from(parsed.claims.len()).unwrap_or(u32::MAX)))
+    }
+
     /// Records that the piece's bytes, *as already written to the data file*, are as the evidence says.
     pub fn append(&mut self, piece: PieceIndex, evidence: &Evidence) -> Result<(), JournalError> {
         self.append_all(&[(piece, *evidence)])

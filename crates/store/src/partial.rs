@@ -54,6 +54,8 @@ pub struct PartialSummary {
     pub size: u64,
     /// The piece length that it was begun with, in bytes. Continue with the same one.
     pub piece_length: u32,
+    /// Bytes of pieces that its journal claims.
+    pub bytes_done: u64,
     /// When something was last proven of it, in seconds since 1970.
     pub last_used: u64,
 }
@@ -255,11 +257,13 @@ impl Paths {
         let geometry = spec.geometry();
         let sound =
             *spec.key() == *digest.as_bytes() && fs::metadata(&self.data).ok()?.len() == geometry.total();
+        let claimed = u64::from(Journal::claimed(&self.journal, &spec).ok()?);
         let modified = fs::metadata(&self.journal).ok()?.modified().ok();
         sound.then(|| PartialSummary {
             digest: *digest,
             size: geometry.total(),
             piece_length: geometry.piece_length(),
+            bytes_done: (claimed * u64::from(geometry.piece_length())).min(geometry.total()),
             last_used: modified
                 .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
                 .map_or(0, |since| since.as_secs()),

@@ -24,6 +24,8 @@ pub struct PeerInfo {
     pub id: PeerId,
     /// Whether both sides speak the fast extension (BEP 6).
     pub fast: bool,
+    /// Whether it connected to us.
+    pub incoming: bool,
 }
 
 /// A peer's figures, for people.

@@ -1,0 +1,246 @@
+//! Everything a node is told at its start.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use mirror::MirrorConfig;
+use origin::OriginConfig;
+use serde::{Deserialize, Serialize};
+
+/// The configuration file with every default, and what each setting means.
+pub const EXAMPLE: &str = include_str!("example.toml");
+
+/// A node's configuration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Announce URLs, each a tier of its own.
+    pub trackers: Vec<String>,
+    /// Base URLs of the content directory; empty for the trackers' hosts, `["none"]` for no directory.
+    pub directory: Vec<String>,
+    /// A file with the directory's token.
+    pub directory_token_file: Option<PathBuf>,
+    /// Where blobs are kept.
+    pub data: PathBuf,
+    /// The node's name in leases; empty for one of its own making.
+    pub name: String,
+    /// The engine.
+    pub peer: PeerConfig,
+    /// The registry mirror.
+    pub mirror: MirrorSection,
+    /// The API.
+    pub api: ApiConfig,
+    /// The content service.
+    pub content: ContentConfig,
+    /// Registries.
+    pub origin: OriginConfig,
+}
+
+/// The part of the configuration about peers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PeerConfig {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Most connections for all blobs together.
+    pub max_connections: usize,
+    /// Most connections for one blob.
+    pub max_peers: usize,
+    /// How many peers are served at once, per blob.
+    pub upload_slots: usize,
+}
+
+/// The part of the configuration about the mirror.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MirrorSection {
+    /// Where to listen.
+    pub listen: Vec<SocketAddr>,
+    /// The registry of requests that name none.
+    pub default_registry: String,
+    /// How many connections are served at once.
+    pub max_connections: usize,
+}
+
+/// The part of the configuration about the API.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApiConfig {
+    /// The unix socket.
+    pub socket: PathBuf,
+}
+
+/// The part of the configuration about content.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ContentConfig {
+    /// Seconds without a byte from the swarm before the origin is asked.
+    pub stall_seconds: u64,
+    /// Seconds to wait for another node's lease before asking the origin all the same.
+    pub lease_patience_seconds: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            trackers: Vec::new(),
+            directory: Vec::new(),
+            directory_token_file: None,
+            data: PathBuf::from("/var/lib/longshore"),
+            name: String::new(),
+            peer: PeerConfig::default(),
+            mirror: MirrorSection::default(),
+            api: ApiConfig::default(),
+            content: ContentConfig::default(),
+            origin: OriginConfig::default(),
+        }
+    }
+}
+
+impl Default for PeerConfig {
+    fn default() -> Self {
+        let engine = engine::Config::default();
+        Self {
+            listen: engine.listen,
+            max_connections: engine.max_connections,
+            max_peers: engine.max_peers,
+            upload_slots: engine.upload_slots,
+        }
+    }
+}
+
+impl Default for MirrorSection {
+    fn default() -> Self {
+        let mirror = MirrorConfig::default();
+        Self {
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 5555))],
+            default_registry: mirror.default_registry,
+            max_connections: mirror.max_connections,
+        }
+    }
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self { socket: PathBuf::from("/run/longshore/node.sock") }
+    }
+}
+
+impl Default for ContentConfig {
+    fn default() -> Self {
+        Self { stall_seconds: 10, lease_patience_seconds: 240 }
+    }
+}
+
+impl Config {
+    /// Reads a configuration file; what it leaves out keeps its default, what is not known is refused.
+    ///
+    /// # Errors
+    /// What is wrong, and where in the file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })
+    }
+
+    /// Base URLs of the directory, from the trackers where none are given; empty for no directory.
+    pub(crate) fn directories(&self) -> Vec<String> {
+        match self.directory.as_slice() {
+            [none] if none == "none" => Vec::new(),
+            [] => {
+                let base = |tracker: &String| {
+                    let (scheme, rest) = tracker.split_once("://")?;
+                    let host = rest.split('/').next()?;
+                    (scheme == "http" || scheme == "https").then(|| format!("{scheme}://{host}"))
+                };
+                self.trackers.iter().filter_map(base).collect()
+            }
+            given => given.to_vec(),
+        }
+    }
+
+    pub(crate) fn engine(&self) -> engine::Config {
+        engine::Config {
+            listen: self.peer.listen,
+            max_connections: self.peer.max_connections,
+            max_peers: self.peer.max_peers,
+            upload_slots: self.peer.upload_slots,
+            ..engine::Config::default()
+        }
+    }
+
+    pub(crate) fn mirror(&self) -> MirrorConfig {
+        MirrorConfig {
+            default_registry: self.mirror.default_registry.clone(),
+            max_connections: self.mirror.max_connections,
+            ..MirrorConfig::default()
+        }
+    }
+}
+
+impl ContentConfig {
+    pub(crate) const fn stall(&self) -> Duration {
+        Duration::from_secs(self.stall_seconds)
+    }
+
+    pub(crate) const fn lease_patience(&self) -> Duration {
+        Duration::from_secs(self.lease_patience_seconds)
+    }
+}
+
+/// Why a configuration file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// It does not parse, or holds what is not known.
+    #[error("the configuration {} is wrong: {source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        source: toml::de::Error,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_says_the_defaults_and_every_setting() {
+        let example: Config = toml::from_str(EXAMPLE).expect("valid");
+        let (example, default) = (toml::to_string(&example), toml::to_string(&Config::default()));
+        assert_eq!(example.expect("serialises"), default.clone().expect("serialises"));
+        let keys = default.expect("serialises");
+        for key in keys.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
+            assert!(EXAMPLE.contains(key), "{key} is not in the example");
+        }
+    }
+
+    #[test]
+    fn unknown_settings_are_refused() {
+        assert!(toml::from_str::<Config>("trakers = []").is_err());
+        assert!(toml::from_str::<Config>("[peer]\nport = 1").is_err());
+    }
+
+    #[test]
+    fn the_directory_is_where_the_trackers_are() {
+        let mut config = Config { trackers: vec!["http://t:6969/announce".into()], ..Config::default() };
+        assert_eq!(config.directories(), ["http://t:6969"]);
+        config.directory = vec!["none".into()];
+        assert!(config.directories().is_empty());
+        config.directory = vec!["http://d:1".into()];
+        assert_eq!(config.directories(), ["http://d:1"]);
+    }
+}

@@ -1,0 +1,107 @@
+//! A blob on its way to this node: how far it is, for all who wait for it.
+
+use std::{fs::File, sync::Arc};
+
+use engine::Torrent;
+use hash::Digest;
+use mirror::ContentError;
+use origin::{OriginError, Repository};
+use tokio::sync::watch;
+
+/// One blob's coming. Shared by whoever brings it and whoever reads it.
+pub(crate) struct Flight {
+    pub(crate) digest: Digest,
+    /// Where it is said to live.
+    pub(crate) repository: Repository,
+    /// What it is.
+    pub(crate) want: Want,
+    /// When it began, in seconds since 1970.
+    pub(crate) started: u64,
+    progress: watch::Sender<Progress>,
+}
+
+/// What is being fetched, which decides how the origin is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// A blob.
+    Blob,
+    /// A manifest, with the client's `Accept` values.
+    Manifest(Vec<String>),
+}
+
+/// How far a blob is.
+#[derive(Clone, Default)]
+pub(crate) struct Progress {
+    /// Its length, once known.
+    pub(crate) size: Option<u64>,
+    /// Where its bytes lie.
+    pub(crate) file: Option<Arc<File>>,
+    /// How many bytes from the start may be read, whatever the torrent says.
+    pub(crate) prefix: u64,
+    /// Bytes that have come from the origin.
+    pub(crate) from_origin: u64,
+    /// Its torrent, while it comes from the swarm.
+    pub(crate) torrent: Option<Arc<Torrent>>,
+    /// What its origin called it.
+    pub(crate) media_type: Option<String>,
+    /// How it ended.
+    pub(crate) outcome: Option<Result<(), FetchError>>,
+}
+
+impl Flight {
+    pub(crate) fn new(digest: Digest, repository: Repository, want: Want, started: u64) -> Self {
+        Self { digest, repository, want, started, progress: watch::Sender::default() }
+    }
+
+    /// How far it is, now and whenever that changes.
+    pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Progress)) {
+        self.progress.send_modify(change);
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn finished(&self) -> Result<(), FetchError> {
+        let mut progress = self.progress();
+        match progress.wait_for(|p| p.outcome.is_some()).await {
+            Ok(progress) => progress.outcome.clone().unwrap_or(Err(FetchError::Stopped)),
+            Err(_) => Err(FetchError::Stopped),
+        }
+    }
+}
+
+/// Why a blob did not come.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum FetchError {
+    #[error(transparent)]
+    Origin(#[from] OriginError),
+    #[error("the bytes that {repository} gave for {expected} are {found}: nothing of it is kept")]
+    WrongDigest { repository: String, expected: Digest, found: Digest },
+    #[error("{0} does not say how long blob {1} is")]
+    NoSize(String, Digest),
+    #[error("it cannot be kept here: {0}")]
+    Disk(String),
+    #[error("the swarm failed: {0}")]
+    Swarm(String),
+    #[error("the node is stopping")]
+    Stopped,
+}
+
+impl FetchError {
+    /// For errors of the store: only their words matter, all have the same remedy.
+    pub(crate) fn disk(error: impl std::fmt::Display) -> Self {
+        Self::Disk(error.to_string())
+    }
+}
+
+impl From<FetchError> for ContentError {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Origin(error) => error.into(),
+            other => Self::Unavailable(other.to_string()),
+        }
+    }
+}

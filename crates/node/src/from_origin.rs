@@ -1,0 +1,219 @@
+//! A blob from its origin: received, hashed, written and journalled in one pass.
+
+use std::{fs::File, os::unix::fs::FileExt, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use hash::Digest;
+use metainfo::{BlobBuilder, BlobTorrent, PieceIndex};
+use origin::BlobBody;
+use store::{BeginError, Evidence, Partial};
+use tokio::{sync::mpsc, task::spawn_blocking};
+
+use crate::{
+    content::Inner,
+    flight::{FetchError, Flight, Want},
+};
+
+/// Chunks between the network and the disk.
+const QUEUE: usize = 16;
+/// Small chunks are put together to about this before they go to the disk.
+const CHUNK: usize = 256 * 1024;
+/// How long a full queue may stay full: the disk does nothing.
+const DISK_STALL: Duration = Duration::from_secs(60);
+
+/// Fetches the whole of it, and puts it into the store. Returns its torrent.
+pub(crate) async fn fetch(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<BlobTorrent, FetchError> {
+    match &flight.want {
+        Want::Blob => blob(inner, flight).await,
+        Want::Manifest(accept) => manifest(inner, flight, accept).await,
+    }
+}
+
+async fn manifest(
+    inner: &Arc<Inner>,
+    flight: &Arc<Flight>,
+    accept: &[String],
+) -> Result<BlobTorrent, FetchError> {
+    let target = origin::Target::Digest(flight.digest);
+    let manifest = inner.origin.manifest(&flight.repository, &target, accept).await?;
+    let torrent = inner.keep_small(manifest.digest, manifest.bytes.clone(), &manifest.media_type).await?;
+    flight.update(|progress| {
+        progress.from_origin = manifest.bytes.len() as u64;
+        progress.media_type = Some(manifest.media_type);
+    });
+    Ok(torrent)
+}
+
+async fn blob(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<BlobTorrent, FetchError> {
+    let digest = flight.digest;
+    let mut body = inner.origin.blob(&flight.repository, &digest, 0).await?;
+    let size = match body.size() {
+        Some(size) => size,
+        None => inner.origin.blob_size(&flight.repository, &digest).await.map_err(|error| match error {
+            origin::OriginError::Invalid { .. } => FetchError::NoSize(flight.repository.to_string(), digest),
+            other => other.into(),
+        })?,
+    };
+    let store = inner.store.clone();
+    let begun = spawn_blocking(move || store.begin(&digest, size, metainfo::blob_piece_length(size)));
+    let partial = match begun.await.map_err(FetchError::disk)? {
+        Ok(partial) => partial,
+        Err(BeginError::Present(_)) => return inner.torrent_of(&digest).await,
+        Err(error) => return Err(FetchError::disk(error)),
+    };
+    let file = partial.file().clone();
+    flight.update(|progress| {
+        progress.size = Some(size);
+        progress.file = Some(file);
+    });
+    let (chunks, inbox) = mpsc::channel(QUEUE);
+    let (started, start) = tokio::sync::oneshot::channel();
+    let keeper = flight.clone();
+    let kept = spawn_blocking(move || keep(&keeper, partial, size, inbox, started));
+    // What an earlier attempt left is hashed first, and fetched no more.
+    let from = start.await.unwrap_or(0);
+    let sent = async {
+        if from > 0 {
+            body = inner.origin.blob(&flight.repository, &digest, from).await?;
+        }
+        send(&mut body, chunks).await
+    };
+    let (sent, kept) = tokio::join!(sent, kept);
+    let (partial, torrent) = kept.map_err(FetchError::disk)??;
+    sent?;
+    let torrent = torrent.ok_or_else(|| FetchError::disk("the origin's answer ended early"))?;
+    if torrent.digest != digest {
+        partial.discard();
+        let repository = flight.repository.to_string();
+        return Err(FetchError::WrongDigest { repository, expected: digest, found: torrent.digest });
+    }
+    let info = torrent.info_bytes.clone();
+    spawn_blocking(move || {
+        partial.set_torrent(info).map_err(FetchError::disk)?;
+        partial.commit(None).map_err(FetchError::disk)
+    })
+    .await
+    .map_err(FetchError::disk)??;
+    Ok(torrent)
+}
+
+/// Moves the body into the channel, in chunks worth writing.
+async fn send(body: &mut BlobBody, chunks: mpsc::Sender<Bytes>) -> Result<(), FetchError> {
+    let pass = async |chunk: BytesMut| {
+        let sent = chunks.send_timeout(chunk.freeze(), DISK_STALL).await;
+        // When the other side has given up, its own error says why.
+        Ok::<bool, FetchError>(sent.is_ok())
+    };
+    let mut waiting = BytesMut::new();
+    while let Some(chunk) = body.next_chunk().await? {
+        waiting.extend_from_slice(&chunk);
+        if waiting.len() >= CHUNK && !pass(std::mem::take(&mut waiting)).await? {
+            return Ok(());
+        }
+    }
+    pass(waiting).await?;
+    Ok(())
+}
+
+type Kept = Result<(Partial, Option<BlobTorrent>), FetchError>;
+
+/// The blocking side: hashes and writes what comes, and lets readers follow, but never to the last byte, which waits
+/// for the digest.
+fn keep(
+    flight: &Flight,
+    partial: Partial,
+    size: u64,
+    mut inbox: mpsc::Receiver<Bytes>,
+    started: tokio::sync::oneshot::Sender<u64>,
+) -> Kept {
+    let mut builder = BlobBuilder::new(size).map_err(FetchError::disk)?;
+    let file = partial.file().clone();
+    rehash(&mut builder, &partial, &file)?;
+    let mut noted = builder.piece_proofs().len();
+    let from = builder.received();
+    let readable = |at: u64| at.min(size.saturating_sub(1));
+    flight.update(|progress| progress.prefix = readable(from));
+    // Whoever waits for it has gone only if the fetch was given up.
+    let _ = started.send(from);
+    while let Some(chunk) = inbox.blocking_recv() {
+        let at = builder.received();
+        if at + chunk.len() as u64 > size {
+            return Err(FetchError::disk("the origin gave more bytes than it announced"));
+        }
+        file.write_all_at(&chunk, at).map_err(FetchError::disk)?;
+        builder.update(&chunk);
+        let new = builder.piece_proofs().get(noted..).unwrap_or_default();
+        let evidence: Vec<_> = (noted as u32..)
+            .zip(new)
+            .map(|(piece, proof)| (PieceIndex(piece), Evidence::sha256(proof.before, proof.after)))
+            .collect();
+        noted += evidence.len();
+        partial.mark_all_proven(&evidence).map_err(FetchError::disk)?;
+        flight.update(|progress| {
+            progress.prefix = progress.prefix.max(readable(builder.received()));
+            progress.from_origin += chunk.len() as u64;
+        });
+    }
+    let whole = builder.received() == size;
+    let torrent = if whole { Some(builder.finish().map_err(FetchError::disk)?) } else { None };
+    Ok((partial, torrent))
+}
+
+/// Feeds the builder what is on disk already: the pieces from the start whose proofs join up. Their bytes are hashed
+/// again, as the torrent needs their SHA-1 too; what does not fit its proof ends the run.
+fn rehash(builder: &mut BlobBuilder, partial: &Partial, file: &File) -> Result<(), FetchError> {
+    let geometry = builder.geometry();
+    for piece in geometry.pieces() {
+        let Some(evidence) = partial.evidence(piece) else { return Ok(()) };
+        let mut bytes = vec![0; geometry.piece_size(piece) as usize];
+        file.read_exact_at(&mut bytes, geometry.piece_offset(piece)).map_err(FetchError::disk)?;
+        let mut ahead = builder.clone();
+        ahead.update(&bytes);
+        let proof = ahead.piece_proofs().last();
+        if proof.is_none_or(|p| Evidence::sha256(p.before, p.after) != evidence) {
+            return Ok(());
+        }
+        *builder = ahead;
+    }
+    Ok(())
+}
+
+impl Inner {
+    /// Puts a small blob into the store, with its torrent.
+    pub(crate) async fn keep_small(
+        &self,
+        digest: Digest,
+        bytes: Bytes,
+        media_type: &str,
+    ) -> Result<BlobTorrent, FetchError> {
+        let (store, media_type) = (self.store.clone(), media_type.to_owned());
+        spawn_blocking(move || {
+            let mut builder = BlobBuilder::new(bytes.len() as u64).map_err(FetchError::disk)?;
+            builder.update(&bytes);
+            let torrent = builder.finish().map_err(FetchError::disk)?;
+            let info = Some(torrent.info_bytes.clone());
+            store.put_bytes(&digest, &bytes, Some(&media_type), info).map_err(FetchError::disk)?;
+            Ok(torrent)
+        })
+        .await
+        .map_err(FetchError::disk)?
+    }
+
+    /// The torrent of a blob in the store.
+    pub(crate) async fn torrent_of(&self, digest: &Digest) -> Result<BlobTorrent, FetchError> {
+        let (store, digest) = (self.store.clone(), *digest);
+        spawn_blocking(move || {
+            let blob = store.get(&digest).map_err(FetchError::disk)?;
+            let blob = blob.ok_or_else(|| FetchError::disk("the blob has been removed"))?;
+            if let (Some(info_bytes), Some(info_hash)) = (blob.info, blob.info_hash) {
+                return Ok(BlobTorrent { digest, info_hash, info_bytes });
+            }
+            let file = store.open_blob(&digest).map_err(FetchError::disk)?;
+            let torrent = metainfo::blob_torrent(&file, blob.size, 2).map_err(FetchError::disk)?;
+            store.set_torrent(&digest, torrent.info_bytes.clone()).map_err(FetchError::disk)?;
+            Ok(torrent)
+        })
+        .await
+        .map_err(FetchError::disk)?
+    }
+}

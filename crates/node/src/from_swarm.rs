@@ -1,0 +1,256 @@
+//! A blob from its swarm, and from the origin what the swarm does not bring.
+
+use std::{os::unix::fs::FileExt, sync::Arc, time::Duration};
+
+use api::directory::{Claim, Entry, Lease};
+use engine::{AddError, Layout, ProofLog, Torrent, TorrentSpec, TorrentState};
+use hash::Segment;
+use metainfo::PieceIndex;
+use store::{BeginError, Evidence, Partial};
+use swarm::{PieceSet, SourceKind};
+use tokio::{
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    content::Inner,
+    draft::Draft,
+    flight::{FetchError, Flight},
+};
+
+/// How long a fill from the origin may bring nothing.
+const FILL_STALL: Duration = Duration::from_secs(60);
+
+/// Joins the swarm and stays until the blob is whole, proven and in the store.
+pub(crate) async fn fetch(inner: &Arc<Inner>, flight: &Arc<Flight>, entry: Entry) -> Result<(), FetchError> {
+    let digest = flight.digest;
+    let mut meta = metainfo::Torrent::from_info(entry.info.clone()).map_err(swarm_error)?;
+    if meta.info.blob.as_ref().map(metainfo::BlobProof::digest) != Some(digest) {
+        return Err(FetchError::Swarm("the directory's torrent is for another blob".into()));
+    }
+    meta.trackers = inner.trackers();
+    let (size, piece_length) = (meta.info.geometry.total(), meta.info.geometry.piece_length());
+    let (store, for_blocking) = (inner.store.clone(), meta.clone());
+    let begun = spawn_blocking(move || match store.begin(&digest, size, piece_length) {
+        Ok(partial) => {
+            partial.set_torrent(for_blocking.info_bytes.clone()).map_err(FetchError::disk)?;
+            let have = found(&partial, &for_blocking)?;
+            Ok(Some((partial, have)))
+        }
+        Err(BeginError::Present(_)) => Ok(None),
+        Err(error) => Err(FetchError::disk(error)),
+    });
+    let Some((partial, have)) = begun.await.map_err(FetchError::disk)?? else { return Ok(()) };
+    let file = partial.file().clone();
+    flight.update(|progress| {
+        progress.size = Some(size);
+        progress.file = Some(file.clone());
+        progress.media_type = entry.media_type.clone();
+    });
+    let draft = Draft::new(partial);
+    let info_hash = meta.info_hash;
+    let spec = TorrentSpec {
+        torrent: meta,
+        layout: Layout::single(file),
+        have,
+        log: Box::new(draft.clone()),
+        rests: true,
+    };
+    let torrent = match inner.engine.add(spec).await {
+        Ok(torrent) => torrent,
+        // One flight per blob, so only a torrent that is on its way to rest can be there.
+        Err(AddError::Running(_)) => return Err(FetchError::Swarm("the torrent is being put away".into())),
+        Err(error) => return Err(swarm_error(error)),
+    };
+    flight.update(|progress| progress.torrent = Some(torrent.clone()));
+    let result = follow(inner, flight, &torrent, &draft).await;
+    inner.remember(flight, &torrent);
+    match result {
+        Ok(()) => {
+            let partial = draft.take().ok_or_else(|| FetchError::disk("the blob is gone"))?;
+            spawn_blocking(move || partial.commit(entry.media_type.as_deref()).map_err(FetchError::disk))
+                .await
+                .map_err(FetchError::disk)??;
+            Ok(())
+        }
+        Err(error) => {
+            inner.engine.remove(&info_hash).await;
+            drop(draft.take());
+            Err(error)
+        }
+    }
+}
+
+/// Which pieces are here from an earlier attempt and fit this torrent. What was proven before the machine last
+/// started is hashed again.
+fn found(partial: &Partial, torrent: &metainfo::Torrent) -> Result<PieceSet, FetchError> {
+    let info = &torrent.info;
+    let fits = |piece: PieceIndex, evidence: &Evidence| {
+        let proof = info.blob.as_ref();
+        let states = proof.and_then(|p| Some((p.before(piece)?, p.after(piece)?)));
+        states.is_some_and(|(before, after)| Evidence::sha256(before, after) == *evidence)
+    };
+    let mut have = PieceSet::empty(info.geometry.piece_count());
+    for (piece, evidence) in partial.proven() {
+        if fits(piece, &evidence) {
+            have.insert(piece);
+        }
+    }
+    let doubtful: Vec<_> = partial.doubtful().iter().filter(|(piece, e)| fits(*piece, e)).copied().collect();
+    let pieces: Vec<PieceIndex> =
+        doubtful.iter().map(|(piece, _)| *piece).filter(|p| !have.contains(*p)).collect();
+    let layout = Layout::single(partial.file().clone());
+    let right = engine::rehash(info, &layout, &pieces, |_| true).map_err(FetchError::disk)?;
+    let again: Vec<_> = doubtful.into_iter().filter(|(piece, _)| right.contains(*piece)).collect();
+    partial.mark_all_proven(&again).map_err(FetchError::disk)?;
+    for (piece, _) in again {
+        have.insert(piece);
+    }
+    Ok(have)
+}
+
+/// Waits for the end; when nothing comes for a while, sees to it that the origin is asked.
+async fn follow(
+    inner: &Arc<Inner>,
+    flight: &Arc<Flight>,
+    torrent: &Arc<Torrent>,
+    draft: &Draft,
+) -> Result<(), FetchError> {
+    let mut status = torrent.status();
+    loop {
+        let (state, before) = {
+            let status = status.borrow_and_update();
+            (status.state.clone(), status.bytes)
+        };
+        match state {
+            TorrentState::Complete => return Ok(()),
+            TorrentState::Failed(failure @ engine::Failure::Disk { .. }) => {
+                return Err(FetchError::disk(failure));
+            }
+            TorrentState::Failed(failure) => return Err(swarm_error(failure)),
+            TorrentState::Stopped => return Err(FetchError::Stopped),
+            TorrentState::Downloading => {}
+        }
+        tokio::select! {
+            changed = status.changed() => {
+                if changed.is_err() {
+                    return Err(FetchError::Stopped);
+                }
+            }
+            () = sleep(inner.config.content.stall()) => {
+                if torrent.status().borrow().bytes == before {
+                    rescue(inner, flight, torrent, draft).await?;
+                }
+            }
+        }
+    }
+}
+
+/// The swarm brings nothing. Whoever of the fleet gets the lease takes what is missing from the origin; the others
+/// get it through the swarm.
+async fn rescue(
+    inner: &Arc<Inner>,
+    flight: &Arc<Flight>,
+    torrent: &Arc<Torrent>,
+    draft: &Draft,
+) -> Result<(), FetchError> {
+    tracing::info!(digest = %flight.digest, "the swarm has stalled");
+    let lease = match &inner.directory {
+        Some(directory) => match directory.claim_stale(&flight.digest, &inner.name, Duration::ZERO).await {
+            Ok(Claim::Leased(lease)) => Some(lease),
+            // Another is at it.
+            Ok(_) => return Ok(()),
+            Err(_) => None,
+        },
+        None => None,
+    };
+    let _renewing = lease.as_ref().map(|lease: &Lease| inner.renew(flight.digest, lease.clone()));
+    let filled = fill(inner, flight, torrent, draft).await;
+    if let (Some(directory), Some(lease)) = (&inner.directory, &lease) {
+        // If this fails the lease runs out by itself.
+        let _ = directory.release(&flight.digest, &lease.lease, &inner.name).await;
+    }
+    match filled {
+        // The origin is down as well; peers may come back.
+        Err(FetchError::Origin(error)) if error.is_transient() => {
+            tracing::warn!(digest = %flight.digest, %error, "nor can the origin help");
+            let alone = torrent.peers().is_empty();
+            if alone { Err(FetchError::Origin(error)) } else { Ok(()) }
+        }
+        other => other,
+    }
+}
+
+/// Takes missing pieces from the origin, in order, each proven before it counts.
+async fn fill(
+    inner: &Arc<Inner>,
+    flight: &Arc<Flight>,
+    torrent: &Arc<Torrent>,
+    draft: &Draft,
+) -> Result<(), FetchError> {
+    let geometry = torrent.meta().info.geometry;
+    let mut missing = geometry.pieces().filter(|piece| !torrent.has(*piece)).peekable();
+    while let Some(first) = missing.next() {
+        let mut body =
+            inner.origin.blob(&flight.repository, &flight.digest, geometry.piece_offset(first)).await?;
+        let mut piece = first;
+        let mut early: bytes::Bytes = bytes::Bytes::new();
+        loop {
+            let mut bytes = Vec::with_capacity(geometry.piece_size(piece) as usize);
+            while bytes.len() < geometry.piece_size(piece) as usize {
+                if early.is_empty() {
+                    let next = timeout(FILL_STALL, body.next_chunk()).await;
+                    let next = next.map_err(|_| FetchError::Swarm("the origin has stalled too".into()))??;
+                    early =
+                        next.ok_or_else(|| FetchError::Swarm("the origin's answer ended early".into()))?;
+                }
+                let take = early.len().min(geometry.piece_size(piece) as usize - bytes.len());
+                bytes.extend_from_slice(&early.split_to(take));
+            }
+            if !torrent.has(piece) {
+                supply(torrent, draft, flight, piece, bytes).await?;
+            }
+            // Going on with this answer is cheaper than asking anew for what comes next.
+            match missing.peek() {
+                Some(next) if next.0 == piece.0 + 1 => piece = missing.next().unwrap_or(piece),
+                _ => break,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Proves a piece from the origin, writes it and tells the swarm.
+async fn supply(
+    torrent: &Arc<Torrent>,
+    draft: &Draft,
+    flight: &Arc<Flight>,
+    piece: PieceIndex,
+    bytes: Vec<u8>,
+) -> Result<(), FetchError> {
+    let (info, file) = (torrent.meta().info.clone(), flight.progress().borrow().file.clone());
+    let file = file.ok_or_else(|| FetchError::disk("the blob is gone"))?;
+    let (draft, length) = (draft.clone(), bytes.len() as u64);
+    spawn_blocking(move || {
+        let states = info.blob.as_ref().and_then(|p| Some((p.before(piece)?, p.after(piece)?)));
+        let (before, after) = states.ok_or_else(|| FetchError::Swarm("the torrent has no states".into()))?;
+        let last = piece.0 + 1 == info.geometry.piece_count();
+        let offset = info.geometry.piece_offset(piece);
+        let segment = Segment { start: before, offset, data: &[&bytes], last };
+        if hash::sha256_segments(&[segment]).first() != Some(&after) {
+            return Err(FetchError::Swarm(format!("piece {piece} from the origin does not fit the torrent")));
+        }
+        file.write_all_at(&bytes, offset).map_err(FetchError::disk)?;
+        draft.proven(piece, Evidence::sha256(before, after)).map_err(FetchError::disk)
+    })
+    .await
+    .map_err(FetchError::disk)??;
+    flight.update(|progress| progress.from_origin += length);
+    torrent.supplied(piece, SourceKind::Origin);
+    Ok(())
+}
+
+fn swarm_error(error: impl std::fmt::Display) -> FetchError {
+    FetchError::Swarm(error.to_string())
+}

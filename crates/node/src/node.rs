@@ -1,0 +1,208 @@
+//! A node's start and end.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use api::DirectoryClient;
+use engine::Engine;
+use mirror::Mirror;
+use origin::Origin;
+use store::Store;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    task::{JoinHandle, spawn_blocking},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::Config,
+    content::{Content, Inner},
+    http,
+    record::Records,
+    shelf::StoreShelf,
+};
+
+/// How long running pulls and answers may take to end.
+const STOP: Duration = Duration::from_secs(10);
+/// Blobs announced at the start, in pages of this size.
+const PAGE: usize = 500;
+
+/// A running node.
+pub struct Node {
+    content: Content,
+    mirrors: Vec<SocketAddr>,
+    socket: PathBuf,
+    servers: Vec<JoinHandle<()>>,
+    serving: CancellationToken,
+}
+
+impl Node {
+    /// Starts everything that the configuration names; when this returns, the node serves.
+    ///
+    /// # Errors
+    /// What could not be started, and why. Nothing is left running then.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let origin = Origin::new(&config.origin)?;
+        let directory = directory(&config).await?;
+        let data = config.data.clone();
+        let opened = spawn_blocking(move || Store::open(data)).await;
+        let store =
+            opened.map_err(|e| StartError::Io { what: "opening the store".into(), source: e.into() })??;
+        let mut listeners = Vec::new();
+        for address in &config.mirror.listen {
+            let what = format!("listening for the mirror on {address}");
+            let listener = TcpListener::bind(address).await;
+            listeners.push(listener.map_err(|source| StartError::Io { what, source })?);
+        }
+        let socket = config.api.socket.clone();
+        let api = listen_unix(&socket).await?;
+        let shelf = Arc::new(StoreShelf(store.clone()));
+        let engine = Engine::start(config.engine(), Some(shelf)).await?;
+        let name = if config.name.is_empty() { own_name() } else { config.name.clone() };
+        let content = Content(Arc::new(Inner {
+            name,
+            store,
+            engine,
+            origin,
+            directory,
+            records: Records::default(),
+            to_clients: AtomicU64::new(0),
+            flights: std::sync::Mutex::default(),
+            tags: crate::single::Singles::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            config,
+        }));
+        let mirror = Mirror::new(Arc::new(content.clone()), &content.0.config.mirror())?;
+        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>();
+        let mirrors = addresses
+            .map_err(|source| StartError::Io { what: "asking for the mirror's address".into(), source })?;
+        let serving = CancellationToken::new();
+        let servers = vec![
+            tokio::spawn(mirror.serve(listeners, serving.clone())),
+            tokio::spawn(http::serve(api, content.clone(), mirrors.clone(), serving.clone())),
+        ];
+        content.0.tasks.spawn(announce_all(content.clone()));
+        Ok(Self { content, mirrors, socket, servers, serving })
+    }
+
+    /// Where the mirror listens.
+    pub fn mirrors(&self) -> &[SocketAddr] {
+        &self.mirrors
+    }
+
+    /// Where peers are listened for.
+    pub fn peers(&self) -> SocketAddr {
+        self.content.0.engine.listen()
+    }
+
+    /// Stops: no new requests, running answers may end, trackers are told, what is half done is kept.
+    pub async fn stop(self) {
+        let inner = &self.content.0;
+        self.serving.cancel();
+        for server in self.servers {
+            if timeout(STOP, server).await.is_err() {
+                tracing::warn!("some answers did not end in time");
+            }
+        }
+        inner.stop.cancel();
+        inner.tasks.close();
+        if timeout(STOP, inner.tasks.wait()).await.is_err() {
+            tracing::warn!("some fetches did not end in time");
+        }
+        inner.engine.stop().await;
+        inner.store.flush();
+        // Left behind it would only be in the way of the next start, which removes it.
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+async fn directory(config: &Config) -> Result<Option<DirectoryClient>, StartError> {
+    let bases = config.directories();
+    if bases.is_empty() {
+        return Ok(None);
+    }
+    let token = match &config.directory_token_file {
+        None => None,
+        Some(path) => {
+            let what = format!("reading the directory's token from {}", path.display());
+            let text = tokio::fs::read_to_string(path).await;
+            Some(text.map_err(|source| StartError::Io { what, source })?.trim().to_owned())
+        }
+    };
+    Ok(Some(DirectoryClient::new(bases, token.as_deref())?))
+}
+
+/// Listens on a unix socket. One left behind by a node that was killed is removed; one that answers is not.
+async fn listen_unix(path: &PathBuf) -> Result<UnixListener, StartError> {
+    let what = format!("listening for the API on {}", path.display());
+    let fail = |source| StartError::Io { what: what.clone(), source };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(fail)?;
+    }
+    if path.exists() {
+        if tokio::net::UnixStream::connect(path).await.is_ok() {
+            return Err(fail(io::Error::new(io::ErrorKind::AddrInUse, "another node answers there")));
+        }
+        std::fs::remove_file(path).map_err(fail)?;
+    }
+    UnixListener::bind(path).map_err(fail)
+}
+
+/// Tells the trackers of all that lies here.
+async fn announce_all(content: Content) {
+    let inner = content.0;
+    let mut after = None;
+    while !inner.stop.is_cancelled() {
+        let (store, from) = (inner.store.clone(), after);
+        let page = spawn_blocking(move || store.list(from.as_ref(), PAGE)).await;
+        let Ok(Ok(page)) = page else { return };
+        let Some(last) = page.last() else { return };
+        after = Some(last.digest);
+        for info_hash in page.iter().filter_map(|blob| blob.info_hash) {
+            inner.engine.announce_soon(info_hash, inner.trackers()).await;
+        }
+    }
+}
+
+/// The host's name and a random part.
+fn own_name() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let random: [u8; 4] = rand::random();
+    format!("{host}-{}", hash::to_hex(&random))
+}
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// An upstream of the configuration.
+    #[error(transparent)]
+    Upstream(#[from] origin::UpstreamError),
+    /// The default registry of the configuration.
+    #[error("mirror.default_registry: {0}")]
+    DefaultRegistry(#[from] origin::ReferenceError),
+    /// The directory's addresses or token.
+    #[error("directory: {0}")]
+    Directory(#[from] api::ClientError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] store::OpenError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] engine::StartError),
+    /// A port, socket or file.
+    #[error("{what} failed: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// The system's words.
+        source: io::Error,
+    },
+}

@@ -1,0 +1,84 @@
+//! What came from where: kept for a while after a blob is here, for people and the API.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Mutex, PoisonError},
+};
+
+use api::node::{Provenance, SourceBytes, SourceKind};
+use hash::Digest;
+
+/// How many blobs' sources are kept.
+const MOST: usize = 10_000;
+/// How many blobs' runs are kept.
+const MOST_RUNS: usize = 256;
+
+/// What is known of one blob's coming.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) started: u64,
+    pub(crate) finished: u64,
+    pub(crate) sources: Vec<SourceBytes>,
+    pub(crate) provenance: Option<Provenance>,
+}
+
+/// Content bytes since the node's start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sums {
+    pub(crate) from_peers: u64,
+    pub(crate) from_origins: u64,
+}
+
+/// The last blobs that came.
+#[derive(Default)]
+pub(crate) struct Records(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    records: HashMap<Digest, Record>,
+    order: VecDeque<Digest>,
+    with_runs: VecDeque<Digest>,
+    sums: Sums,
+}
+
+impl Records {
+    pub(crate) fn add(&self, digest: Digest, record: Record) {
+        let mut inner = self.lock();
+        for source in &record.sources {
+            match source.source.kind {
+                SourceKind::Peer => inner.sums.from_peers += source.bytes,
+                SourceKind::Origin => inner.sums.from_origins += source.bytes,
+                SourceKind::Store => {}
+            }
+        }
+        if record.provenance.is_some() {
+            inner.with_runs.push_back(digest);
+        }
+        if inner.records.insert(digest, record).is_none() {
+            inner.order.push_back(digest);
+        }
+        if inner.order.len() > MOST
+            && let Some(oldest) = inner.order.pop_front()
+        {
+            inner.records.remove(&oldest);
+        }
+        if inner.with_runs.len() > MOST_RUNS
+            && let Some(oldest) = inner.with_runs.pop_front()
+            && let Some(record) = inner.records.get_mut(&oldest)
+        {
+            record.provenance = None;
+        }
+    }
+
+    pub(crate) fn get(&self, digest: &Digest) -> Option<Record> {
+        self.lock().records.get(digest).cloned()
+    }
+
+    pub(crate) fn sums(&self) -> Sums {
+        self.lock().sums
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

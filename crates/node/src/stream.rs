@@ -1,0 +1,186 @@
+//! Bodies for clients: from a file, behind a flight, or straight from the origin.
+
+use std::{fs::File, os::unix::fs::FileExt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use engine::Torrent;
+use futures_util::stream;
+use hash::Digest;
+use mirror::{BlobStream, ContentError, Span};
+use origin::{BlobBody, Repository};
+use tokio::{sync::watch, task::spawn_blocking, time::timeout};
+
+use crate::{
+    content::{Inner, count},
+    flight::{Flight, Progress},
+};
+
+/// How much is read from a file at once.
+const CHUNK: u64 = 256 * 1024;
+/// When a flight brings nothing for this long, the client is served from the origin directly.
+const STALL: Duration = Duration::from_secs(30);
+
+/// A span of a file that is whole.
+pub(crate) fn stored(inner: Arc<Inner>, file: Arc<File>, span: Span) -> BlobStream {
+    let (at, end) = (span.offset, span.offset + span.length);
+    Box::pin(stream::try_unfold(at, move |at| {
+        let (inner, file) = (inner.clone(), file.clone());
+        async move {
+            if at >= end {
+                return Ok(None);
+            }
+            let chunk = read(file, at, (end - at).min(CHUNK)).await?;
+            count(&inner, chunk.len());
+            let next = at + chunk.len() as u64;
+            Ok(Some((chunk, next)))
+        }
+    }))
+}
+
+/// A span of a blob that is still coming; where the flight fails or stalls, the rest comes from the origin.
+pub(crate) fn following(inner: Arc<Inner>, flight: Arc<Flight>, span: Span) -> BlobStream {
+    let follower = Follower {
+        progress: flight.progress(),
+        at: span.offset,
+        end: span.offset + span.length,
+        repository: flight.repository.clone(),
+        digest: flight.digest,
+        inner,
+        reader: None,
+        direct: None,
+    };
+    Box::pin(stream::try_unfold(follower, async |mut follower| {
+        let chunk = follower.next().await?;
+        Ok(chunk.map(|chunk| (chunk, follower)))
+    }))
+}
+
+/// A span straight from the origin, kept nowhere.
+pub(crate) fn direct(inner: Arc<Inner>, repository: Repository, digest: Digest, span: Span) -> BlobStream {
+    let follower = Follower {
+        progress: watch::Sender::default().subscribe(),
+        at: span.offset,
+        end: span.offset + span.length,
+        repository,
+        digest,
+        inner,
+        reader: None,
+        direct: Some(None),
+    };
+    Box::pin(stream::try_unfold(follower, async |mut follower| {
+        let chunk = follower.next().await?;
+        Ok(chunk.map(|chunk| (chunk, follower)))
+    }))
+}
+
+/// A client's place in a blob that is still coming.
+struct Follower {
+    inner: Arc<Inner>,
+    progress: watch::Receiver<Progress>,
+    repository: Repository,
+    digest: Digest,
+    at: u64,
+    end: u64,
+    /// Tells the swarm where we read.
+    reader: Option<engine::Reader>,
+    /// The origin's body once the flight is given up; made at the first use.
+    direct: Option<Option<BlobBody>>,
+}
+
+impl Follower {
+    async fn next(&mut self) -> Result<Option<Bytes>, ContentError> {
+        if self.at >= self.end {
+            return Ok(None);
+        }
+        let chunk = loop {
+            if self.direct.is_some() {
+                break self.from_origin().await?;
+            }
+            let progress = self.progress.borrow_and_update().clone();
+            let ready = self.ready(&progress);
+            if let (Some(file), true) = (&progress.file, ready > self.at) {
+                break read(file.clone(), self.at, (ready.min(self.end) - self.at).min(CHUNK)).await?;
+            }
+            match (&progress.outcome, &progress.torrent) {
+                (Some(Ok(())), _) => {
+                    // It is whole, but this flight never had its file: it was in the store all along.
+                    let stored = self.inner.stored(self.digest).await?;
+                    let (_, file) = stored.ok_or_else(|| ContentError::Internal("blob lost".into()))?;
+                    break read(file, self.at, (self.end - self.at).min(CHUNK)).await?;
+                }
+                (Some(Err(error)), _) => {
+                    tracing::info!(digest = %self.digest, %error, "serving the rest from the origin");
+                    self.direct = Some(None);
+                }
+                (None, torrent) => {
+                    if timeout(STALL, self.wait(torrent.clone())).await.is_err() {
+                        tracing::info!(digest = %self.digest, "nothing comes; serving the rest from the origin");
+                        self.direct = Some(None);
+                    }
+                }
+            }
+        };
+        self.at += chunk.len() as u64;
+        count(&self.inner, chunk.len());
+        Ok(Some(chunk))
+    }
+
+    /// Up to which byte the file may be read from here.
+    fn ready(&self, progress: &Progress) -> u64 {
+        let whole = matches!(progress.outcome, Some(Ok(())));
+        let prefix = if whole { progress.size.unwrap_or(0) } else { progress.prefix };
+        if prefix > self.at {
+            return prefix;
+        }
+        let Some(torrent) = &progress.torrent else { return 0 };
+        let geometry = torrent.meta().info.geometry;
+        match geometry.piece_at(self.at).filter(|piece| torrent.has(*piece)) {
+            Some(piece) => geometry.piece_offset(piece) + u64::from(geometry.piece_size(piece)),
+            None => 0,
+        }
+    }
+
+    /// Waits until something has changed for us.
+    async fn wait(&mut self, torrent: Option<Arc<Torrent>>) {
+        let piece = torrent.as_ref().and_then(|torrent| torrent.meta().info.geometry.piece_at(self.at));
+        let (Some(torrent), Some(piece)) = (torrent, piece) else {
+            // An error means that the flight is over, which the next look shows.
+            let _ = self.progress.changed().await;
+            return;
+        };
+        let reader = self.reader.get_or_insert_with(|| torrent.reader(piece));
+        tokio::select! {
+            came = reader.wait_for(piece) => {
+                if came.is_err() {
+                    // The torrent is over: the flight will say how.
+                    self.reader = None;
+                    let _ = self.progress.changed().await;
+                }
+            }
+            _ = self.progress.changed() => {}
+        }
+    }
+
+    async fn from_origin(&mut self) -> Result<Bytes, ContentError> {
+        if let Some(None) = self.direct {
+            let body = self.inner.origin.blob(&self.repository, &self.digest, self.at).await?;
+            self.direct = Some(Some(body));
+        }
+        let Some(Some(body)) = &mut self.direct else { return Err(ContentError::NotFound) };
+        let chunk = body.next_chunk().await?;
+        let mut chunk = chunk.ok_or_else(|| ContentError::Unavailable("the origin ended early".into()))?;
+        let most = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
+        chunk.truncate(most);
+        Ok(chunk)
+    }
+}
+
+async fn read(file: Arc<File>, at: u64, length: u64) -> Result<Bytes, ContentError> {
+    let read = spawn_blocking(move || {
+        let mut bytes = vec![0; length as usize];
+        file.read_exact_at(&mut bytes, at).map(|()| Bytes::from(bytes))
+    });
+    let failed =
+        |error: &dyn std::fmt::Display| ContentError::Internal(format!("reading the blob failed: {error}"));
+    read.await.map_err(|e| failed(&e))?.map_err(|e| failed(&e))
+}
