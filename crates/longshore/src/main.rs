@@ -1,1 +1,86 @@
-fn main() {}
+//! The one binary: parses arguments, calls one role, and shows what it does.
+//!
+//! Each command is a file under `commands`; what several of them share stands beside them: [`host`] starts an
+//! engine, [`torrent_file`] reads what a user names, [`resume`] finds what is on disk, [`screen`] draws and prints,
+//! [`failure`] says what went wrong and with which exit code.
+//!
+//! It holds no logic but presentation. Results go to standard output, everything else to standard error. Exit codes:
+//! 0 done, 1 it could not be done, 2 what was given cannot be used.
+//!
+//! Who runs where: a command runs on the main thread within a runtime of its own; hashing runs on blocking threads.
+
+mod commands;
+mod failure;
+mod host;
+mod log;
+mod quantity;
+mod resume;
+mod screen;
+mod torrent_file;
+mod traffic;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Container images, OS updates and files, moved through a fleet by BitTorrent.
+#[derive(Parser)]
+#[command(name = "longshore", version, arg_required_else_help = true, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    log: log::LogArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the node's configuration file with every default
+    Config(commands::config::Args),
+    /// Make a torrent from a file or folder
+    Create(commands::create::Args),
+    /// Fetch a torrent's content, resuming from what is on disk
+    Get(commands::get::Args),
+    /// Run the daemon of this host: registry mirror, store, peers
+    Node(commands::node::Args),
+    /// Have the node fetch an image
+    Pull(commands::pull::Args),
+    /// Serve a torrent's content until stopped
+    Seed(commands::seed::Args),
+    /// Show what the node holds and does
+    Status(commands::status::Args),
+    /// Run a tracker with the content directory
+    Tracker(commands::tracker::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = log::start(&cli.log).and_then(|()| match cli.command {
+        Command::Config(args) => {
+            commands::config::run(&args);
+            Ok(())
+        }
+        Command::Create(args) => commands::create::run(&args),
+        Command::Get(args) => host::block_on(commands::get::run(args)),
+        Command::Node(args) => host::block_on(commands::node::run(args)),
+        Command::Pull(args) => host::block_on(commands::pull::run(args)),
+        Command::Seed(args) => host::block_on(commands::seed::run(args)),
+        Command::Status(args) => host::block_on(commands::status::run(args)),
+        Command::Tracker(args) => host::block_on(commands::tracker::run(args)),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

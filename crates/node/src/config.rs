@@ -7,7 +7,7 @@ use std::{
 };
 
 use mirror::MirrorConfig;
-use origin::OriginConfig;
+use origin::{OriginConfig, Upstream};
 use serde::{Deserialize, Serialize};
 
 /// The configuration file with every default, and what each setting means.
@@ -144,6 +144,17 @@ impl Config {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })
+    }
+
+    /// Says where a registry answers, above what the file says of it.
+    pub fn set_upstream(&mut self, registry: &str, endpoint: &str) {
+        let upstreams = &mut self.origin.upstreams;
+        if let Some(known) = upstreams.iter_mut().find(|upstream| upstream.registry == registry) {
+            known.endpoint = Some(endpoint.to_owned());
+        } else {
+            let (registry, endpoint) = (registry.to_owned(), Some(endpoint.to_owned()));
+            upstreams.push(Upstream { registry, endpoint, ..Upstream::default() });
+        }
     }
 
     /// Base URLs of the directory, from the trackers where none are given; empty for no directory.

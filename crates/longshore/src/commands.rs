@@ -1,0 +1,10 @@
+//! The commands, one file each.
+
+pub(crate) mod config;
+pub(crate) mod create;
+pub(crate) mod get;
+pub(crate) mod node;
+pub(crate) mod pull;
+pub(crate) mod seed;
+pub(crate) mod status;
+pub(crate) mod tracker;

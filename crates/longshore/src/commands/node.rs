@@ -1,0 +1,147 @@
+//! `longshore node`: runs the daemon of this host until a signal.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use anyhow::Context as _;
+use node::{Config, Node, StartError};
+use serde_json::json;
+
+use crate::{failure::Failure, host::StopSignals, screen};
+
+/// What is most often set; all else stands in the configuration file.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The configuration file (TOML); `longshore config` prints one with every default
+    #[arg(short, long, value_name = "FILE", env = "LONGSHORE_CONFIG")]
+    config: Option<PathBuf>,
+    /// A tracker's announce URL; may be repeated, or hold commas
+    #[arg(short, long = "tracker", value_name = "URL", env = "LONGSHORE_TRACKERS", value_delimiter = ',')]
+    trackers: Option<Vec<String>>,
+    /// The content directory's base URL; the tracker's host unless given, `none` for no directory
+    #[arg(long, value_name = "URL", env = "LONGSHORE_DIRECTORY", value_delimiter = ',')]
+    directory: Option<Vec<String>>,
+    /// A file that holds the directory's token
+    #[arg(long, value_name = "FILE", env = "LONGSHORE_DIRECTORY_TOKEN_FILE")]
+    directory_token_file: Option<PathBuf>,
+    /// Where blobs are kept
+    #[arg(long, value_name = "DIR", env = "LONGSHORE_DATA")]
+    data: Option<PathBuf>,
+    /// The node's name in leases and logs
+    #[arg(long, value_name = "NAME", env = "LONGSHORE_NAME")]
+    name: Option<String>,
+    /// Where to listen for peers
+    #[arg(long, value_name = "ADDR:PORT", env = "LONGSHORE_PEER_LISTEN")]
+    peer_listen: Option<SocketAddr>,
+    /// Where the registry mirror listens; may be repeated, or hold commas
+    #[arg(long, value_name = "ADDR:PORT", env = "LONGSHORE_MIRROR_LISTEN", value_delimiter = ',')]
+    mirror_listen: Option<Vec<SocketAddr>>,
+    /// The registry of requests that name none
+    #[arg(long, value_name = "REGISTRY", env = "LONGSHORE_DEFAULT_REGISTRY")]
+    default_registry: Option<String>,
+    /// The unix socket of the API
+    #[arg(long, value_name = "PATH", env = "LONGSHORE_SOCKET")]
+    socket: Option<PathBuf>,
+    /// A registry that answers elsewhere than its name says, as NAME=URL; may be repeated
+    #[arg(long = "upstream", value_name = "NAME=URL", value_parser = upstream)]
+    upstreams: Vec<(String, String)>,
+    /// Print where it listens as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let mut signals = StopSignals::listen()?;
+    let json = args.json;
+    let node = Node::start(config(args)?).await.map_err(explain)?;
+    if json {
+        screen::say_json(&json!({
+            "event": "listening",
+            "mirrors": node.mirrors(),
+            "peers": node.peers(),
+        }));
+    } else {
+        for address in node.mirrors() {
+            screen::say(&format!("registry mirror on http://{address}"));
+        }
+        screen::say(&format!("peers on {}", node.peers()));
+    }
+    signals.wait().await;
+    node.stop().await;
+    Ok(())
+}
+
+/// The file, then environment and flags above it.
+pub(crate) fn config(args: Args) -> anyhow::Result<Config> {
+    let mut config = match &args.config {
+        Some(path) => Config::read(path).context(Failure::bad_input("the node cannot start"))?,
+        None => Config::default(),
+    };
+    let set = |slot: &mut Vec<String>, value: Option<Vec<String>>| {
+        if let Some(value) = value {
+            *slot = value;
+        }
+    };
+    set(&mut config.trackers, args.trackers);
+    set(&mut config.directory, args.directory);
+    config.directory_token_file = args.directory_token_file.or(config.directory_token_file);
+    config.data = args.data.unwrap_or(config.data);
+    config.name = args.name.unwrap_or(config.name);
+    config.peer.listen = args.peer_listen.unwrap_or(config.peer.listen);
+    config.mirror.listen = args.mirror_listen.unwrap_or(config.mirror.listen);
+    config.mirror.default_registry = args.default_registry.unwrap_or(config.mirror.default_registry);
+    config.api.socket = args.socket.unwrap_or(config.api.socket);
+    for (registry, endpoint) in args.upstreams {
+        config.set_upstream(&registry, &endpoint);
+    }
+    Ok(config)
+}
+
+fn upstream(text: &str) -> Result<(String, String), String> {
+    let (name, url) =
+        text.split_once('=').ok_or("expected NAME=URL, such as docker.io=http://10.0.0.5:5000")?;
+    Ok((name.to_owned(), url.to_owned()))
+}
+
+fn explain(error: StartError) -> anyhow::Error {
+    let failure = match &error {
+        StartError::Upstream(_) | StartError::DefaultRegistry(_) | StartError::Directory(_) => {
+            Failure::bad_input("the node cannot start")
+        }
+        StartError::Engine(_) => {
+            Failure::new("the node cannot start").hint("choose another with --peer-listen")
+        }
+        StartError::Store(_) => Failure::new("the node cannot start").hint("choose another with --data"),
+        _ => Failure::new("the node cannot start"),
+    };
+    anyhow::Error::new(error).context(failure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Args as _, FromArgMatches as _};
+
+    #[test]
+    fn flags_stand_above_the_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("node.toml");
+        std::fs::write(&path, "trackers = [\"http://a/announce\"]\nname = \"n\"\n").expect("written");
+        let command = Args::augment_args(clap::Command::new("node"));
+        let line = [
+            "node",
+            "--config",
+            path.to_str().expect("text"),
+            "-t",
+            "http://b/announce",
+            "--upstream",
+            "r=http://c",
+        ];
+        let args = Args::from_arg_matches(&command.get_matches_from(line)).expect("good");
+        let config = config(args).expect("good");
+        assert_eq!(
+            (config.trackers.as_slice(), config.name.as_str()),
+            (&["http://b/announce".to_owned()][..], "n")
+        );
+        assert_eq!(config.origin.upstreams.first().and_then(|u| u.endpoint.as_deref()), Some("http://c"));
+    }
+}

@@ -1,0 +1,172 @@
+//! `longshore tracker`: runs a tracker until a signal.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use anyhow::Context as _;
+use serde_json::json;
+use tracker::{Config, StartError, Tracker};
+
+use crate::{failure::Failure, host::StopSignals, screen};
+
+/// Every setting of the tracker's configuration, to be given by a flag or, below it, the environment. What neither
+/// gives is the file's, and then the default.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// A configuration file (TOML); the keys are the options' names, with underscores
+    #[arg(short, long, value_name = "FILE", env = "LONGSHORE_TRACKER_CONFIG")]
+    config: Option<PathBuf>,
+    /// Print where it listens as JSON
+    #[arg(long)]
+    json: bool,
+
+    /// Where to listen, instead of [::]:6969; may be repeated, or hold commas
+    #[arg(long, value_name = "ADDR:PORT", env = "LONGSHORE_TRACKER_LISTEN", value_delimiter = ',')]
+    listen: Option<Vec<SocketAddr>>,
+    /// Seconds between two announces of a peer
+    #[arg(long, value_name = "SECONDS", env = "LONGSHORE_TRACKER_INTERVAL")]
+    interval: Option<u64>,
+    /// Seconds that a peer must wait at least
+    #[arg(long, value_name = "SECONDS", env = "LONGSHORE_TRACKER_MIN_INTERVAL")]
+    min_interval: Option<u64>,
+    /// Seconds after which a peer that does not announce is forgotten
+    #[arg(long, value_name = "SECONDS", env = "LONGSHORE_TRACKER_PEER_AGE")]
+    peer_age: Option<u64>,
+    /// How many peers an answer holds when the asker does not say
+    #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_NUMWANT")]
+    numwant: Option<u32>,
+    /// How many peers an answer holds at most
+    #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_MAX_NUMWANT")]
+    max_numwant: Option<u32>,
+    /// How many torrents are kept at most
+    #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_MAX_TORRENTS")]
+    max_torrents: Option<usize>,
+    /// How many peers are kept at most, over all torrents
+    #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_MAX_PEERS")]
+    max_peers: Option<usize>,
+    /// Whether a peer on this machine may say at which address others reach it
+    #[arg(long, value_name = "BOOL", env = "LONGSHORE_TRACKER_IP_FROM_LOOPBACK")]
+    ip_from_loopback: Option<bool>,
+    /// How many connections are open at most
+    #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_MAX_CONNECTIONS")]
+    max_connections: Option<usize>,
+    /// The content directory's file; without it, the directory is in memory
+    #[arg(long, value_name = "FILE", env = "LONGSHORE_TRACKER_DIRECTORY")]
+    directory: Option<PathBuf>,
+    /// Seconds that a lease to fetch from the origin lasts unless it is renewed
+    #[arg(long, value_name = "SECONDS", env = "LONGSHORE_TRACKER_LEASE_TTL")]
+    lease_ttl: Option<u64>,
+    /// The token that callers of the directory must show; better given by file or environment, as others on the
+    /// machine can read arguments
+    #[arg(long, value_name = "TOKEN", env = "LONGSHORE_TRACKER_DIRECTORY_TOKEN", hide_env_values = true)]
+    directory_token: Option<String>,
+    /// How many blobs and how many tags the directory holds at most
+    #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_MAX_ENTRIES")]
+    max_entries: Option<u64>,
+    /// How many claims wait at the same time at most
+    #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_MAX_WAITING")]
+    max_waiting: Option<usize>,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let mut signals = StopSignals::listen()?;
+    let json = args.json;
+    let tracker = Tracker::start(config(args)?).await.map_err(|error| match error {
+        StartError::Config(_) => {
+            anyhow::Error::new(error).context(Failure::bad_input("the tracker cannot start"))
+        }
+        StartError::Listen { .. } => {
+            let failure =
+                Failure::new("the tracker cannot start").hint("choose another address with --listen");
+            anyhow::Error::new(error).context(failure)
+        }
+        error => error.into(),
+    })?;
+    if json {
+        screen::say_json(&json!({ "event": "listening", "addresses": tracker.local_addrs() }));
+    } else {
+        for address in tracker.local_addrs() {
+            screen::say(&format!("tracker on http://{address}/announce"));
+        }
+    }
+    signals.wait().await;
+    tracker.shutdown().await;
+    Ok(())
+}
+
+/// The file, then environment and flags above it.
+fn config(args: Args) -> anyhow::Result<Config> {
+    let mut config = match &args.config {
+        Some(path) => {
+            let unusable = || Failure::bad_input(format!("cannot use the configuration {}", path.display()));
+            let text = std::fs::read_to_string(path).with_context(unusable)?;
+            toml::from_str(&text).with_context(unusable)?
+        }
+        None => Config::default(),
+    };
+    macro_rules! overlay {
+        ($($setting:ident),*) => {
+            $(if let Some(value) = args.$setting {
+                config.$setting = value;
+            })*
+        };
+    }
+    overlay!(
+        listen,
+        interval,
+        min_interval,
+        peer_age,
+        numwant,
+        max_numwant,
+        max_torrents,
+        max_peers,
+        ip_from_loopback,
+        max_connections,
+        lease_ttl,
+        max_entries,
+        max_waiting
+    );
+    config.directory = args.directory.or(config.directory);
+    config.directory_token = args.directory_token.or(config.directory_token);
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Args as _, FromArgMatches as _};
+
+    fn parsed(line: &[&str]) -> anyhow::Result<Config> {
+        let command = Args::augment_args(clap::Command::new("tracker"));
+        let matches = command.try_get_matches_from([&["tracker"], line].concat())?;
+        config(Args::from_arg_matches(&matches)?)
+    }
+
+    #[test]
+    fn every_setting_has_its_flag_and_its_variable() {
+        let command = Args::augment_args(clap::Command::new("tracker"));
+        let settings = serde_json::to_value(Config::default()).expect("a tree");
+        for setting in settings.as_object().expect("a table").keys() {
+            let argument = command.get_arguments().find(|argument| argument.get_id() == setting.as_str());
+            let argument = argument.unwrap_or_else(|| panic!("{setting} has no flag"));
+            assert_eq!(argument.get_long(), Some(setting.replace('_', "-").as_str()));
+            let variable = format!("LONGSHORE_TRACKER_{}", setting.to_uppercase());
+            assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(variable.as_str()));
+        }
+    }
+
+    #[test]
+    fn flags_stand_above_the_file_and_the_file_above_defaults() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("tracker.toml");
+        std::fs::write(&path, "interval = 60\nnumwant = 7\nlisten = [\"127.0.0.1:1\"]\n").expect("written");
+        let file = path.to_str().expect("text");
+        let config = parsed(&["--config", file, "--interval", "90"]).expect("good");
+        assert_eq!((config.interval, config.numwant, config.max_numwant), (90, 7, 200));
+        assert_eq!(config.listen, ["127.0.0.1:1".parse().expect("an address")]);
+        let config = parsed(&["--listen", "127.0.0.1:0", "--listen", "[::1]:0"]).expect("good");
+        assert_eq!(config.listen.len(), 2);
+        std::fs::write(&path, "intervall = 60\n").expect("written");
+        let error = parsed(&["--config", file]).expect_err("an unknown key");
+        assert!(format!("{error:#}").contains("intervall"), "{error:#}");
+    }
+}

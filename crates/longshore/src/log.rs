@@ -1,0 +1,58 @@
+//! What the program logs, and where: standard error, above any progress bar.
+
+use std::io;
+
+use anyhow::Context as _;
+use clap::ArgAction;
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+use crate::{failure::Failure, screen};
+
+/// How much to log.
+#[derive(clap::Args)]
+pub(crate) struct LogArgs {
+    /// Log more; up to three times
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 900)]
+    verbose: u8,
+    /// Log by this filter instead, such as `warn,longshore_engine=debug`
+    #[arg(long = "log", value_name = "FILTER", env = "LONGSHORE_LOG", global = true, display_order = 901)]
+    filter: Option<String>,
+}
+
+/// Starts logging.
+pub(crate) fn start(args: &LogArgs) -> anyhow::Result<()> {
+    let filter = match args.filter.as_deref().filter(|filter| !filter.is_empty()) {
+        Some(filter) => EnvFilter::try_new(filter)
+            .with_context(|| Failure::bad_input(format!("`{filter}` is no log filter")))?,
+        None => EnvFilter::new(match args.verbose {
+            0 => "warn",
+            1 => "info",
+            2 => "info,longshore=debug,longshore_engine=debug,longshore_tracker=debug,longshore_store=debug",
+            _ => "trace",
+        }),
+    };
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(AboveBars).init();
+    Ok(())
+}
+
+/// Writes whole lines to standard error while progress bars stand aside.
+struct AboveBars;
+
+impl<'a> MakeWriter<'a> for AboveBars {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        Self
+    }
+}
+
+impl io::Write for AboveBars {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        screen::bars().suspend(|| io::stderr().lock().write_all(bytes))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
