@@ -46,13 +46,17 @@ async fn manifest(
 
 async fn blob(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<BlobTorrent, FetchError> {
     let digest = flight.digest;
-    let mut body = inner.origin.blob(&flight.repository, &digest, 0).await?;
-    let size = match body.size() {
+    // What an earlier attempt left knows the size, and only the rest is asked for.
+    let left = left_over(inner, digest).await;
+    let mut body = None;
+    let size = match left {
         Some(size) => size,
-        None => inner.origin.blob_size(&flight.repository, &digest).await.map_err(|error| match error {
-            origin::OriginError::Invalid { .. } => FetchError::NoSize(flight.repository.to_string(), digest),
-            other => other.into(),
-        })?,
+        None => {
+            let opened = inner.origin.blob(&flight.repository, &digest, 0).await?;
+            let size = size(inner, flight, &opened).await?;
+            body = Some(opened);
+            size
+        }
     };
     let store = inner.store.clone();
     let begun = spawn_blocking(move || store.begin(&digest, size, metainfo::blob_piece_length(size)));
@@ -70,12 +74,13 @@ async fn blob(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<BlobTorrent, F
     let (started, start) = tokio::sync::oneshot::channel();
     let keeper = flight.clone();
     let kept = spawn_blocking(move || keep(&keeper, partial, size, inbox, started));
-    // What an earlier attempt left is hashed first, and fetched no more.
+    // What is here is hashed first, and fetched no more.
     let from = start.await.unwrap_or(0);
     let sent = async {
-        if from > 0 {
-            body = inner.origin.blob(&flight.repository, &digest, from).await?;
-        }
+        let mut body = match body.filter(|_| from == 0) {
+            Some(body) => body,
+            None => inner.origin.blob(&flight.repository, &digest, from).await?,
+        };
         send(&mut body, chunks).await
     };
     let (sent, kept) = tokio::join!(sent, kept);
@@ -95,6 +100,25 @@ async fn blob(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<BlobTorrent, F
     .await
     .map_err(FetchError::disk)??;
     Ok(torrent)
+}
+
+/// The size of what an earlier attempt left of a blob, if one did.
+async fn left_over(inner: &Inner, digest: Digest) -> Option<u64> {
+    let store = inner.store.clone();
+    let partials = spawn_blocking(move || store.partials()).await.ok()?.ok()?;
+    partials.into_iter().find(|partial| partial.digest == digest).map(|partial| partial.size)
+}
+
+async fn size(inner: &Inner, flight: &Flight, body: &BlobBody) -> Result<u64, FetchError> {
+    if let Some(size) = body.size() {
+        return Ok(size);
+    }
+    inner.origin.blob_size(&flight.repository, &flight.digest).await.map_err(|error| match error {
+        origin::OriginError::Invalid { .. } => {
+            FetchError::NoSize(flight.repository.to_string(), flight.digest)
+        }
+        other => other.into(),
+    })
 }
 
 /// Moves the body into the channel, in chunks worth writing.

@@ -51,17 +51,19 @@ mod tests {
     #[tokio::test]
     async fn many_askers_make_one_piece_of_work() {
         let (singles, count) = (Singles::<u8, u32>::default(), Arc::new(AtomicU32::new(0)));
+        let go = Arc::new(tokio::sync::Semaphore::new(0));
         let ask = || {
-            let count = count.clone();
+            let (count, go) = (count.clone(), go.clone());
             singles.run(7, move || {
                 async move {
-                    tokio::task::yield_now().await;
+                    let _all_have_asked = go.acquire().await;
                     count.fetch_add(1, Ordering::Relaxed) + 1
                 }
                 .boxed()
             })
         };
-        assert_eq!(tokio::join!(ask(), ask(), ask()), (1, 1, 1));
+        let asked = tokio::join!(ask(), ask(), ask(), async { go.add_permits(1) });
+        assert_eq!(asked, (1, 1, 1, ()));
         assert_eq!(ask().await, 2, "what is done is done anew");
     }
 }

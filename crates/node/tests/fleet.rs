@@ -1,0 +1,262 @@
+//! Nodes, a tracker and a registry in one process: the main job, and what may go wrong with it.
+
+mod support;
+
+use std::{path::Path, sync::atomic::Ordering, time::Duration};
+
+use api::node::{BlobState, BlobStatus, SourceKind};
+use futures_util::future::join_all;
+use hash::Digest;
+use support::{Registry, api, fetch, node, node_with, noise, tracker};
+use tempfile::tempdir;
+use tokio::time::{sleep, timeout};
+
+/// A client may have the last byte a moment before the blob is committed.
+async fn complete(node: &Path, digest: &Digest) -> BlobStatus {
+    let looking = async {
+        loop {
+            match api(node).blob(digest).await.expect("answers") {
+                Some(blob) if blob.state == BlobState::Complete => return blob,
+                _ => sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    timeout(Duration::from_secs(20), looking).await.expect("committed in time")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn six_cold_nodes_cost_the_registry_one_copy() {
+    let registry = Registry::start().await;
+    let layers = [noise(9_000_000, 1), noise(3_000_001, 2)];
+    let (_, digests) = registry.add_image(&layers);
+    let (_tracker, url) = tracker().await;
+    let dirs: Vec<_> = (0..6).map(|_| tempdir().expect("temp")).collect();
+    let nodes = join_all(dirs.iter().map(|dir| node(dir.path(), &url, &registry))).await;
+    let (registry, nodes) = (&registry, &nodes);
+    join_all(nodes.iter().map(async |node| {
+        let manifest = fetch(node, "manifests/1").await;
+        assert_eq!(manifest.status, 200);
+        for (digest, layer) in digests.iter().zip(&layers) {
+            let answer = fetch(node, &format!("blobs/{digest}")).await;
+            assert!(answer.whole && answer.body == *layer);
+        }
+    }))
+    .await;
+    for (digest, layer) in digests.iter().zip(&layers) {
+        assert_eq!(registry.sent(digest), layer.len() as u64, "{digest}");
+    }
+    let mut from_peers = 0;
+    for dir in &dirs {
+        from_peers += api(dir.path()).status().await.expect("answers").totals.from_peers;
+    }
+    let expected: usize = layers.iter().map(Vec::len).sum();
+    assert!(from_peers >= 5 * expected as u64, "{from_peers}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_registry_gone_a_second_node_serves_tag_and_digest_from_the_first() {
+    let registry = Registry::start().await;
+    let layer = noise(4_000_000, 3);
+    let (manifest, digests) = registry.add_image(std::slice::from_ref(&layer));
+    let (_tracker, url) = tracker().await;
+    let (a_dir, b_dir) = (tempdir().expect("temp"), tempdir().expect("temp"));
+    let (a, b) = (node(a_dir.path(), &url, &registry).await, node(b_dir.path(), &url, &registry).await);
+    let first = fetch(&a, "manifests/1").await;
+    assert!(first.headers.get("warning").is_none());
+    assert!(fetch(&a, &format!("blobs/{}", digests[0])).await.body == layer);
+    registry.stop();
+    drop(registry);
+    let stale = fetch(&b, "manifests/1").await;
+    assert_eq!((stale.status, &stale.body), (200, &first.body));
+    assert_eq!(stale.headers["content-type"], first.headers["content-type"]);
+    let warning = stale.headers["warning"].to_str().expect("ascii");
+    assert!(warning.contains("cannot be reached"), "{warning}");
+    let by_digest = fetch(&b, &format!("manifests/{manifest}")).await;
+    assert_eq!(by_digest.body, first.body);
+    assert!(by_digest.headers.get("warning").is_none(), "a digest cannot be stale");
+    assert!(fetch(&b, &format!("blobs/{}", digests[0])).await.body == layer);
+    let status = complete(b_dir.path(), &digests[0]).await;
+    let [source] = status.sources.as_slice() else { panic!("{:?}", status.sources) };
+    assert_eq!((source.source.kind, source.bytes), (SourceKind::Peer, 4_000_000));
+    assert_eq!(source.source.peer.as_deref(), Some(a.peers().to_string().as_str()));
+    let info_hash = status.info_hash.expect("known");
+    let provenance = api(b_dir.path()).provenance(&info_hash).await.expect("answers").expect("known");
+    assert_eq!(provenance.runs.iter().map(|r| r.count).sum::<u32>(), 4_000_000u32.div_ceil(16384));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_origin_that_lies_is_never_published_and_never_counted_complete() {
+    let registry = Registry::start().await;
+    let layer = noise(3_000_000, 4);
+    let (_, digests) = registry.add_image(std::slice::from_ref(&layer));
+    registry.shop.lies.store(true, Ordering::Relaxed);
+    let (_tracker, url) = tracker().await;
+    let dir = tempdir().expect("temp");
+    let node = node(dir.path(), &url, &registry).await;
+    let answer = fetch(&node, &format!("blobs/{}", digests[0])).await;
+    assert!(!answer.whole || answer.body != layer, "the client sees that it is wrong");
+    let directory = api::DirectoryClient::new([url.trim_end_matches("/announce")], None).expect("client");
+    assert_eq!(directory.get(&digests[0]).await.expect("answers"), None, "not published");
+    assert_eq!(api(dir.path()).blob(&digests[0]).await.expect("answers"), None, "not kept");
+    registry.shop.lies.store(false, Ordering::Relaxed);
+    let answer = fetch(&node, &format!("blobs/{}", digests[0])).await;
+    assert!(answer.whole && answer.body == layer, "once it tells the truth all is well");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_tracker_and_directory_the_origin_serves() {
+    let registry = Registry::start().await;
+    let layer = noise(2_000_000, 5);
+    let (_, digests) = registry.add_image(std::slice::from_ref(&layer));
+    let (tracker, url) = tracker().await;
+    tracker.shutdown().await;
+    let dir = tempdir().expect("temp");
+    let node = node(dir.path(), &url, &registry).await;
+    assert_eq!(fetch(&node, "manifests/1").await.status, 200);
+    assert!(fetch(&node, &format!("blobs/{}", digests[0])).await.body == layer);
+    let nothing = Digest::of(b"nothing");
+    assert_eq!(fetch(&node, &format!("blobs/{nothing}")).await.status, 404);
+    assert_eq!(fetch(&node, &format!("manifests/{nothing}")).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_only_holder_dies_the_origin_gives_the_rest() {
+    let registry = Registry::start().await;
+    let layer = noise(5_000_000, 6);
+    let (_, digests) = registry.add_image(std::slice::from_ref(&layer));
+    let (_tracker, url) = tracker().await;
+    let (a_dir, b_dir) = (tempdir().expect("temp"), tempdir().expect("temp"));
+    let a = node(a_dir.path(), &url, &registry).await;
+    assert!(fetch(&a, &format!("blobs/{}", digests[0])).await.body == layer);
+    a.stop().await;
+    let b = node(b_dir.path(), &url, &registry).await;
+    assert!(fetch(&b, &format!("blobs/{}", digests[0])).await.body == layer);
+    let status = complete(b_dir.path(), &digests[0]).await;
+    assert_eq!(status.sources.iter().map(|s| s.bytes).sum::<u64>(), 5_000_000);
+    assert!(status.sources.iter().all(|s| s.source.kind == SourceKind::Origin), "{:?}", status.sources);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_reads_behind_the_origin_and_a_range_comes_from_what_is_there() {
+    let registry = Registry::start().await;
+    let layer = noise(6_000_000, 7);
+    let (_, digests) = registry.add_image(std::slice::from_ref(&layer));
+    registry.shop.rate.store(4_000_000, Ordering::Relaxed);
+    let (_tracker, url) = tracker().await;
+    let dir = tempdir().expect("temp");
+    let node = node(dir.path(), &url, &registry).await;
+    let url = format!("http://{}/v2/team/app/blobs/{}?ns=reg.test", node.mirrors()[0], digests[0]);
+    let client = reqwest::Client::builder().no_proxy().build().expect("client");
+    let mut early = client.get(&url).send().await.expect("answers");
+    assert_eq!(early.content_length(), Some(6_000_000));
+    let head = early.chunk().await.expect("bytes").expect("some");
+    let blob = api(dir.path()).blob(&digests[0]).await.expect("answers").expect("known");
+    assert_eq!(blob.state, BlobState::Fetching, "the head is here before the tail");
+    assert!(layer.starts_with(&head));
+    drop(early);
+    let ranged = client.get(&url).header("range", "bytes=1000000-1999999").send().await.expect("answers");
+    assert_eq!(ranged.status(), 206);
+    assert_eq!(ranged.headers()["content-range"], "bytes 1000000-1999999/6000000");
+    assert!(ranged.bytes().await.expect("whole") == layer[1_000_000..2_000_000]);
+    assert!(client.get(&url).send().await.expect("answers").bytes().await.expect("whole") == layer);
+    assert_eq!(registry.sent(&digests[0]), 6_000_000, "one copy, whoever came and went");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_half_way_goes_on_from_there() {
+    let registry = Registry::start().await;
+    let layer = noise(8_000_000, 8);
+    let (_, digests) = registry.add_image(std::slice::from_ref(&layer));
+    registry.shop.rate.store(4_000_000, Ordering::Relaxed);
+    let (_tracker, url) = tracker().await;
+    let dir = tempdir().expect("temp");
+    let first = node(dir.path(), &url, &registry).await;
+    let path = format!("blobs/{}", digests[0]);
+    let half_way = async {
+        while registry.sent(&digests[0]) < 4_000_000 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        _ = fetch(&first, &path) => panic!("it came whole before half of it had left"),
+        () = half_way => {}
+    }
+    first.stop().await;
+    let before = registry.sent(&digests[0]);
+    assert!(before < 8_000_000, "{before}");
+    registry.shop.rate.store(0, Ordering::Relaxed);
+    let second = node(dir.path(), &url, &registry).await;
+    let partial = api(dir.path()).blob(&digests[0]).await.expect("answers").expect("kept");
+    assert_eq!(partial.state, BlobState::Partial);
+    assert!(partial.bytes_done > 0);
+    assert!(fetch(&second, &path).await.body == layer);
+    let again = registry.sent(&digests[0]) - before;
+    assert!(again < 8_000_000, "only what was missing, and at most a head start: {again}");
+}
+
+/// A file system of 8 MiB, where root may mount one.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        let dir = tempdir().expect("temp");
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=8m", "longshore-test"])
+            .arg(dir.path())
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self(dir));
+        }
+        println!("skipped: a small file system cannot be mounted (root can)");
+        None
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_costs_the_copy_here_and_not_the_pull() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let registry = Registry::start().await;
+    let layer = noise(20_000_000, 9);
+    let (_, digests) = registry.add_image(std::slice::from_ref(&layer));
+    let (_tracker, url) = tracker().await;
+    let dir = tempdir().expect("temp");
+    let data = disk.0.path().to_owned();
+    let node = node_with(dir.path(), &url, &registry, |config| config.data = data).await;
+    let answer = fetch(&node, &format!("blobs/{}", digests[0])).await;
+    assert!(answer.whole && answer.body == layer);
+    let kept = api(dir.path()).blob(&digests[0]).await.expect("answers");
+    assert!(kept.is_none_or(|blob| blob.state != BlobState::Complete));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_by_reference_brings_the_whole_image_and_says_from_where() {
+    let registry = Registry::start().await;
+    let layers = [noise(3_000_000, 10), noise(1_000, 11)];
+    let (manifest, digests) = registry.add_image(&layers);
+    let (_tracker, url) = tracker().await;
+    let dir = tempdir().expect("temp");
+    let _node = node(dir.path(), &url, &registry).await;
+    let request = api::node::PullRequest { reference: "reg.test/team/app:1".into(), platform: None };
+    let mut events = api(dir.path()).pull(&request).await.expect("starts");
+    let mut last = None;
+    while let Some(event) = events.next().await.expect("readable") {
+        last = Some(event);
+    }
+    let Some(api::node::PullEvent::Done { digest, from_origin, from_peers, .. }) = last else {
+        panic!("{last:?}")
+    };
+    assert_eq!((digest, from_peers), (manifest, 0));
+    assert!(from_origin >= 3_001_000, "{from_origin}");
+    for digest in digests {
+        let blob = api(dir.path()).blob(&digest).await.expect("answers").expect("here");
+        assert_eq!(blob.state, BlobState::Complete);
+    }
+    let nonsense = api::node::PullRequest { reference: "No Such Thing".into(), platform: None };
+    assert!(api(dir.path()).pull(&nonsense).await.is_err());
+}

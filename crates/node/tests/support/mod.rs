@@ -1,0 +1,225 @@
+//! A registry that misbehaves on demand, and nodes around it.
+
+use std::{
+    collections::HashMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Path as UrlPath, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use futures_util::stream;
+use hash::Digest;
+use longshore_node::{Config, Node};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracker::Tracker;
+
+/// Bytes that do not repeat.
+pub(crate) fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.flatten().take(length).collect()
+}
+
+/// What the registry holds and how it behaves.
+#[derive(Default)]
+pub(crate) struct Shop {
+    pub(crate) blobs: Mutex<HashMap<String, Bytes>>,
+    pub(crate) manifests: Mutex<HashMap<String, Bytes>>,
+    /// Body bytes of blobs that were sent, by digest.
+    pub(crate) sent: Mutex<HashMap<String, u64>>,
+    /// Blobs come with one bit changed.
+    pub(crate) lies: AtomicBool,
+    /// Bytes per second, or 0 for no limit.
+    pub(crate) rate: AtomicU64,
+}
+
+pub(crate) struct Registry {
+    pub(crate) shop: Arc<Shop>,
+    pub(crate) address: SocketAddr,
+    stop: CancellationToken,
+}
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+impl Registry {
+    pub(crate) async fn start() -> Self {
+        let shop = Arc::new(Shop::default());
+        let router = Router::new()
+            .route("/v2/", get(async || "{}"))
+            .route("/v2/team/app/manifests/{reference}", get(manifest))
+            .route("/v2/team/app/blobs/{digest}", get(blob))
+            .with_state(shop.clone());
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let (address, stop) = (listener.local_addr().expect("bound"), CancellationToken::new());
+        let stopped = stop.clone().cancelled_owned();
+        tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stopped).await });
+        Self { shop, address, stop }
+    }
+
+    /// Adds an image of the given layers under the tag `1`; gives the manifest's digest and the layers'.
+    pub(crate) fn add_image(&self, layers: &[Vec<u8>]) -> (Digest, Vec<Digest>) {
+        let descriptor = |kind: &str, bytes: &[u8]| serde_json::json!({"mediaType": kind, "digest": Digest::of(bytes).to_string(), "size": bytes.len()});
+        let config = b"{\"architecture\":\"amd64\",\"os\":\"linux\"}".to_vec();
+        let layer = |bytes: &Vec<u8>| descriptor("application/vnd.oci.image.layer.v1.tar", bytes);
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+            "layers": layers.iter().map(layer).collect::<Vec<_>>(),
+        });
+        let manifest = Bytes::from(serde_json::to_vec(&manifest).expect("serialises"));
+        let digest = Digest::of(&manifest);
+        let mut manifests = self.shop.manifests.lock().expect("unpoisoned");
+        manifests.insert("1".into(), manifest.clone());
+        manifests.insert(digest.to_string(), manifest);
+        let mut blobs = self.shop.blobs.lock().expect("unpoisoned");
+        for bytes in layers.iter().chain([&config]) {
+            blobs.insert(Digest::of(bytes).to_string(), bytes.clone().into());
+        }
+        (digest, layers.iter().map(|bytes| Digest::of(bytes)).collect())
+    }
+
+    /// How many bytes of a blob have left.
+    pub(crate) fn sent(&self, digest: &Digest) -> u64 {
+        self.shop.sent.lock().expect("unpoisoned").get(&digest.to_string()).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+    }
+}
+
+async fn manifest(State(shop): State<Arc<Shop>>, UrlPath(reference): UrlPath<String>) -> Response {
+    let manifests = shop.manifests.lock().expect("unpoisoned");
+    match manifests.get(&reference) {
+        Some(bytes) => (
+            [
+                (header::CONTENT_TYPE, MANIFEST),
+                (header::HeaderName::from_static("docker-content-digest"), &Digest::of(bytes).to_string()),
+            ],
+            bytes.clone(),
+        )
+            .into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+async fn blob(
+    State(shop): State<Arc<Shop>>,
+    UrlPath(digest): UrlPath<String>,
+    headers: HeaderMap,
+) -> Response {
+    let Some(bytes) = shop.blobs.lock().expect("unpoisoned").get(&digest).cloned() else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let mut bytes = bytes.to_vec();
+    if shop.lies.load(Ordering::Relaxed) {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    }
+    let total = bytes.len();
+    let range = headers.get(header::RANGE).and_then(|v| v.to_str().ok());
+    let from = range.and_then(|r| r.strip_prefix("bytes=")?.split('-').next()?.parse::<usize>().ok());
+    let rest = Bytes::from(bytes.split_off(from.unwrap_or(0)));
+    let length = rest.len();
+    let body = Body::from_stream(stream::unfold((rest, shop, digest), async |(mut rest, shop, digest)| {
+        if rest.is_empty() {
+            return None;
+        }
+        let rate = shop.rate.load(Ordering::Relaxed);
+        let chunk = rest.split_to(rest.len().min(64 * 1024));
+        if rate > 0 {
+            tokio::time::sleep(Duration::from_secs_f64(chunk.len() as f64 / rate as f64)).await;
+        }
+        *shop.sent.lock().expect("unpoisoned").entry(digest.clone()).or_default() += chunk.len() as u64;
+        Some((Ok::<_, std::convert::Infallible>(chunk), (rest, shop, digest)))
+    }));
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    if let Some(from) = from {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let range = format!("bytes {from}-{}/{total}", total - 1);
+        response.headers_mut().insert(header::CONTENT_RANGE, range.parse().expect("ascii"));
+    }
+    response
+}
+
+pub(crate) async fn tracker() -> (Tracker, String) {
+    let listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
+    let tracker = Tracker::start(tracker::Config { listen, lease_ttl: 3, ..tracker::Config::default() });
+    let tracker = tracker.await.expect("starts");
+    let url = format!("http://{}/announce", tracker.local_addr().expect("listens"));
+    (tracker, url)
+}
+
+pub(crate) async fn node(data: &Path, tracker: &str, registry: &Registry) -> Node {
+    node_with(data, tracker, registry, |_| {}).await
+}
+
+pub(crate) async fn node_with(
+    data: &Path,
+    tracker: &str,
+    registry: &Registry,
+    change: impl FnOnce(&mut Config),
+) -> Node {
+    let mut config =
+        Config { trackers: vec![tracker.to_owned()], data: data.join("data"), ..Config::default() };
+    config.peer.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    config.mirror.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
+    config.api.socket = data.join("s");
+    config.content.stall_seconds = 2;
+    config.set_upstream("reg.test", &format!("http://{}", registry.address));
+    change(&mut config);
+    Node::start(config).await.expect("starts")
+}
+
+/// What a node's mirror answers.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    /// The body as far as it came, and whether it came whole.
+    pub(crate) body: Vec<u8>,
+    pub(crate) whole: bool,
+}
+
+pub(crate) async fn fetch(node: &Node, path: &str) -> Answer {
+    let url = format!("http://{}/v2/team/app/{path}?ns=reg.test", node.mirrors()[0]);
+    let client =
+        reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().expect("client");
+    let mut response = client.get(url).header("accept", MANIFEST).send().await.expect("answers");
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let (mut body, mut whole) = (Vec::new(), true);
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => break,
+            Err(_) => {
+                whole = false;
+                break;
+            }
+        }
+    }
+    Answer { status, headers, body, whole }
+}
+
+pub(crate) fn api(data: &Path) -> api::NodeClient {
+    api::NodeClient::new(&api::Endpoint::Unix(data.join("s")), None).expect("client")
+}
