@@ -73,7 +73,8 @@ async fn blob(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<BlobTorrent, F
     let (chunks, inbox) = mpsc::channel(QUEUE);
     let (started, start) = tokio::sync::oneshot::channel();
     let keeper = flight.clone();
-    let kept = spawn_blocking(move || keep(&keeper, partial, size, inbox, started));
+    // Waited for at the node's end: it holds the store.
+    let kept = inner.tasks.spawn_blocking(move || keep(&keeper, partial, size, inbox, started));
     // What is here is hashed first, and fetched no more.
     let from = start.await.unwrap_or(0);
     let sent = async {
