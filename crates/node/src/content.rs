@@ -120,7 +120,7 @@ impl Inner {
     /// Keeps a lease alive until the task is dropped.
     pub(crate) fn renew(self: &Arc<Self>, digest: Digest, lease: Lease) -> Renewing {
         let inner = self.clone();
-        let task = tokio::spawn(async move {
+        let task = self.tasks.spawn(async move {
             let Some(directory) = &inner.directory else { return };
             let mut lease = lease;
             loop {
