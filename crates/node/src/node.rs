@@ -3,7 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -12,11 +12,11 @@ use api::DirectoryClient;
 use engine::Engine;
 use mirror::Mirror;
 use origin::Origin;
-use store::Store;
+use store::{OpenError, Store};
 use tokio::{
     net::{TcpListener, UnixListener},
     task::{JoinHandle, spawn_blocking},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -30,6 +30,9 @@ use crate::{
 
 /// How long running pulls and answers may take to end.
 const STOP: Duration = Duration::from_secs(10);
+/// How often, and after what pauses, a store is tried that another process has.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// Blobs announced at the start, in pages of this size.
 const PAGE: usize = 500;
 
@@ -120,6 +123,22 @@ impl Node {
         inner.store.flush();
         // Left behind it would only be in the way of the next start, which removes it.
         let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+/// Opens the store. A node that is just ending may still have it: that is waited for, briefly.
+async fn open_store(data: &Path) -> Result<Arc<Store>, StartError> {
+    let mut tries = 0;
+    loop {
+        let data = data.to_owned();
+        let opened = spawn_blocking(move || Store::open(data)).await;
+        match opened.map_err(|e| StartError::Io { what: "opening the store".into(), source: e.into() })? {
+            Err(OpenError::Locked { .. }) if tries < LOCK_TRIES => {
+                tries += 1;
+                sleep(LOCK_PAUSE).await;
+            }
+            outcome => return Ok(outcome?),
+        }
     }
 }
 
