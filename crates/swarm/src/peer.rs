@@ -193,6 +193,14 @@ impl Peer {
         self.outbox.push(message);
     }
 
+    /// A request is no longer wanted: it is cancelled, or not even sent if it still waits to be.
+    pub(crate) fn take_back(&mut self, range: BlockRange) {
+        match self.outbox.iter().position(|message| *message == Message::Request(range)) {
+            Some(at) => drop(self.outbox.remove(at)),
+            None => self.say(Message::Cancel(range)),
+        }
+    }
+
     pub(crate) fn stats(&self) -> PeerStats {
         PeerStats {
             info: self.info,

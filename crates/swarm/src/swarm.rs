@@ -587,7 +587,7 @@ impl Swarm {
             if !asked.released {
                 peer.outstanding -= u64::from(asked.range.length);
             }
-            peer.outbox.push(Message::Cancel(asked.range));
+            peer.take_back(asked.range);
         }
         self.mark(key);
     }
@@ -599,7 +599,7 @@ impl Swarm {
                 if !asked.released {
                     peer.outstanding -= u64::from(asked.range.length);
                 }
-                peer.outbox.push(Message::Cancel(asked.range));
+                peer.take_back(asked.range);
                 changed.push(*key);
             }
         }
