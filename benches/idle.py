@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 """What a node at rest costs: share of a core and resident memory with many blobs, announced to a tracker.
 
+The tracker asks for an announce every minute, ten times as often as by default, so that a minute's measurement sees
+every blob announced once.
+
 usage: idle.py [--binary target/release/longshore] [--fill target/release/examples/fill] [--blobs 10000] [--seconds 60]
 """
 
@@ -34,7 +37,7 @@ def main():
     started = []
     try:
         subprocess.run([options.fill, str(folder / "data"), str(options.blobs)], check=True)
-        tracker = subprocess.Popen([options.binary, "tracker", "--listen", "127.0.3.9:6969"], stdout=subprocess.DEVNULL)
+        tracker = subprocess.Popen([options.binary, "tracker", "--listen", "127.0.3.9:6969", "--interval", "60"], stdout=subprocess.DEVNULL)
         started.append(tracker)
         command = [options.binary, "node", "--tracker", "http://127.0.3.9:6969/announce", "--data", str(folder / "data")]
         command += ["--peer-listen", "127.0.3.10:6881", "--mirror-listen", "127.0.3.10:5555"]

@@ -249,8 +249,17 @@ mod tests {
     #[test]
     fn accepts_what_is_canonical() {
         for message in [
-            "0:", "4:spam", "i0e", "i-1e", "i9223372036854775807e", "i-9223372036854775808e", "le", "de",
-            "l4:spami3ee", "d1:ai1e1:bl1:xee", "d0:i1e1:ade2:aai0ee",
+            "0:",
+            "4:spam",
+            "i0e",
+            "i-1e",
+            "i9223372036854775807e",
+            "i-9223372036854775808e",
+            "le",
+            "de",
+            "l4:spami3ee",
+            "d1:ai1e1:bl1:xee",
+            "d0:i1e1:ade2:aai0ee",
         ] {
             let value = decode(message.as_bytes()).expect(message);
             assert_eq!(value.raw(), message.as_bytes());

@@ -1,6 +1,6 @@
 //! Bencode (BEP 3): strict, without copies, with a bound on depth and size.
 //!
-//! [`decode`] checks a whole message once and hands out a [`Value`], which is nothing but the message's
+//! [`decode()`] checks a whole message once and hands out a [`Value`], which is nothing but the message's
 //! bytes: walking it allocates nothing, and [`Value::raw`] gives the exact bytes that a hash is taken
 //! over. [`Writer`] makes canonical messages.
 //!

@@ -57,8 +57,9 @@ impl<'a> Value<'a> {
 
     /// The bytes, if this is a byte string.
     pub fn as_bytes(&self) -> Option<&'a [u8]> {
+        self.raw.first().filter(|first| first.is_ascii_digit())?;
         let colon = self.raw.iter().position(|&b| b == b':')?;
-        self.raw.first()?.is_ascii_digit().then(|| self.raw.get(colon + 1..))?
+        self.raw.get(colon + 1..)
     }
 
     /// The text, if this is a byte string that is UTF-8.

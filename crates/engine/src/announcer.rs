@@ -260,13 +260,19 @@ impl Task {
         let torrent = self.shared.torrents().get(&info_hash).cloned();
         (request.uploaded, request.downloaded, request.left) = torrent.map_or((0, 0, 0), |t| t.totals());
         request.numwant = Some(if request.left == 0 || entry.event == Event::Stopped { 0 } else { 100 });
-        let (http, trackers) = (self.shared.http.clone(), entry.trackers.clone());
+        let (shared, trackers) = (self.shared.clone(), entry.trackers.clone());
         async move {
             let mut why = String::new();
             for tracker in trackers {
-                match announce_to(&http, &tracker, &request).await {
-                    Ok(response) => return Ok(response),
-                    Err(error) => why = format!("{tracker}: {error}"),
+                match announce_to(&shared.http, &tracker, &request).await {
+                    Ok(response) => {
+                        shared.note_tracker(tracker, None);
+                        return Ok(response);
+                    }
+                    Err(error) => {
+                        why = format!("{tracker}: {error}");
+                        shared.note_tracker(tracker, Some(error));
+                    }
                 }
             }
             Err(why)

@@ -1,7 +1,7 @@
 //! The engine: one listening port, all torrents, and what lies at rest on the shelf.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::File,
     io,
     net::SocketAddr,
@@ -78,6 +78,17 @@ impl TorrentSpec {
     }
 }
 
+/// How the engine gets on with a tracker.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TrackerState {
+    /// The announce URL.
+    pub url: String,
+    /// When it last answered, counted from the engine's start.
+    pub last_answer: Option<Duration>,
+    /// What went wrong since.
+    pub error: Option<String>,
+}
+
 /// Runs torrents. Cheap to share.
 #[derive(Clone)]
 pub struct Engine(Arc<Shared>);
@@ -97,6 +108,8 @@ pub(crate) struct Shared {
     pub(crate) http: reqwest::Client,
     connections: Arc<Semaphore>,
     keys: AtomicU64,
+    /// By URL, as far as there is room.
+    trackers: Mutex<BTreeMap<String, TrackerState>>,
     /// Of torrents that move no more.
     past_uploads: AtomicU64,
     past_waste: AtomicU64,
@@ -132,6 +145,7 @@ impl Engine {
             announcer,
             http,
             keys: AtomicU64::new(1),
+            trackers: Mutex::default(),
             past_uploads: AtomicU64::new(0),
             past_waste: AtomicU64::new(0),
             stop: CancellationToken::new(),
@@ -193,6 +207,11 @@ impl Engine {
         self.0.clock.now().since(swarm::Time(0))
     }
 
+    /// Every tracker that was announced to, and how that goes.
+    pub fn trackers(&self) -> Vec<TrackerState> {
+        self.0.trackers.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
     /// Block bytes sent to peers since the start.
     pub fn uploaded(&self) -> u64 {
         let moving: u64 = self.torrents().iter().map(|torrent| torrent.moved().0).sum();
@@ -252,6 +271,21 @@ impl Engine {
 }
 
 impl Shared {
+    /// A tracker has answered, or not, for `error`.
+    pub(crate) fn note_tracker(&self, url: String, error: Option<String>) {
+        const MOST: usize = 100;
+        let mut trackers = self.trackers.lock().unwrap_or_else(PoisonError::into_inner);
+        if trackers.len() >= MOST && !trackers.contains_key(&url) {
+            return;
+        }
+        let known =
+            trackers.entry(url.clone()).or_insert(TrackerState { url, last_answer: None, error: None });
+        if error.is_none() {
+            known.last_answer = Some(self.clock.now().since(swarm::Time(0)));
+        }
+        known.error = error;
+    }
+
     pub(crate) fn next_key(&self) -> PeerKey {
         PeerKey(self.keys.fetch_add(1, Ordering::Relaxed))
     }

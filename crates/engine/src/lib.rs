@@ -12,7 +12,7 @@
 //!
 //! Who runs where: a connection is one task, which reads and writes in turn; the brain of a torrent is behind a
 //! lock that its connections take briefly, never across an await. Blocks are received straight into pooled buffers; when a
-//! piece is whole, a thread of the [`checker`] hashes it while it is hot, several pieces at once where several
+//! piece is whole, a thread of the checker hashes it while it is hot, several pieces at once where several
 //! wait, writes it with one call, and tells the brain. Uploads go from the page cache to the socket by `sendfile`.
 //! A torrent has one task for its timers and dials; trackers have one task for all torrents.
 
@@ -32,7 +32,7 @@ mod torrent;
 mod writer;
 
 pub use config::{Config, DEFAULT_PORT};
-pub use engine::{AddError, Engine, Shelf, ShelfItem, StartError, TorrentSpec};
+pub use engine::{AddError, Engine, Shelf, ShelfItem, StartError, TorrentSpec, TrackerState};
 pub use layout::{Layout, LayoutError};
 pub use metadata::MetadataError;
 pub use resume::{CheckError, check, rehash};

@@ -204,20 +204,28 @@ impl LinkReader<'_> {
 
     /// Receives a block's payload: into a buffer of its own, or past it when it is of no use.
     async fn block(&mut self, range: BlockRange) -> Result<(), LinkError> {
-        let wanted = self.torrent.act(|inner, _| inner.swarm.expects(self.key, range));
-        if !wanted {
-            self.unasked += u64::from(range.length);
-            if self.unasked > UNASKED {
-                return Err(LinkError::Flood);
-            }
+        if !self.torrent.lock().swarm.expects(self.key, range) {
+            return self.pass_over(range).await;
         }
         let mut payload = self.shared.buffers.take(range.length as usize);
         self.receive(&mut payload).await?;
-        if wanted {
-            self.torrent.received(self.key, range, payload);
-        } else {
-            self.torrent.act(|inner, now| inner.swarm.on_block(self.key, range, now));
+        self.torrent.received(self.key, range, payload);
+        Ok(())
+    }
+
+    /// Receives a block that is of no use, in small bites.
+    async fn pass_over(&mut self, range: BlockRange) -> Result<(), LinkError> {
+        self.unasked += u64::from(range.length);
+        if self.unasked > UNASKED {
+            return Err(LinkError::Flood);
         }
+        let mut left = range.length as usize;
+        while left > 0 {
+            let mut bite = self.shared.buffers.take(left.min(READ));
+            self.receive(&mut bite).await?;
+            left -= bite.len();
+        }
+        self.torrent.act(|inner, now| inner.swarm.on_block(self.key, range, now));
         Ok(())
     }
 

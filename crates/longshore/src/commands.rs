@@ -3,6 +3,7 @@
 pub(crate) mod config;
 pub(crate) mod create;
 pub(crate) mod get;
+pub(crate) mod lab;
 pub(crate) mod node;
 pub(crate) mod pull;
 pub(crate) mod seed;

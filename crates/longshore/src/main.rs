@@ -41,6 +41,8 @@ enum Command {
     Create(commands::create::Args),
     /// Fetch a torrent's content, resuming from what is on disk
     Get(commands::get::Args),
+    /// Run a demonstration swarm on this machine: tracker, registry, nodes
+    Lab(commands::lab::Args),
     /// Run the daemon of this host: registry mirror, store, peers
     Node(commands::node::Args),
     /// Have the node fetch an image
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         }
         Command::Create(args) => commands::create::run(&args),
         Command::Get(args) => host::block_on(commands::get::run(args)),
+        Command::Lab(args) => host::block_on(commands::lab::run(args)),
         Command::Node(args) => host::block_on(commands::node::run(args)),
         Command::Pull(args) => host::block_on(commands::pull::run(args)),
         Command::Seed(args) => host::block_on(commands::seed::run(args)),

@@ -47,16 +47,21 @@ pub(crate) fn open(
     let lock = lock(&notes.join(format!("{}.lock", torrent.info_hash)), folder)?;
     let spec = JournalSpec::torrent(&torrent.info_hash, info.geometry);
     let path = notes.join(format!("{}.journal", torrent.info_hash));
-    let Opened { mut journal, proven, doubtful, .. } =
-        Journal::open(&path, &spec).with_context(unwritable)?;
+    let mut opened = Journal::open(&path, &spec).with_context(unwritable)?;
     let found = Found::of(info, folder);
+    if check || found != Found::Lengths {
+        // Files were cut or removed since, or are not to be believed. Its records must not outlive this: below the
+        // files get their full length again.
+        opened.journal.remove().with_context(unwritable)?;
+        opened = Journal::open(&path, &spec).with_context(unwritable)?;
+    }
+    let Opened { mut journal, proven, doubtful, .. } = opened;
     let layout = Layout::download(info, folder).with_context(unwritable)?;
 
     let mut have = PieceSet::empty(info.geometry.piece_count());
     let mut to_hash = Vec::new();
-    // A journal without a record may be older than what lies there, and files that were cut or removed since make it
-    // worth nothing.
-    if check || found == Found::Parts || (proven.is_empty() && doubtful.is_empty()) {
+    // A journal without a record may be older than what lies there.
+    if proven.is_empty() && doubtful.is_empty() {
         if found != Found::Nothing {
             to_hash = info.geometry.pieces().collect();
         }
@@ -203,7 +208,10 @@ mod tests {
         assert_eq!(place.have.iter().collect::<Vec<_>>(), [PieceIndex(1)]);
         drop(place);
         fs::remove_file(to.path().join("f")).expect("removed");
-        assert_eq!(found(&torrent, to.path()).have.count(), 0);
+        for _ in 0..2 {
+            // The second time the file is there again, at its full length and without a right byte.
+            assert_eq!(found(&torrent, to.path()).have.count(), 0);
+        }
     }
 
     #[test]

@@ -6,14 +6,13 @@ use engine::Torrent;
 use serde_json::{Value, json};
 use swarm::{Provenance, SourceKind};
 
+use crate::quantity;
+
 /// The peers of one torrent, looked at now and again.
 #[derive(Default)]
 pub(crate) struct Traffic {
     /// Names that peers gave their clients.
     clients: HashMap<SocketAddr, String>,
-    /// Uploaded to peers that are gone, as far as was seen.
-    past: u64,
-    uploads: HashMap<SocketAddr, u64>,
 }
 
 /// Figures of one moment.
@@ -30,24 +29,14 @@ impl Traffic {
     /// Looks at the torrent's peers.
     pub(crate) fn look(&mut self, torrent: &Torrent) -> Moment {
         let peers = torrent.peers();
-        let mut moment = Moment { peers: peers.len(), ..Moment::default() };
-        let mut uploads = HashMap::with_capacity(peers.len());
+        let mut moment = Moment { peers: peers.len(), uploaded: torrent.moved().0, ..Moment::default() };
         for (stats, client) in peers {
             moment.down_rate += stats.down_rate;
             moment.up_rate += stats.up_rate;
-            uploads.insert(stats.info.address, stats.uploaded);
             if let Some(client) = client {
                 self.clients.insert(stats.info.address, client);
             }
         }
-        for (address, before) in &self.uploads {
-            // Gone, or back with its count begun anew.
-            if uploads.get(address).is_none_or(|now| now < before) {
-                self.past += before;
-            }
-        }
-        moment.uploaded = self.past + uploads.values().sum::<u64>();
-        self.uploads = uploads;
         moment
     }
 
@@ -57,8 +46,8 @@ impl Traffic {
         for source in provenance.sources().iter().filter(|source| source.bytes + source.wasted > 0) {
             let (kind, address, client) = match &source.kind {
                 SourceKind::Peer { address, id } => {
-                    let client = self.clients.get(address).cloned().unwrap_or_else(|| id.to_string());
-                    ("peer", Some(*address), Some(client))
+                    let client = self.clients.get(address).cloned().or_else(|| client_of(id.as_bytes()));
+                    ("peer", Some(*address), client)
                 }
                 SourceKind::Origin => ("origin", None, None),
                 SourceKind::Store => ("disk", None, None),
@@ -68,6 +57,13 @@ impl Traffic {
         lines.sort_by_key(|line| std::cmp::Reverse(line.bytes));
         lines
     }
+}
+
+/// The client and version that a peer id begins with, as most do: `-LS0100-` (BEP 20).
+fn client_of(peer_id: &[u8; 20]) -> Option<String> {
+    let code = peer_id.strip_prefix(b"-")?.get(..6)?;
+    let named = peer_id.get(7) == Some(&b'-') && code.iter().all(u8::is_ascii_alphanumeric);
+    named.then(|| code.escape_ascii().to_string())
 }
 
 /// What one source gave.
@@ -85,7 +81,7 @@ impl SourceLine {
     pub(crate) fn text(&self) -> String {
         let from = self.address.map_or_else(|| self.kind.to_owned(), |address| address.to_string());
         let client = self.client.as_ref().map(|client| format!(" ({client})")).unwrap_or_default();
-        format!("{} from {from}{client}", crate::quantity::size(self.bytes))
+        format!("{} from {from}{client}", quantity::size(self.bytes))
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -96,5 +92,17 @@ impl SourceLine {
             "bytes": self.bytes,
             "wasted": self.wasted,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_id_tells_the_client_if_it_is_of_the_usual_form() {
+        assert_eq!(client_of(b"-LS0100-\xff23456789012"), Some("LS0100".to_owned()));
+        assert_eq!(client_of(b"M7-9-0--123456789012"), None);
+        assert_eq!(client_of(b"-\x1b[31m;-123456789012"), None);
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use mirror::MirrorConfig;
+use mirror::{Limits, MirrorConfig};
 use origin::{OriginConfig, Upstream};
 use serde::{Deserialize, Serialize};
 
@@ -184,10 +184,13 @@ impl Config {
     }
 
     pub(crate) fn mirror(&self) -> MirrorConfig {
+        let defaults = Limits::default();
+        // While another node fetches a blob, its clients here are given nothing.
+        let body_stall = defaults.body_stall + self.content.lease_patience();
         MirrorConfig {
             default_registry: self.mirror.default_registry.clone(),
             max_connections: self.mirror.max_connections,
-            ..MirrorConfig::default()
+            limits: Limits { body_stall, ..defaults },
         }
     }
 }

@@ -41,8 +41,8 @@ use crate::{
     stream,
 };
 
-/// How long a client may wait for a blob's size.
-const SIZE: Duration = Duration::from_secs(40);
+/// How long a client waits for a blob's size from whoever brings the blob, before the origin is asked for it.
+const SIZE: Duration = Duration::from_secs(2);
 
 /// The content service. Cheap to share.
 #[derive(Clone)]
@@ -250,14 +250,22 @@ impl MirrorContent for Content {
         let flight = inner.flight(repository, *digest, Want::Blob);
         let known = |progress: &Progress| progress.size.is_some() || progress.outcome.is_some();
         let mut progress = flight.progress();
-        let progress = match timeout(SIZE, progress.wait_for(known)).await {
-            Ok(Ok(progress)) => progress.clone(),
-            _ => return Err(ContentError::Unavailable("nobody says how long it is".into())),
+        let told = match timeout(SIZE, progress.wait_for(known)).await {
+            Ok(Ok(progress)) => Some(progress.clone()),
+            _ => None,
+        };
+        let progress = match told {
+            Some(progress) => progress,
+            // Another node fetches it, perhaps for long; its size costs the origin nothing.
+            None => {
+                let size = inner.origin.blob_size(repository, digest).await?;
+                Progress { size: Some(size), ..Progress::default() }
+            }
         };
         match (progress.size, progress.outcome) {
             (Some(size), _) => {
                 let span = Span::of(range, size)?;
-                let body = stream::following(inner.clone(), flight, span);
+                let body = stream::following(inner.clone(), &flight, span);
                 Ok(BlobAnswer { size, span, media_type: progress.media_type, body })
             }
             // It cannot be kept here, but perhaps it can be passed on.

@@ -22,12 +22,16 @@ pub(crate) async fn run(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), 
     let deadline = Instant::now() + inner.config.content.lease_patience();
     // Of a swarm that was tried and is of no use, the lease is wanted all the same.
     let mut stale = false;
+    // The first claim may wait for another's lease as well.
+    flight.update(|progress| progress.waiting = true);
     loop {
         let claim = if stale {
             directory.claim_stale(&flight.digest, &inner.name, WAIT).await
         } else {
             directory.claim(&flight.digest, &inner.name, WAIT).await
         };
+        let held = matches!(claim, Ok(Claim::Held { .. }));
+        flight.update(|progress| progress.waiting = held);
         match claim {
             Ok(Claim::Known(entry)) => match from_swarm::fetch(inner, flight, entry).await {
                 Err(FetchError::Swarm(why)) if !stale => {
@@ -42,6 +46,7 @@ pub(crate) async fn run(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), 
                 #[allow(clippy::disallowed_methods, reason = "a driver's deadline")]
                 if Instant::now() >= deadline {
                     tracing::warn!(digest = %flight.digest, %by, "the lease is held too long; asking the origin as well");
+                    flight.update(|progress| progress.waiting = false);
                     return alone(inner, flight).await;
                 }
                 // The directory has waited; this is for one that does not.

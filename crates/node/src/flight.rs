@@ -36,6 +36,8 @@ pub(crate) struct Progress {
     pub(crate) size: Option<u64>,
     /// Where its bytes lie.
     pub(crate) file: Option<Arc<File>>,
+    /// Another node holds the lease and fetches it: nothing comes here yet, and that is no stall.
+    pub(crate) waiting: bool,
     /// How many bytes from the start may be read, whatever the torrent says.
     pub(crate) prefix: u64,
     /// Bytes that have come from the origin.

@@ -6,7 +6,7 @@ use api::{
     ErrorBody,
     node::{
         Address, BlobPage, BlobState, BlobStatus, Health, MAX_PAGE, PeerFlags, PeerStatus, Provenance,
-        PullEvent, PullRequest, SourceBytes, Status, TorrentStatus, Totals,
+        PullEvent, PullRequest, SourceBytes, Status, TorrentStatus, Totals, TrackerStatus,
     },
 };
 use axum::{
@@ -26,7 +26,7 @@ use tokio::{net::UnixListener, sync::mpsc, task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    content::{Content, Inner},
+    content::{Content, Inner, now},
     flight::Flight,
     metrics, pull,
 };
@@ -90,11 +90,18 @@ async fn status(State(api): State<Api>) -> Json<Status> {
     ];
     addresses.extend(api.mirrors.iter().map(|address| purpose("mirror", address.to_string())));
     let uptime = inner.uptime().as_secs();
+    let since = |age: Duration| now().saturating_sub(uptime) + age.as_secs();
+    let trackers = inner.engine.trackers().into_iter().map(|t| TrackerStatus {
+        url: t.url,
+        last_answer: t.last_answer.map(since),
+        error: t.error,
+    });
+    let trackers = trackers.collect();
     Json(Status {
         node: inner.name.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         addresses,
-        trackers: Vec::new(),
+        trackers,
         uptime,
         totals: totals(inner),
     })

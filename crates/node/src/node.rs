@@ -53,10 +53,7 @@ impl Node {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let origin = Origin::new(&config.origin)?;
         let directory = directory(&config).await?;
-        let data = config.data.clone();
-        let opened = spawn_blocking(move || Store::open(data)).await;
-        let store =
-            opened.map_err(|e| StartError::Io { what: "opening the store".into(), source: e.into() })??;
+        let store = open_store(&config.data).await?;
         let mut listeners = Vec::new();
         for address in &config.mirror.listen {
             let what = format!("listening for the mirror on {address}");

@@ -193,7 +193,12 @@ async fn blob(
 fn progress(flight: &Arc<Flight>) -> PullEvent {
     let progress = flight.progress().borrow().clone();
     let (in_torrent, peers) = match &progress.torrent {
-        Some(torrent) => (torrent.status().borrow().bytes, torrent.peers().len() as u32),
+        Some(torrent) => {
+            // A statement of its own: the torrent writes its status under the lock that `peers` takes, so the
+            // status must not be borrowed meanwhile.
+            let bytes = torrent.status().borrow().bytes;
+            (bytes, torrent.peers().len() as u32)
+        }
         None => (0, 0),
     };
     PullEvent::Progress {

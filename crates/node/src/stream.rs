@@ -38,7 +38,7 @@ pub(crate) fn stored(inner: Arc<Inner>, file: Arc<File>, span: Span) -> BlobStre
 }
 
 /// A span of a blob that is still coming; where the flight fails or stalls, the rest comes from the origin.
-pub(crate) fn following(inner: Arc<Inner>, flight: Arc<Flight>, span: Span) -> BlobStream {
+pub(crate) fn following(inner: Arc<Inner>, flight: &Flight, span: Span) -> BlobStream {
     let follower = Follower {
         progress: flight.progress(),
         at: span.offset,
@@ -94,7 +94,7 @@ impl Follower {
         }
         let chunk = loop {
             if self.direct.is_some() {
-                break self.from_origin().await?;
+                break self.straight().await?;
             }
             let progress = self.progress.borrow_and_update().clone();
             let ready = self.ready(&progress);
@@ -113,7 +113,9 @@ impl Follower {
                     self.direct = Some(None);
                 }
                 (None, torrent) => {
-                    if timeout(STALL, self.wait(torrent.clone())).await.is_err() {
+                    // Whoever waits for a lease asks the origin itself when that takes too long.
+                    let patience = if progress.waiting { inner_patience(&self.inner) } else { STALL };
+                    if timeout(patience, self.wait(torrent.clone())).await.is_err() {
                         tracing::info!(digest = %self.digest, "nothing comes; serving the rest from the origin");
                         self.direct = Some(None);
                     }
@@ -161,7 +163,7 @@ impl Follower {
         }
     }
 
-    async fn from_origin(&mut self) -> Result<Bytes, ContentError> {
+    async fn straight(&mut self) -> Result<Bytes, ContentError> {
         if let Some(None) = self.direct {
             let body = self.inner.origin.blob(&self.repository, &self.digest, self.at).await?;
             self.direct = Some(Some(body));
@@ -173,6 +175,11 @@ impl Follower {
         chunk.truncate(most);
         Ok(chunk)
     }
+}
+
+/// Longer than a flight waits for another's lease.
+fn inner_patience(inner: &Inner) -> Duration {
+    inner.config.content.lease_patience() + STALL
 }
 
 async fn read(file: Arc<File>, at: u64, length: u64) -> Result<Bytes, ContentError> {

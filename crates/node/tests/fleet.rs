@@ -260,3 +260,21 @@ async fn a_pull_by_reference_brings_the_whole_image_and_says_from_where() {
     let nonsense = api::node::PullRequest { reference: "No Such Thing".into(), platform: None };
     assert!(api(dir.path()).pull(&nonsense).await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_waits_for_a_slow_first_copy_answers_its_client_all_the_same() {
+    let registry = Registry::start().await;
+    let layer = noise(6_000_000, 12);
+    let (_, digests) = registry.add_image(std::slice::from_ref(&layer));
+    // The first copy takes longer than a client is let wait for the size.
+    registry.shop.rate.store(1_500_000, Ordering::Relaxed);
+    let (_tracker, url) = tracker().await;
+    let (a_dir, b_dir) = (tempdir().expect("temp"), tempdir().expect("temp"));
+    let (a, b) = (node(a_dir.path(), &url, &registry).await, node(b_dir.path(), &url, &registry).await);
+    let path = format!("blobs/{}", digests[0]);
+    let (first, second) = tokio::join!(fetch(&a, &path), fetch(&b, &path));
+    assert!(first.whole && first.body == layer);
+    assert_eq!(second.status, 200);
+    assert!(second.whole && second.body == layer);
+    assert_eq!(registry.sent(&digests[0]), 6_000_000, "one copy all the same");
+}

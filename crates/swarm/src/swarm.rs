@@ -496,7 +496,8 @@ impl Swarm {
     fn on_introduced(&mut self, key: PeerKey, have: PieceSet) -> Result<(), &'static str> {
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
         if std::mem::replace(&mut peer.introduced, true) {
-            return Err("told twice what it has");
+            // BEP 3 wants it first and once, but aria2 sends it in place of many `have`s: they are meant.
+            return have.iter().try_for_each(|piece| self.on_have(key, piece));
         }
         peer.wanted = have.iter().filter(|p| p.0 < self.known && !self.have.contains(*p)).count() as u32;
         peer.have = have;
@@ -659,4 +660,26 @@ impl Swarm {
 /// The blocks that a request covers. Requests of ours start at block borders.
 pub(crate) fn blocks_of(range: &BlockRange) -> std::ops::Range<u32> {
     range.begin / BLOCK_LENGTH..(range.end().div_ceil(u64::from(BLOCK_LENGTH))) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::PeerId;
+
+    use super::*;
+
+    #[test]
+    fn a_second_bitfield_counts_as_haves_as_aria2_means_it() {
+        let geometry = Geometry::new(4 * 65536, 65536).expect("valid");
+        let mut swarm = Swarm::new(geometry, PieceSet::empty(4), Config::default());
+        let (key, now) = (PeerKey(1), Time(1));
+        let address = ([10, 0, 0, 1], 6881).into();
+        let info = PeerInfo { address, id: PeerId::ours([1; 12]), fast: false, incoming: true };
+        swarm.on_connected(key, info, now);
+        swarm.on_message(key, Message::Bitfield(vec![0b1000_0000].into()), now);
+        swarm.on_message(key, Message::Bitfield(vec![0b1110_0000].into()), now);
+        assert_eq!(swarm.poll_event(), None, "the peer stays");
+        assert_eq!(swarm.peers().next().map(|(_, peer)| peer.pieces), Some(3));
+        assert_eq!(swarm.rarity.availability(PieceIndex(2)), 1);
+    }
 }

@@ -84,6 +84,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         return Ok(());
     }
     screen::say(&summary(&status));
+    for tracker in &status.trackers {
+        let how = tracker
+            .error
+            .as_deref()
+            .map_or("answers".to_owned(), |error| format!("does not answer: {error}"));
+        screen::say(&format!("tracker  {} {how}", tracker.url));
+    }
     health.problems.iter().for_each(|problem| screen::say(&format!("problem  {problem}")));
     blobs.iter().flat_map(blob_lines).for_each(|line| screen::say(&line));
     Ok(())

@@ -19,7 +19,7 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Where to listen, instead of [::]:6969; may be repeated, or hold commas
+    /// Where to listen, instead of `[::]:6969`; may be repeated, or hold commas
     #[arg(long, value_name = "ADDR:PORT", env = "LONGSHORE_TRACKER_LISTEN", value_delimiter = ',')]
     listen: Option<Vec<SocketAddr>>,
     /// Seconds between two announces of a peer

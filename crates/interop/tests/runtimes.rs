@@ -1,0 +1,246 @@
+//! Container runtimes pull a real image through nodes, from Debian's docker-registry.
+#![allow(clippy::expect_used, reason = "tests fail by panicking, their helpers too")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use longshore_interop::{Process, free_port, longshore, noise, require, skip, wait_until};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A registry with one image, under `team/app:1` and `library/app:1`.
+struct Registry {
+    process: Process,
+    port: u16,
+    folder: TempDir,
+}
+
+impl Registry {
+    fn start() -> Option<Self> {
+        let there = require("docker-registry", "docker-registry") && require("skopeo", "skopeo");
+        if !there {
+            return None;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let (place, port) = (folder.path(), free_port());
+        let config = format!(
+            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n",
+            place.join("storage").display()
+        );
+        fs::write(place.join("registry.yml"), config).expect("written");
+        let process =
+            Process::start(Command::new("docker-registry").arg("serve").arg(place.join("registry.yml")));
+        wait_until("docker-registry answers", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let sources = place.join("sources");
+        fs::create_dir(&sources).expect("made");
+        for number in 0..4 {
+            fs::write(sources.join(format!("file{number}")), noise(27_000_000, number)).expect("written");
+        }
+        let image = lab::image::build(&sources, &[], &place.join("oci"), "app:1").expect("built");
+        assert!(image.total > 100_000_000 && image.layers.len() >= 3, "{image:?}");
+        for name in ["team/app:1", "library/app:1"] {
+            let from = format!("oci:{}:app:1", place.join("oci").display());
+            let to = format!("docker://127.0.0.1:{port}/{name}");
+            done(Command::new("skopeo").args(["copy", "--dest-tls-verify=false", &from, &to]));
+        }
+        Some(Self { process, port, folder })
+    }
+}
+
+/// A tracker, and nodes that know the registry as `reg.test` and as Docker Hub.
+struct Fleet {
+    folder: TempDir,
+    /// Each with its mirror's address.
+    nodes: Vec<(Process, String)>,
+    _tracker: Process,
+}
+
+impl Fleet {
+    fn start(registry: &Registry, count: usize) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut tracker =
+            Process::start(Command::new(longshore()).args(["tracker", "--listen", "127.0.0.1:0", "--json"]));
+        let address = tracker.event("listening")["addresses"][0].as_str().expect("an address").to_owned();
+        let nodes = (0..count).map(|number| {
+            let mut command = Command::new(longshore());
+            command.args([
+                "node",
+                "--json",
+                "--peer-listen",
+                "127.0.0.1:0",
+                "--mirror-listen",
+                "127.0.0.1:0",
+            ]);
+            command.args(["--tracker", &format!("http://{address}/announce")]);
+            command.arg("--data").arg(folder.path().join(format!("data{number}")));
+            command.arg("--socket").arg(folder.path().join(format!("{number}.sock")));
+            for name in ["reg.test", "docker.io"] {
+                command.args(["--upstream", &format!("{name}=http://127.0.0.1:{}", registry.port)]);
+            }
+            let mut node = Process::start(&mut command);
+            let mirror = node.event("listening")["mirrors"][0].as_str().expect("an address").to_owned();
+            (node, mirror)
+        });
+        Self { nodes: nodes.collect(), folder, _tracker: tracker }
+    }
+
+    fn status(&self, number: usize) -> Value {
+        let socket = self.folder.path().join(format!("{number}.sock"));
+        let output = done(Command::new(longshore()).args(["status", "--json", "--socket"]).arg(socket));
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+}
+
+fn done(command: &mut Command) -> Output {
+    let output = command.output().expect("starts");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn copy(mirror: &str, name: &str, to: &Path) {
+    let from = format!("docker://{mirror}/{name}");
+    done(
+        Command::new("skopeo")
+            .args(["copy", "--src-tls-verify=false", &from])
+            .arg(format!("dir:{}", to.display())),
+    );
+}
+
+/// Names and contents of a folder's files.
+fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = fs::read_dir(folder).expect("readable").map(|entry| entry.expect("readable").path());
+    let mut files: Vec<_> = entries
+        .map(|path| (path.file_name().expect("a name").into(), fs::read(&path).expect("readable")))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn with_the_registry_stopped_a_second_node_gives_the_image_from_the_first() {
+    let Some(mut registry) = Registry::start() else { return };
+    let fleet = Fleet::start(&registry, 2);
+    let to = |name: &str| fleet.folder.path().join(name);
+    let [(_, a), (_, b)] = fleet.nodes.as_slice() else { unreachable!() };
+    copy(a, "reg.test/team/app:1", &to("first"));
+    let manifest = fs::read(to("first").join("manifest.json")).expect("readable");
+    registry.process.kill();
+    copy(b, "reg.test/team/app:1", &to("by-tag"));
+    copy(b, &format!("reg.test/team/app@{}", hash::Digest::of(&manifest)), &to("by-digest"));
+    assert!(contents(&to("first")) == contents(&to("by-tag")));
+    assert!(contents(&to("first")) == contents(&to("by-digest")));
+    let status = fleet.status(1);
+    let totals = &status["status"]["totals"];
+    assert_eq!(totals["from_origins"], 0, "{totals}");
+    assert!(totals["from_peers"].as_u64() > Some(100_000_000), "{totals}");
+    let a_listens = fleet.status(0)["status"]["addresses"].clone();
+    for blob in status["blobs"].as_array().expect("blobs") {
+        assert_eq!(blob["state"], "complete");
+        for source in blob["sources"].as_array().expect("sources") {
+            assert_eq!(source["kind"], "peer");
+            let known = a_listens.as_array().expect("some").iter().any(|a| a["address"] == source["peer"]);
+            assert!(known, "{source} is not node A: {a_listens}");
+        }
+    }
+    drop(registry.folder);
+}
+
+#[test]
+fn docker_pulls_through_a_node() {
+    if !root() || !require("dockerd", "docker.io") || !require("docker", "docker.io") {
+        return;
+    }
+    let Some(registry) = Registry::start() else { return };
+    let fleet = Fleet::start(&registry, 1);
+    let place = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| place.path().join(name).display().to_string();
+    let socket = format!("unix://{}", at("sock"));
+    let mut command = Command::new("dockerd");
+    // No bridge and no filter rules: the machine's network stays as it is.
+    command.args([
+        "--iptables=false",
+        "--ip6tables=false",
+        "--bridge=none",
+        "--storage-driver=vfs",
+        "-H",
+        &socket,
+    ]);
+    command.args(["--data-root", &at("data"), "--exec-root", &at("exec"), "-p", &at("pid")]);
+    command.args(["--registry-mirror", &format!("http://{}", fleet.nodes[0].1)]);
+    let _docker = Process::start(&mut command);
+    let docker = |arguments: &[&str]| {
+        Command::new("docker").args(["-H", &socket]).args(arguments).output().expect("starts")
+    };
+    wait_until("dockerd answers", || docker(&["version"]).status.success());
+    let pulled = docker(&["pull", "app:1"]);
+    assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+    went_through(&fleet);
+}
+
+#[test]
+fn podman_pulls_through_a_node() {
+    if !root() || !require("podman", "podman") {
+        return;
+    }
+    let Some(registry) = Registry::start() else { return };
+    let fleet = Fleet::start(&registry, 1);
+    let place = tempfile::tempdir().expect("a folder");
+    let config = format!(
+        "[[registry]]\nlocation = \"reg.test\"\n[[registry.mirror]]\nlocation = \"{}/reg.test\"\ninsecure = true\n",
+        fleet.nodes[0].1
+    );
+    fs::write(place.path().join("registries.conf"), config).expect("written");
+    let mut command = Command::new("podman");
+    command.env("CONTAINERS_REGISTRIES_CONF", place.path().join("registries.conf"));
+    command.arg("--root").arg(place.path().join("root")).arg("--runroot").arg(place.path().join("run"));
+    done(command.args(["--storage-driver=vfs", "pull", "reg.test/team/app:1"]));
+    went_through(&fleet);
+}
+
+#[test]
+fn containerd_pulls_through_a_node() {
+    if !root() || !require("containerd", "containerd") || !require("ctr", "containerd") {
+        return;
+    }
+    let Some(registry) = Registry::start() else { return };
+    let fleet = Fleet::start(&registry, 1);
+    let place = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| place.path().join(name).display().to_string();
+    fs::create_dir_all(place.path().join("certs/_default")).expect("made");
+    let hosts = format!("[host.\"http://{}\"]\n  capabilities = [\"pull\", \"resolve\"]\n", fleet.nodes[0].1);
+    fs::write(place.path().join("certs/_default/hosts.toml"), hosts).expect("written");
+    let config = format!(
+        "version = 2\nroot = \"{}\"\nstate = \"{}\"\n[grpc]\n  address = \"{}\"\n",
+        at("root"),
+        at("state"),
+        at("sock")
+    );
+    fs::write(place.path().join("config.toml"), config).expect("written");
+    let _containerd = Process::start(Command::new("containerd").args(["-c", &at("config.toml")]));
+    let ctr = |arguments: &[&str]| {
+        Command::new("ctr").args(["-a", &at("sock")]).args(arguments).output().expect("starts")
+    };
+    wait_until("containerd answers", || ctr(&["version"]).status.success());
+    let hosts = at("certs");
+    let pull = ["images", "pull", "--snapshotter", "native", "--hosts-dir", &hosts, "reg.test/team/app:1"];
+    let pulled = ctr(&pull);
+    assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+    went_through(&fleet);
+}
+
+/// The whole image passed through the first node's mirror.
+fn went_through(fleet: &Fleet) {
+    let totals = fleet.status(0)["status"]["totals"].clone();
+    assert!(totals["to_clients"].as_u64() > Some(100_000_000), "{totals}");
+}
+
+fn root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        skip("this container engine wants root");
+    }
+    root
+}

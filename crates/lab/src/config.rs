@@ -1,0 +1,192 @@
+//! What a lab is told at its start.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use crate::LabError;
+
+/// The most nodes of one lab.
+pub const MAX_NODES: usize = 200;
+
+/// A lab's configuration.
+#[derive(Debug, Clone)]
+pub struct LabConfig {
+    /// The program that has the roles `tracker` and `node`.
+    pub program: PathBuf,
+    /// Where everything lies; it must be empty, and stays. Without it, a temporary directory.
+    pub directory: Option<PathBuf>,
+    /// What goes into the image.
+    pub sources: Sources,
+    /// Nodes that hold the image before the others ask for it.
+    pub seeders: usize,
+    /// Nodes that pull it at once.
+    pub leechers: usize,
+    /// A network namespace for each node, the tracker and the registry. For root only.
+    pub namespaces: bool,
+    /// The speed of each node's link, both ways. With namespaces only.
+    pub rate: Option<Rate>,
+    /// Leave it running after the report, until told to stop.
+    pub keep: bool,
+    /// How long one round of pulls may take.
+    pub deadline: Duration,
+    /// The log filter of tracker and nodes.
+    pub log: String,
+}
+
+/// What goes into the image.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sources {
+    /// Its files.
+    pub directory: Option<PathBuf>,
+    /// Files that are a layer each.
+    pub extra: Vec<PathBuf>,
+}
+
+impl Sources {
+    /// A directory that was asked for.
+    pub fn directory(directory: PathBuf) -> Self {
+        Self { directory: Some(directory), extra: Vec::new() }
+    }
+
+    /// This repository's own sources, where `here` is a checkout of it, and the program.
+    pub fn own(here: &Path, program: &Path) -> Self {
+        let is_checkout = here.join("Cargo.toml").is_file() && here.join("crates/longshore").is_dir();
+        Self { directory: is_checkout.then(|| here.to_owned()), extra: vec![program.to_owned()] }
+    }
+}
+
+impl LabConfig {
+    pub(crate) fn nodes(&self) -> usize {
+        self.seeders.saturating_add(self.leechers)
+    }
+
+    /// Whether it makes sense.
+    pub(crate) fn check(&self) -> Result<(), LabError> {
+        if self.rate.is_some() && !self.namespaces {
+            return Err(LabError::RateWithoutNamespaces);
+        }
+        if self.nodes() > MAX_NODES {
+            return Err(LabError::TooManyNodes { asked: self.nodes() });
+        }
+        if self.leechers == 0 {
+            return Err(LabError::NoLeecher);
+        }
+        if self.namespaces && !rustix::process::geteuid().is_root() {
+            return Err(LabError::NotRoot);
+        }
+        Ok(())
+    }
+}
+
+/// A link's speed in bits per second, written as `tc` does: `100mbit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate(u64);
+
+/// Not a rate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no link speed: write it as 100mbit, 800kbit or 1gbit (at least 64kbit, at most 100gbit)")]
+pub struct RateError(String);
+
+impl Rate {
+    /// Bits per second.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// What may pass at once: four milliseconds' worth (a kernel that ticks 250 times a second refills no sooner),
+    /// and never less than the largest packet that the kernel hands down in one piece.
+    pub(crate) const fn burst(self) -> u64 {
+        let bytes = self.0 / 8 / 250;
+        if bytes > 128 << 10 { bytes } else { 128 << 10 }
+    }
+
+    /// What may wait before packets are dropped: 50 milliseconds' worth, as in a fair switch.
+    pub(crate) const fn queue(self) -> u64 {
+        let bytes = self.0 / 8 / 20;
+        self.burst() + if bytes > 256 << 10 { bytes } else { 256 << 10 }
+    }
+}
+
+impl FromStr for Rate {
+    type Err = RateError;
+
+    fn from_str(text: &str) -> Result<Self, RateError> {
+        let wrong = || RateError(text.to_owned());
+        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, unit) = text.split_at(digits);
+        let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+            "kbit" => 1_000,
+            "mbit" => 1_000_000,
+            "gbit" => 1_000_000_000,
+            _ => return Err(wrong()),
+        };
+        let bits = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).ok_or_else(wrong)?;
+        (64_000..=100_000_000_000).contains(&bits).then_some(Self(bits)).ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bits if bits % 1_000_000_000 == 0 => write!(f, "{}gbit", bits / 1_000_000_000),
+            bits if bits % 1_000_000 == 0 => write!(f, "{}mbit", bits / 1_000_000),
+            bits => write!(f, "{}kbit", bits / 1_000),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn config(seeders: usize, leechers: usize) -> LabConfig {
+        LabConfig {
+            program: "longshore".into(),
+            directory: None,
+            sources: Sources::default(),
+            seeders,
+            leechers,
+            namespaces: false,
+            rate: None,
+            keep: false,
+            deadline: Duration::from_secs(60),
+            log: "info".into(),
+        }
+    }
+
+    #[test]
+    fn rates_are_read_and_written_as_tc_does() {
+        for text in ["100mbit", "1gbit", "800kbit"] {
+            assert_eq!(text.parse::<Rate>().expect("a rate").to_string(), text);
+        }
+        for text in ["", "100", "mbit", "100mb", "-1mbit", "1kbit", "101gbit", "99999999999999999999gbit"] {
+            assert!(text.parse::<Rate>().is_err(), "{text}");
+        }
+        let rate: Rate = "10gbit".parse().expect("a rate");
+        assert_eq!((rate.burst(), rate.queue()), (5_000_000, 67_500_000));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        assert!(config(2, 10).check().is_ok());
+        assert!(matches!(config(2, 0).check(), Err(LabError::NoLeecher)));
+        assert!(matches!(config(1, MAX_NODES).check(), Err(LabError::TooManyNodes { .. })));
+        assert!(matches!(config(usize::MAX, 1).check(), Err(LabError::TooManyNodes { .. })));
+        let shaped = LabConfig { rate: "1gbit".parse().ok(), ..config(1, 1) };
+        assert!(matches!(shaped.check(), Err(LabError::RateWithoutNamespaces)));
+    }
+
+    #[test]
+    fn a_checkout_is_known_by_its_crates() {
+        let here = tempfile::tempdir().expect("a directory");
+        assert_eq!(Sources::own(here.path(), Path::new("/bin/p")).directory, None);
+        std::fs::write(here.path().join("Cargo.toml"), "").expect("written");
+        std::fs::create_dir_all(here.path().join("crates/longshore")).expect("made");
+        let own = Sources::own(here.path(), Path::new("/bin/p"));
+        assert_eq!((own.directory.as_deref(), own.extra.len()), (Some(here.path()), 1));
+    }
+}

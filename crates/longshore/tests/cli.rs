@@ -1,0 +1,308 @@
+//! The binary from outside: what a user types, and what comes of it.
+
+#![allow(clippy::expect_used, reason = "helpers of tests, outside the functions that clippy knows for tests")]
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, Output},
+};
+
+use interop::{Process, noise, wait_until};
+use serde_json::Value;
+
+fn longshore() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
+    // What the developer's own environment sets is not under test.
+    command.env_remove("LONGSHORE_LOG").env("NO_COLOR", "1");
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    longshore().args(arguments).output().expect("runs")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("text")
+}
+
+fn code_and_words(output: &Output) -> (Option<i32>, String) {
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn create(path: &Path, output: &Path, more: &[&str]) -> Value {
+    let made = run(&[&["create", text(path), "-o", text(output), "--json"], more].concat());
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    serde_json::from_slice(&made.stdout).expect("JSON")
+}
+
+fn tracker() -> (Process, String) {
+    let mut tracker = Process::start(longshore().args(["tracker", "--listen", "127.0.0.1:0", "--json"]));
+    let listening = tracker.event("listening");
+    let address = listening["addresses"][0].as_str().expect("an address").to_owned();
+    (tracker, format!("http://{address}/announce"))
+}
+
+/// Starts a seeder, and says where it listens.
+fn seed(torrent: &Path, folder: &Path) -> (Process, String) {
+    let arguments = ["--listen", "127.0.0.1:0", "--json"];
+    let mut seeder = Process::start(longshore().arg("seed").arg(torrent).arg(folder).args(arguments));
+    let listen = seeder.event("seeding")["listen"].as_str().expect("an address").to_owned();
+    (seeder, listen)
+}
+
+fn get(torrent: &str, folder: &Path, more: &[&str]) -> Process {
+    let arguments = ["--listen", "127.0.0.1:0", "--json", "--deadline", "60"];
+    Process::start(longshore().arg("get").arg(torrent).arg(folder).args(arguments).args(more))
+}
+
+#[test]
+fn a_folder_goes_from_one_process_to_another_through_the_tracker() {
+    let place = tempfile::tempdir().expect("a folder");
+    let (from, to) = (place.path().join("from"), place.path().join("to"));
+    fs::create_dir_all(from.join("things/deep")).expect("folders");
+    fs::write(from.join("things/a"), noise(2_000_001, 1)).expect("written");
+    fs::write(from.join("things/deep/b"), noise(700_000, 2)).expect("written");
+    fs::write(from.join("things/empty"), b"").expect("written");
+    let (tracker, url) = tracker();
+    let torrent = place.path().join("t.torrent");
+    let made = create(&from.join("things"), &torrent, &["--tracker", &url]);
+    assert_eq!((&made["bytes"], &made["files"]), (&Value::from(2_700_001), &Value::from(3)));
+    let (mut seeder, listen) = seed(&torrent, &from);
+
+    let mut leecher = get(text(&torrent), &to, &[]);
+    assert!(leecher.wait().success());
+    let done = leecher.event("complete");
+    assert_eq!((&done["fetched"], &done["resumed"]), (&Value::from(2_700_001), &Value::from(0)));
+    assert_eq!(done["info_hash"], made["info_hash"]);
+    assert_eq!(done["sources"][0]["address"], listen.as_str());
+    assert_eq!(done["sources"][0]["bytes"], 2_700_001);
+    for name in ["things/a", "things/deep/b", "things/empty"] {
+        assert!(
+            fs::read(from.join(name)).expect("there") == fs::read(to.join(name)).expect("there"),
+            "{name}"
+        );
+    }
+    assert!(!to.join(".longshore").exists(), "nothing is left behind");
+
+    // Once more by the magnet link: all is there, nothing is fetched.
+    let mut again = get(made["magnet"].as_str().expect("a link"), &to, &[]);
+    assert!(again.wait().success());
+    let done = again.event("complete");
+    assert_eq!((&done["fetched"], &done["resumed"]), (&Value::from(0), &Value::from(2_700_001)));
+
+    seeder.terminate();
+    assert!(seeder.wait().success(), "a signal is a good end");
+    assert_eq!(seeder.event("stopped")["uploaded"], 2_700_001);
+    tracker.terminate();
+}
+
+#[test]
+fn a_blob_comes_by_its_magnet_link_from_a_named_peer() {
+    let place = tempfile::tempdir().expect("a folder");
+    let content = noise(1_500_000, 3);
+    let file = place.path().join("layer");
+    fs::write(&file, &content).expect("written");
+    let torrent = place.path().join("t.torrent");
+    let made = create(&file, &torrent, &["--blob"]);
+    let name = made["name"].as_str().expect("a name").to_owned();
+    assert_eq!(made["digest"], format!("sha256:{name}"));
+    // A blob's name is its digest.
+    fs::rename(&file, place.path().join(&name)).expect("renamed");
+    let (_seeder, listen) = seed(&torrent, place.path());
+    let to = place.path().join("to");
+    let mut leecher = get(made["magnet"].as_str().expect("a link"), &to, &["--peer", &listen]);
+    assert!(leecher.wait().success());
+    assert!(fs::read(to.join(&name)).expect("there") == content);
+}
+
+#[test]
+fn a_killed_download_goes_on_from_its_proven_pieces() {
+    let place = tempfile::tempdir().expect("a folder");
+    let (from, to) = (place.path().join("from"), place.path().join("to"));
+    fs::create_dir(&from).expect("a folder");
+    let size = 256 << 20;
+    let content = noise(size, 4);
+    fs::write(from.join("big"), &content).expect("written");
+    let torrent = place.path().join("t.torrent");
+    create(&from.join("big"), &torrent, &["--piece-length", "64KiB"]);
+    let (_seeder, listen) = seed(&torrent, &from);
+
+    let mut first = get(text(&torrent), &to, &["--peer", &listen]);
+    let notes = to.join(".longshore");
+    let journal = || {
+        let entries = fs::read_dir(&notes).into_iter().flatten().flatten();
+        let journals = entries.filter(|entry| entry.path().extension().is_some_and(|kind| kind == "journal"));
+        journals.filter_map(|entry| Some(entry.metadata().ok()?.len())).max().unwrap_or(0)
+    };
+    // 72 bytes for each proven piece.
+    wait_until("some pieces to be proven", || {
+        assert!(first.is_running(), "it was too fast to be killed");
+        journal() > 100 * 72
+    });
+    first.kill();
+    let proven = (journal() - 60) / 72 - 1;
+    assert!(proven < 4096, "it was too fast to be killed");
+
+    let mut second = get(text(&torrent), &to, &["--peer", &listen]);
+    assert!(second.wait().success());
+    let done = second.event("complete");
+    let (resumed, fetched) =
+        (done["resumed"].as_u64().expect("bytes"), done["fetched"].as_u64().expect("bytes"));
+    assert_eq!(resumed, proven * 65536, "no proven piece is lost");
+    assert_eq!(resumed + fetched, size as u64, "and none is fetched again");
+    assert!(fs::read(to.join("big")).expect("there") == content);
+}
+
+#[test]
+fn files_without_a_journal_are_hashed_and_completed() {
+    let place = tempfile::tempdir().expect("a folder");
+    let (from, to) = (place.path().join("from"), place.path().join("to"));
+    fs::create_dir(&from).expect("a folder");
+    fs::create_dir(&to).expect("a folder");
+    let content = noise(1_000_000, 5);
+    fs::write(from.join("f"), &content).expect("written");
+    fs::write(to.join("f"), &content[..600_000]).expect("written");
+    let torrent = place.path().join("t.torrent");
+    create(&from.join("f"), &torrent, &["--piece-length", "16KiB"]);
+    let (_seeder, listen) = seed(&torrent, &from);
+    let mut leecher = get(text(&torrent), &to, &["--peer", &listen]);
+    assert!(leecher.wait().success());
+    let whole_pieces = 600_000 / 16384 * 16384;
+    assert_eq!(leecher.event("complete")["resumed"], whole_pieces);
+    assert!(fs::read(to.join("f")).expect("there") == content);
+}
+
+#[test]
+fn what_cannot_be_used_is_named_with_exit_code_2() {
+    let place = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| place.path().join(name);
+    fs::write(at("empty.torrent"), b"").expect("written");
+    fs::write(at("text.torrent"), b"no torrent at all").expect("written");
+    fs::write(at("deep.torrent"), [b'l'; 100_000]).expect("written");
+    fs::write(at("f"), noise(100_000, 6)).expect("written");
+    create(&at("f"), &at("good.torrent"), &[]);
+    let mut cut = fs::read(at("good.torrent")).expect("there");
+    cut.truncate(cut.len() - 30);
+    fs::write(at("cut.torrent"), cut).expect("written");
+    for name in ["missing.torrent", "empty.torrent", "text.torrent", "deep.torrent", "cut.torrent"] {
+        for command in ["get", "seed"] {
+            let (code, words) = code_and_words(&run(&[command, text(&at(name)), text(&at("to"))]));
+            assert_eq!(code, Some(2), "{command} {name}: {words}");
+            assert!(words.starts_with("error: cannot use the torrent") && words.contains(name), "{words}");
+            assert!(words.contains("because: "), "{words}");
+        }
+    }
+    assert!(!at("to").exists(), "nothing was made for a torrent that cannot be read");
+    for line in [
+        &["get", "magnet:?dn=nothing", "to"][..],
+        &["get", "magnet:?xt=urn:btih:0000000000000000000000000000000000000001", "to"],
+        &["create", text(&at("missing"))],
+        &["create", text(&at("f")), "--piece-length", "100KiB"],
+        &["create", text(&at("f")), "--tracker", "nonsense"],
+        &["tracker", "--config", text(&at("missing.toml"))],
+        &["tracker", "--interval", "0", "--listen", "127.0.0.1:0"],
+        &["no-such-command"],
+    ] {
+        let (code, words) =
+            code_and_words(&longshore().current_dir(place.path()).args(line).output().expect("runs"));
+        assert_eq!(code, Some(2), "{line:?}: {words}");
+        assert!(words.contains("error: "), "{words}");
+    }
+}
+
+#[test]
+fn wrong_or_missing_data_is_not_seeded() {
+    let place = tempfile::tempdir().expect("a folder");
+    let file = place.path().join("f");
+    let mut content = noise(300_000, 7);
+    fs::write(&file, &content).expect("written");
+    let torrent = place.path().join("t.torrent");
+    create(&file, &torrent, &["--piece-length", "16KiB"]);
+    content[200_000] ^= 1;
+    fs::write(&file, &content).expect("written");
+    let (code, words) = code_and_words(&run(&["seed", text(&torrent), text(place.path())]));
+    assert_eq!(code, Some(2));
+    assert!(words.contains("18 of 19 pieces are right") && words.contains("hint: "), "{words}");
+    fs::write(&file, &content[..299_999]).expect("written");
+    let (code, words) = code_and_words(&run(&["seed", text(&torrent), text(place.path())]));
+    assert!(code == Some(2) && words.contains("is 299999 bytes long, and should be 300000"), "{words}");
+    fs::remove_file(&file).expect("removed");
+    for more in [&[][..], &["--no-check"]] {
+        let line = [&["seed", text(&torrent), text(place.path())], more].concat();
+        let (code, words) = code_and_words(&run(&line));
+        assert!(code == Some(2) && words.contains("cannot read"), "{words}");
+    }
+}
+
+#[test]
+fn a_torrent_file_is_not_overwritten_unless_asked() {
+    let place = tempfile::tempdir().expect("a folder");
+    let (file, torrent) = (place.path().join("f"), place.path().join("t.torrent"));
+    fs::write(&file, noise(1000, 8)).expect("written");
+    fs::write(&torrent, b"precious").expect("written");
+    let (code, words) = code_and_words(&run(&["create", text(&file), "-o", text(&torrent)]));
+    assert!(code == Some(2) && words.contains("is there already") && words.contains("--force"), "{words}");
+    assert_eq!(fs::read(&torrent).expect("there"), b"precious");
+    create(&file, &torrent, &["--force", "--no-date"]);
+    let first = fs::read(&torrent).expect("there");
+    create(&file, &torrent, &["--force", "--no-date"]);
+    assert_eq!(fs::read(&torrent).expect("there"), first, "the same content makes the same file");
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_to_ends_a_download_with_exit_code_1() {
+    let place = tempfile::tempdir().expect("a folder");
+    fs::write(place.path().join("f"), noise(1000, 9)).expect("written");
+    let torrent = place.path().join("t.torrent");
+    create(&place.path().join("f"), &torrent, &[]);
+    // Not even root can make a folder below a file, or in the kernel's own.
+    let locked = place.path().join("locked");
+    fs::create_dir(&locked).expect("a folder");
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o500)).expect("ours");
+    for folder in [Path::new("/proc/longshore"), &place.path().join("f/below"), &locked] {
+        if folder == locked && fs::write(locked.join("probe"), b"").is_ok() {
+            // Root writes anywhere.
+            continue;
+        }
+        let line = ["get", text(&torrent), text(folder), "--listen", "127.0.0.1:0", "--peer", "127.0.0.1:1"];
+        let (code, words) = code_and_words(&run(&line));
+        assert_eq!(code, Some(1), "{words}");
+        assert!(words.contains("cannot write to") && words.contains("because: "), "{words}");
+    }
+}
+
+#[test]
+fn a_download_that_finds_nobody_ends_at_its_deadline() {
+    let place = tempfile::tempdir().expect("a folder");
+    fs::write(place.path().join("f"), noise(1000, 10)).expect("written");
+    let torrent = place.path().join("t.torrent");
+    create(&place.path().join("f"), &torrent, &[]);
+    let to = place.path().join("to");
+    let line = ["get", text(&torrent), text(&to), "--listen", "127.0.0.1:0", "--deadline", "1"];
+    let (code, words) = code_and_words(&run(&line));
+    assert!(code == Some(1) && words.contains("not complete after 1 s"), "{words}");
+}
+
+#[test]
+fn two_downloads_of_one_torrent_do_not_share_a_folder() {
+    let place = tempfile::tempdir().expect("a folder");
+    fs::write(place.path().join("f"), noise(1000, 11)).expect("written");
+    let (torrent, to) = (place.path().join("t.torrent"), place.path().join("to"));
+    create(&place.path().join("f"), &torrent, &[]);
+    let mut first = get(text(&torrent), &to, &[]);
+    first.event("status");
+    let (code, words) = code_and_words(&run(&["get", text(&torrent), text(&to), "--listen", "127.0.0.1:0"]));
+    assert!(code == Some(1) && words.contains("another process is downloading this torrent"), "{words}");
+}
+
+#[test]
+fn the_version_is_told() {
+    let output = run(&["--version"]);
+    assert!(output.status.success());
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        concat!("longshore ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
