@@ -1,4 +1,5 @@
 //! A registry that misbehaves on demand, and nodes around it.
+#![allow(clippy::expect_used, reason = "tests fail by panicking, their helpers too")]
 
 use std::{
     collections::HashMap,
