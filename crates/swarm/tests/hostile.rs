@@ -1,4 +1,5 @@
 //! Peers that say anything at any time: the brain keeps its books and never gives up.
+#![allow(clippy::expect_used, reason = "tests fail by panicking, their helpers too")]
 
 use std::{collections::BTreeSet, time::Duration};
 
