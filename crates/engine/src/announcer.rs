@@ -106,6 +106,8 @@ struct Entry {
     trackers: Vec<String>,
     /// What the trackers are to be told next, besides the numbers.
     event: Event,
+    /// What they are being told now.
+    sent: Event,
     tracker_id: Option<Vec<u8>>,
     started: bool,
     failures: u32,
@@ -180,6 +182,7 @@ impl Task {
                         let entry = Entry {
                             trackers,
                             event: Event::Started,
+                            sent: Event::None,
                             tracker_id: None,
                             started: false,
                             failures: 0,
@@ -244,6 +247,9 @@ impl Task {
                 let ask = self.ask(place.0, entry);
                 self.under_way.spawn(async move { (place, ask.await) });
             }
+            if let Some(entry) = self.entries.get_mut(&place) {
+                entry.sent = std::mem::replace(&mut entry.event, Event::None);
+            }
         }
     }
 
@@ -288,7 +294,6 @@ impl Task {
             // Whoever waited may have given up.
             let _ = waiting.send(());
         }
-        let told = std::mem::replace(&mut entry.event, Event::None);
         let pause = match result {
             Ok(response) => {
                 let restarted = entry.tracker_id.is_some()
@@ -309,7 +314,7 @@ impl Task {
                     torrent.add_peers(response.peers.iter().map(|peer| peer.addr));
                     entry.lonely = if nobody && response.peers.is_empty() { entry.lonely + 1 } else { 0 };
                     if entry.lonely > 0 {
-                        let least = response.min_interval.unwrap_or(Duration::ZERO);
+                        let least = response.min_interval.unwrap_or(Duration::ZERO).min(*PAUSE.end());
                         pause = pause.min((LONELY * 2u32.pow(entry.lonely.min(10) - 1)).max(least));
                     }
                 }
@@ -319,7 +324,9 @@ impl Task {
                 pause
             }
             Err(why) => {
-                entry.event = told;
+                if entry.event == Event::None {
+                    entry.event = entry.sent;
+                }
                 entry.failures += 1;
                 tracing::debug!(torrent = %place.0, "announce failed: {why}");
                 (RETRY * 2u32.pow(entry.failures.min(8) - 1)).min(Duration::from_secs(1800))

@@ -217,7 +217,8 @@ fn relative(from: &Path, to: &Path) -> PathBuf {
     let base = from.parent().unwrap_or(Path::new(""));
     let common = base.components().zip(to.components()).take_while(|(a, b)| a == b).count();
     let up = base.components().skip(common).map(|_| std::path::Component::ParentDir);
-    up.chain(to.components().skip(common)).collect()
+    let path: PathBuf = up.chain(to.components().skip(common)).collect();
+    if path.as_os_str().is_empty() { ".".into() } else { path }
 }
 
 /// A file or folder of a torrent could not be made.
@@ -238,5 +239,6 @@ mod tests {
     fn links_lead_there_relatively() {
         assert_eq!(relative(Path::new("/d/t/a/link"), Path::new("/d/t/b/file")), Path::new("../b/file"));
         assert_eq!(relative(Path::new("/d/t/link"), Path::new("/d/t/file")), Path::new("file"));
+        assert_eq!(relative(Path::new("/d/t/link"), Path::new("/d/t")), Path::new("."));
     }
 }

@@ -29,7 +29,7 @@ const SILENCE: Duration = Duration::from_secs(150);
 const READ: usize = 16 * 1024;
 /// How much of what follows a block is read together with its last bytes.
 const BEHIND: usize = 1024;
-/// Most block bytes to take that nobody asked for (what was cancelled may be on its way).
+/// Block bytes to take in any case that nobody asked for: what was cancelled may be on its way.
 const UNASKED: u64 = 64 * 1024 * 1024;
 /// The number under which we take metadata messages (BEP 10).
 const METADATA_ID: u8 = 1;
@@ -75,6 +75,7 @@ pub(crate) async fn run(
         decoder: Decoder::new(torrent.meta.info.geometry.piece_count(), LONGEST_REQUEST),
         buffer: BytesMut::with_capacity(READ),
         unasked: 0,
+        taken: 0,
         metadata_id: None,
     };
     let why = tokio::select! {
@@ -127,7 +128,7 @@ fn register(
                 inner.swarm.on_disconnected(double, now);
             }
         }
-        if inner.links.len() >= shared.config.max_peers || inner.banned.contains(&address) {
+        if inner.links.len() >= shared.config.max_peers || inner.bans.has(address, theirs.peer_id) {
             return false;
         }
         let handle = Handle {
@@ -158,7 +159,9 @@ struct LinkReader<'a> {
     decoder: Decoder,
     /// Received and not yet read.
     buffer: BytesMut,
+    /// Block bytes that nobody asked for, and those that were of use.
     unasked: u64,
+    taken: u64,
     /// The number under which the peer takes metadata messages.
     metadata_id: Option<u8>,
 }
@@ -210,13 +213,14 @@ impl LinkReader<'_> {
         let mut payload = self.shared.buffers.take(range.length as usize);
         self.receive(&mut payload).await?;
         self.torrent.received(self.key, range, payload);
+        self.taken += u64::from(range.length);
         Ok(())
     }
 
     /// Receives a block that is of no use, in small bites.
     async fn pass_over(&mut self, range: BlockRange) -> Result<(), LinkError> {
         self.unasked += u64::from(range.length);
-        if self.unasked > UNASKED {
+        if self.unasked > UNASKED.max(self.taken / 8) {
             return Err(LinkError::Flood);
         }
         let mut left = range.length as usize;

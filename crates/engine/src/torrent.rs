@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -105,8 +105,36 @@ pub(crate) struct Inner {
     held: HashMap<PieceIndex, BTreeMap<u32, Part>>,
     pub(crate) links: HashMap<PeerKey, Handle>,
     pub(crate) candidates: Candidates,
-    pub(crate) banned: BTreeSet<SocketAddr>,
+    pub(crate) bans: Bans,
     next_reader: u64,
+}
+
+/// Peers that were proven wrong. A host, whatever port or name it comes back with; on loopback, where one address is
+/// many peers, the name and the port.
+#[derive(Default)]
+pub(crate) struct Bans {
+    hosts: BTreeSet<IpAddr>,
+    local: BTreeSet<SocketAddr>,
+    names: BTreeSet<PeerId>,
+}
+
+impl Bans {
+    /// Most entries of each kind.
+    const MOST: usize = 10_000;
+
+    fn add(&mut self, link: &Handle) {
+        if link.address.ip().is_loopback() && self.names.len() < Self::MOST {
+            self.names.insert(link.peer_id);
+            self.local.extend([Some(link.address), link.listens].into_iter().flatten());
+        } else if !link.address.ip().is_loopback() && self.hosts.len() < Self::MOST {
+            self.hosts.insert(link.address.ip());
+        }
+    }
+
+    /// Whether a peer stays out.
+    pub(crate) fn has(&self, address: SocketAddr, name: PeerId) -> bool {
+        self.hosts.contains(&address.ip()) || self.local.contains(&address) || self.names.contains(&name)
+    }
 }
 
 /// Bytes of a piece: a stretch of a buffer.
@@ -149,7 +177,7 @@ impl Torrent {
             held: HashMap::new(),
             links: HashMap::new(),
             candidates: Candidates::default(),
-            banned: BTreeSet::new(),
+            bans: Bans::default(),
             next_reader: 0,
         };
         let (inner, wake) = (Mutex::new(inner), Notify::new());
@@ -300,8 +328,7 @@ impl Torrent {
                             tracing::warn!(torrent = %self.meta.info_hash, peer = %link.address, "peer dropped: {why}");
                         }
                         if why.is_ban() {
-                            inner.banned.insert(link.address);
-                            inner.banned.extend(link.listens);
+                            inner.bans.add(link);
                         }
                         link.stop.cancel();
                     }

@@ -86,17 +86,12 @@ impl Inner {
         flights.insert(digest, flight.clone());
         let (inner, for_task) = (self.clone(), flight.clone());
         self.tasks.spawn(async move {
-            let stop = inner.stop.clone();
-            let outcome = tokio::select! {
-                outcome = fetch::run(&inner, &for_task) => outcome,
+            let mut landing = Landing { inner, flight: for_task, outcome: Err(FetchError::Stopped) };
+            let stop = landing.inner.stop.clone();
+            landing.outcome = tokio::select! {
+                outcome = fetch::run(&landing.inner, &landing.flight) => outcome,
                 () = stop.cancelled() => Err(FetchError::Stopped),
             };
-            if let Err(error) = &outcome {
-                tracing::warn!(%digest, repository = %for_task.repository, "not fetched: {error}");
-            }
-            // What is here by then is found in the store; what failed may be tried anew.
-            inner.flights().remove(&digest);
-            for_task.update(|progress| progress.outcome = Some(outcome));
         });
         flight
     }
@@ -311,6 +306,26 @@ impl Content {
         accept: &[String],
     ) -> Result<ManifestAnswer, ContentError> {
         self.0.manifest(repository, target, accept).boxed().await
+    }
+}
+
+/// Ends a flight, however its task ends.
+struct Landing {
+    inner: Arc<Inner>,
+    flight: Arc<Flight>,
+    outcome: Result<(), FetchError>,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        let outcome = std::mem::replace(&mut self.outcome, Ok(()));
+        if let Err(error) = &outcome {
+            let (digest, repository) = (self.flight.digest, &self.flight.repository);
+            tracing::warn!(%digest, %repository, "not fetched: {error}");
+        }
+        // What is here by then is found in the store; what failed may be tried anew.
+        self.inner.flights().remove(&self.flight.digest);
+        self.flight.update(|progress| progress.outcome = Some(outcome));
     }
 }
 

@@ -88,6 +88,8 @@ pub(crate) enum FetchError {
     Disk(String),
     #[error("the swarm failed: {0}")]
     Swarm(String),
+    #[error("what was here of it does not fit what the origin has")]
+    Misfit,
     #[error("the node is stopping")]
     Stopped,
 }

@@ -45,9 +45,23 @@ async fn manifest(
 }
 
 async fn blob(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<BlobTorrent, FetchError> {
+    // What an earlier attempt left knows the size, and only the rest is asked for. But it may have been begun on a
+    // lie of the directory's; then it is thrown away, and everything asked for.
+    if let Some(left) = left_over(inner, flight.digest).await {
+        match attempt(inner, flight, Some(left)).await {
+            Err(FetchError::Misfit) => flight.update(|progress| progress.prefix = 0),
+            outcome => return outcome,
+        }
+    }
+    attempt(inner, flight, None).await
+}
+
+async fn attempt(
+    inner: &Arc<Inner>,
+    flight: &Arc<Flight>,
+    left: Option<u64>,
+) -> Result<BlobTorrent, FetchError> {
     let digest = flight.digest;
-    // What an earlier attempt left knows the size, and only the rest is asked for.
-    let left = left_over(inner, digest).await;
     let mut body = None;
     let size = match left {
         Some(size) => size,
@@ -80,13 +94,25 @@ async fn blob(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<BlobTorrent, F
     let sent = async {
         let mut body = match body.filter(|_| from == 0) {
             Some(body) => body,
-            None => inner.origin.blob(&flight.repository, &digest, from).await?,
+            None => inner.origin.blob(&flight.repository, &digest, from).await.map_err(misfit)?,
         };
+        if body.size().is_some_and(|said| said != size) {
+            return Err(FetchError::Misfit);
+        }
         send(&mut body, chunks).await
     };
     let (sent, kept) = tokio::join!(sent, kept);
     let (partial, torrent) = kept.map_err(FetchError::disk)??;
-    sent?;
+    if let Err(error) = sent {
+        if matches!(error, FetchError::Misfit) {
+            partial.discard();
+        }
+        return Err(error);
+    }
+    if torrent.is_none() && left.is_some() {
+        partial.discard();
+        return Err(FetchError::Misfit);
+    }
     let torrent = torrent.ok_or_else(|| FetchError::disk("the origin's answer ended early"))?;
     if torrent.digest != digest {
         partial.discard();
@@ -103,11 +129,19 @@ async fn blob(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<BlobTorrent, F
     Ok(torrent)
 }
 
+/// A range that the registry does not have: what is here is not the beginning of its blob.
+fn misfit(error: origin::OriginError) -> FetchError {
+    use origin::OriginError::{Denied, NotFound, Unauthorized};
+    let other = matches!(error, NotFound { .. } | Unauthorized { .. } | Denied { .. });
+    if other || error.is_transient() { error.into() } else { FetchError::Misfit }
+}
+
 /// The size of what an earlier attempt left of a blob, if one did.
 async fn left_over(inner: &Inner, digest: Digest) -> Option<u64> {
     let store = inner.store.clone();
     let partials = spawn_blocking(move || store.partials()).await.ok()?.ok()?;
-    partials.into_iter().find(|partial| partial.digest == digest).map(|partial| partial.size)
+    let left = partials.into_iter().find(|partial| partial.digest == digest)?;
+    (left.bytes_done > 0).then_some(left.size)
 }
 
 async fn size(inner: &Inner, flight: &Flight, body: &BlobBody) -> Result<u64, FetchError> {

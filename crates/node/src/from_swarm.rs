@@ -66,20 +66,26 @@ pub(crate) async fn fetch(inner: &Arc<Inner>, flight: &Arc<Flight>, entry: Entry
     flight.update(|progress| progress.torrent = Some(torrent.clone()));
     let result = follow(inner, flight, &torrent, &draft).await;
     inner.remember(flight, &torrent);
-    match result {
-        Ok(()) => {
-            let partial = draft.take().ok_or_else(|| FetchError::disk("the blob is gone"))?;
-            spawn_blocking(move || partial.commit(entry.media_type.as_deref()).map_err(FetchError::disk))
-                .await
-                .map_err(FetchError::disk)??;
-            Ok(())
+    let kept = match (result, draft.take()) {
+        (Ok(()), Some(partial)) => {
+            let media_type = entry.media_type;
+            let commit =
+                spawn_blocking(move || partial.commit(media_type.as_deref()).map_err(FetchError::disk));
+            commit.await.map_err(FetchError::disk).flatten().map(drop)
         }
-        Err(error) => {
-            inner.engine.remove(&info_hash).await;
-            drop(draft.take());
+        (Ok(()), None) => Err(FetchError::disk("the blob is gone")),
+        (Err(error), partial) => {
+            // With nothing proven there is nothing to go on from, and its size was only said.
+            if let Some(partial) = partial.filter(|partial| partial.proven_count() == 0) {
+                partial.discard();
+            }
             Err(error)
         }
+    };
+    if kept.is_err() {
+        inner.engine.remove(&info_hash).await;
     }
+    kept
 }
 
 /// Which pieces are here from an earlier attempt and fit this torrent. What was proven before the machine last
@@ -172,8 +178,8 @@ async fn rescue(
         let _ = directory.release(&flight.digest, &lease.lease, &inner.name).await;
     }
     match filled {
-        // The origin is down as well; peers may come back.
-        Err(FetchError::Origin(error)) if error.is_transient() => {
+        // The origin cannot help; peers may.
+        Err(FetchError::Origin(error)) => {
             tracing::warn!(digest = %flight.digest, %error, "nor can the origin help");
             let alone = torrent.peers().is_empty();
             if alone { Err(FetchError::Origin(error)) } else { Ok(()) }

@@ -152,12 +152,12 @@ impl Inner {
             ContentError::Internal(format!("reading {digest} failed: {error}"))
         };
         let bytes = read.await.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
-        let media_type = blob.media_type.or_else(|| said_by_itself(&bytes)).ok_or(ContentError::NotFound)?;
+        let media_type = said_by_itself(&bytes).or(blob.media_type).ok_or(ContentError::NotFound)?;
         Ok(Some(ManifestAnswer { bytes, media_type, digest, warning: None }))
     }
 }
 
-/// The media type in the manifest itself, where it names one.
+/// The media type in the manifest itself, where it names one. It goes before what anybody else says of it.
 fn said_by_itself(manifest: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]

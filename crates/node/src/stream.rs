@@ -12,7 +12,7 @@ use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 
 use crate::{
     content::{Inner, count},
-    flight::{Flight, Progress},
+    flight::{FetchError, Flight, Progress},
 };
 
 /// How much is read from a file at once.
@@ -97,6 +97,10 @@ impl Follower {
                 break self.straight().await?;
             }
             let progress = self.progress.borrow_and_update().clone();
+            if progress.size.is_some_and(|size| size < self.end) {
+                // Somebody had told a wrong size, and the client was told it too.
+                return Err(ContentError::Internal("the blob is not as long as it was said to be".into()));
+            }
             let ready = self.ready(&progress);
             if let (Some(file), true) = (&progress.file, ready > self.at) {
                 break read(file.clone(), self.at, (ready.min(self.end) - self.at).min(CHUNK)).await?;
@@ -108,6 +112,8 @@ impl Follower {
                     let (_, file) = stored.ok_or_else(|| ContentError::Internal("blob lost".into()))?;
                     break read(file, self.at, (self.end - self.at).min(CHUNK)).await?;
                 }
+                // The origin's bytes were wrong: the rest of them must not make a whole of it.
+                (Some(Err(error @ FetchError::WrongDigest { .. })), _) => return Err(error.clone().into()),
                 (Some(Err(error)), _) => {
                     tracing::info!(digest = %self.digest, %error, "serving the rest from the origin");
                     self.direct = Some(None);

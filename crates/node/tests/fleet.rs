@@ -95,7 +95,7 @@ async fn an_origin_that_lies_is_never_published_and_never_counted_complete() {
     let dir = tempdir().expect("temp");
     let node = node(dir.path(), &url, &registry).await;
     let answer = fetch(&node, &format!("blobs/{}", digests[0])).await;
-    assert!(!answer.whole || answer.body != layer, "the client sees that it is wrong");
+    assert!(!answer.whole && answer.body.len() < layer.len(), "a wrong blob is never handed over whole");
     let directory = api::DirectoryClient::new([url.trim_end_matches("/announce")], None).expect("client");
     assert_eq!(directory.get(&digests[0]).await.expect("answers"), None, "not published");
     assert_eq!(api(dir.path()).blob(&digests[0]).await.expect("answers"), None, "not kept");
@@ -285,4 +285,32 @@ async fn a_node_that_waits_for_a_slow_first_copy_answers_its_client_all_the_same
     assert_eq!(second.status, 200);
     assert!(second.whole && second.body == layer);
     assert_eq!(registry.sent(&digests[0]), 6_000_000, "one copy all the same");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torrent_that_lies_about_the_size_costs_one_pull_and_no_more() {
+    let registry = Registry::start().await;
+    let layer = noise(3_145_726, 13);
+    let (_, digests) = registry.add_image(std::slice::from_ref(&layer));
+    let (_tracker, url) = tracker().await;
+    let lie = bencode::encode_dict(|info| {
+        info.unsigned(b"length", 20 * 262_144);
+        info.bytes(b"name", digests[0].hex().as_bytes());
+        info.unsigned(b"piece length", 262_144);
+        info.bytes(b"pieces", &[0; 20 * 20]);
+        info.bytes(b"sha256", digests[0].as_bytes());
+        info.bytes(b"sha256 states", &[0; 19 * 32]);
+    });
+    let directory = api::DirectoryClient::new([url.trim_end_matches("/announce")], None).expect("client");
+    let publish = api::directory::PublishRequest { info: lie.into(), media_type: None, lease: None };
+    directory.publish(&digests[0], &publish).await.expect("it looks like a torrent of this blob");
+    let dir = tempdir().expect("temp");
+    let node = node(dir.path(), &url, &registry).await;
+    let path = format!("blobs/{}", digests[0]);
+    let misled = fetch(&node, &path).await;
+    assert!(!misled.whole || misled.body == layer, "nothing wrong looks whole");
+    let healed = fetch(&node, &path).await;
+    assert!(healed.whole && healed.body == layer);
+    let entry = directory.get(&digests[0]).await.expect("answers").expect("published");
+    assert_eq!(entry.size, 3_145_726, "the truth has taken the lie's place");
 }

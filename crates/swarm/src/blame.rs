@@ -4,7 +4,10 @@
 //! block is kept with its giver; when a later copy is proven right, whoever gave a block that differs is guilty,
 //! and nobody else is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use metainfo::PieceIndex;
 
@@ -13,7 +16,7 @@ use crate::peer::PeerKey;
 /// A block's SHA-1, only ever compared with another of the same block.
 pub(crate) type BlockHash = [u8; 20];
 
-/// How many peers may each have failed alone with one piece before the torrent itself is doubted.
+/// How many hosts may each have failed alone with one piece before the torrent itself is doubted.
 const DOUBT: usize = 3;
 
 #[derive(Debug, Default)]
@@ -25,8 +28,8 @@ pub(crate) struct Blame {
 struct Suspicion {
     /// Block, hash and giver of each block of failed copies.
     blocks: BTreeSet<(u32, BlockHash, PeerKey)>,
-    /// Peers that failed with the whole piece.
-    alone: BTreeSet<PeerKey>,
+    /// Hosts that failed with the whole piece; a host may connect as often as it likes.
+    alone: BTreeSet<IpAddr>,
 }
 
 /// What a failed piece proves.
@@ -47,12 +50,18 @@ impl Blame {
     }
 
     /// A copy failed, whose block `i` came from `givers[i]` and hashes to `hashes[i]`.
-    pub(crate) fn failed(&mut self, piece: PieceIndex, givers: &[PeerKey], hashes: &[BlockHash]) -> Failure {
+    pub(crate) fn failed(
+        &mut self,
+        piece: PieceIndex,
+        givers: &[PeerKey],
+        hashes: &[BlockHash],
+        host: impl Fn(PeerKey) -> Option<IpAddr>,
+    ) -> Failure {
         let suspicion = self.suspects.entry(piece).or_default();
         let first = givers.first().copied();
         match first.filter(|first| givers.iter().all(|giver| giver == first)) {
             Some(alone) => {
-                suspicion.alone.insert(alone);
+                suspicion.alone.extend(host(alone));
                 if suspicion.alone.len() >= DOUBT { Failure::Unprovable } else { Failure::Proven(alone) }
             }
             None => {
@@ -86,20 +95,32 @@ mod tests {
     const B: PeerKey = PeerKey(2);
     const C: PeerKey = PeerKey(3);
 
+    fn host(peer: PeerKey) -> Option<IpAddr> {
+        Some([10, 0, 0, peer.0 as u8].into())
+    }
+
     #[test]
     fn only_the_giver_of_the_differing_block_is_guilty() {
         let mut blame = Blame::default();
-        assert_eq!(blame.failed(PIECE, &[A, B], &[[1; 20], [9; 20]]), Failure::Suspected);
+        assert_eq!(blame.failed(PIECE, &[A, B], &[[1; 20], [9; 20]], host), Failure::Suspected);
         assert!(blame.is_suspect(PIECE));
         assert_eq!(blame.proven(PIECE, &[[1; 20], [2; 20]]), [B].into());
         assert!(!blame.is_suspect(PIECE));
     }
 
     #[test]
+    fn one_host_under_many_names_makes_nothing_doubtful() {
+        let mut blame = Blame::default();
+        for peer in [A, B, C] {
+            assert_eq!(blame.failed(PIECE, &[peer], &[], |_| host(A)), Failure::Proven(peer));
+        }
+    }
+
+    #[test]
     fn whoever_failed_alone_is_proven_and_three_make_the_torrent_doubtful() {
         let mut blame = Blame::default();
-        assert_eq!(blame.failed(PIECE, &[A, A], &[]), Failure::Proven(A));
-        assert_eq!(blame.failed(PIECE, &[B, B], &[]), Failure::Proven(B));
-        assert_eq!(blame.failed(PIECE, &[C, C], &[]), Failure::Unprovable);
+        assert_eq!(blame.failed(PIECE, &[A, A], &[], host), Failure::Proven(A));
+        assert_eq!(blame.failed(PIECE, &[B, B], &[], host), Failure::Proven(B));
+        assert_eq!(blame.failed(PIECE, &[C, C], &[], host), Failure::Unprovable);
     }
 }

@@ -5,7 +5,7 @@
 //! leecher stays busy. The leechers pass them on among themselves, and the seed sends each piece once.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
@@ -34,7 +34,7 @@ pub(crate) struct Seeding {
     order: Vec<u32>,
     next: usize,
     /// Pieces to hand out again: their first taker left or was too slow.
-    again: VecDeque<PieceIndex>,
+    again: BTreeSet<PieceIndex>,
     /// Who is fetching what, and since when.
     given: BTreeMap<PieceIndex, (PeerKey, Time)>,
     now: Time,
@@ -45,7 +45,7 @@ impl Seeding {
         let mut rng = StdRng::seed_from_u64(random_seed);
         let mut order: Vec<u32> = (0..pieces).collect();
         order.chunks_mut(RUN).for_each(|run| run.shuffle(&mut rng));
-        Self { order, next: 0, again: VecDeque::new(), given: BTreeMap::new(), now: Time(0) }
+        Self { order, next: 0, again: BTreeSet::new(), given: BTreeMap::new(), now: Time(0) }
     }
 
     /// A leecher has the piece.
@@ -60,7 +60,7 @@ impl Seeding {
         for piece in lost.filter(|p| rarity.availability(*p) == 0) {
             if self.given.get(&piece).is_none_or(|(to, _)| *to == key) {
                 self.given.remove(&piece);
-                self.again.push_back(piece);
+                self.again.insert(piece);
             }
         }
     }
@@ -75,7 +75,7 @@ impl Seeding {
         let open = |given: &BTreeMap<PieceIndex, (PeerKey, Time)>, piece: PieceIndex| {
             rarity.availability(piece) == 0 && !given.contains_key(&piece) && !peer.have.contains(piece)
         };
-        while let Some(piece) = self.again.pop_front() {
+        while let Some(piece) = self.again.pop_first() {
             if open(&self.given, piece) {
                 self.given.insert(piece, (key, self.now));
                 return Some(piece);

@@ -20,7 +20,7 @@ use crate::{
     seeding::Seeding,
     time::Time,
     turns::Turns,
-    upload::Choker,
+    upload::{Choker, MOST_WAITING},
 };
 
 /// How a swarm behaves.
@@ -107,6 +107,8 @@ pub struct Swarm {
 const TICK: Duration = Duration::from_millis(100);
 /// A peer that gives nothing for this long while asked is no longer waited for.
 const SNUB: Duration = Duration::from_secs(8);
+/// Most answers that may wait for one peer; one that reads has far fewer.
+const MOST_UNSAID: usize = 2 * MOST_WAITING + 1024;
 /// Most suggestions kept of one peer.
 const MOST_SUGGESTED: usize = 256;
 
@@ -293,7 +295,12 @@ impl Swarm {
             Message::Suggest(piece) => self.on_suggest(key, piece),
             _ => Ok(()),
         };
+        let waiting = self.peers.get(&key).map_or(0, |peer| peer.outbox.len());
         match result {
+            Ok(()) if waiting > MOST_UNSAID => {
+                let why = PeerGone::Protocol("it asks faster than it reads");
+                self.events.push_back(Event::Disconnect(key, why));
+            }
             Ok(()) => self.fill(key, now),
             Err(why) => self.events.push_back(Event::Disconnect(key, PeerGone::Protocol(why))),
         }
@@ -352,7 +359,8 @@ impl Swarm {
                     self.provenance.waste(arrival.source, bytes);
                 }
                 let givers = active.givers();
-                match self.blame.failed(piece, &givers, &block_hashes) {
+                let host = |key: PeerKey| self.peers.get(&key).map(|peer| peer.info.address.ip());
+                match self.blame.failed(piece, &givers, &block_hashes, host) {
                     Failure::Proven(guilty) => {
                         self.events.push_back(Event::Disconnect(guilty, PeerGone::WrongBytes(piece)));
                     }
@@ -480,7 +488,7 @@ impl Swarm {
     }
 
     fn on_choke(&mut self, key: PeerKey, now: Time) -> Result<(), &'static str> {
-        let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
+        let Some(peer) = self.peers.get_mut(&key).filter(|peer| !peer.they_choke) else { return Ok(()) };
         peer.they_choke = true;
         // With the fast extension what is not served is rejected one by one (BEP 6).
         if !peer.info.fast {

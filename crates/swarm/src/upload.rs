@@ -97,7 +97,8 @@ impl Swarm {
     }
 
     pub(crate) fn on_interest(&mut self, key: PeerKey, wants: bool, now: Time) -> Result<(), &'static str> {
-        let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
+        let changed = |peer: &&mut Peer| peer.they_interested != wants;
+        let Some(peer) = self.peers.get_mut(&key).filter(changed) else { return Ok(()) };
         peer.they_interested = wants;
         if wants && peer.we_choke && self.served() < self.config.upload_slots {
             self.unchoke(key);

@@ -212,6 +212,33 @@ impl World {
     }
 }
 
+#[test]
+fn a_peer_that_floods_and_reads_nothing_is_dropped_before_it_fills_the_memory() {
+    for seed in [true, false] {
+        let mut world = World::new(seed);
+        let now = world.now;
+        world.apply(Op::Connect(1, true));
+        let range = BlockRange { piece: PieceIndex(0), begin: 0, length: 16384 };
+        // Nothing is drained: the peer does not read.
+        let dropped = (0..20_000).any(|_| {
+            world.swarm.on_message(PeerKey(1), Message::Request(range), now);
+            matches!(world.swarm.poll_event(), Some(Event::Disconnect(PeerKey(1), _)))
+        });
+        assert!(dropped);
+    }
+}
+
+#[test]
+fn peers_that_come_and_go_leave_nothing_behind_in_a_seed() {
+    let mut world = World::new(true);
+    for _ in 0..500 {
+        world.apply(Op::Connect(1, true));
+        world.apply(Op::Say(1, Message::Bitfield(Bytes::from(vec![0b1111_0000]))));
+        world.apply(Op::Disconnect(1));
+    }
+    assert!(format!("{:?}", world.swarm).len() < 20_000, "{}", format!("{:?}", world.swarm).len());
+}
+
 proptest! {
     #[test]
     fn the_books_stay_in_order(ops in prop::collection::vec(op(), 0..250), seed in any::<bool>()) {
