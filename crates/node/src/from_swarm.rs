@@ -16,7 +16,7 @@ use tokio::{
 use crate::{
     content::Inner,
     draft::Draft,
-    flight::{FetchError, Flight},
+    flight::{FetchError, Flight, Want},
 };
 
 /// How long a fill from the origin may bring nothing.
@@ -196,6 +196,9 @@ async fn fill(
     draft: &Draft,
 ) -> Result<(), FetchError> {
     let geometry = torrent.meta().info.geometry;
+    if let Want::Manifest(accept) = &flight.want {
+        return fill_manifest(inner, flight, torrent, draft, accept).await;
+    }
     let mut missing = geometry.pieces().filter(|piece| !torrent.has(*piece)).peekable();
     while let Some(first) = missing.next() {
         let mut body =
@@ -223,6 +226,26 @@ async fn fill(
                 _ => break,
             }
         }
+    }
+    Ok(())
+}
+
+/// The same for a manifest, which a registry does not give as a blob.
+async fn fill_manifest(
+    inner: &Arc<Inner>,
+    flight: &Arc<Flight>,
+    torrent: &Arc<Torrent>,
+    draft: &Draft,
+    accept: &[String],
+) -> Result<(), FetchError> {
+    let target = origin::Target::Digest(flight.digest);
+    let manifest = inner.origin.manifest(&flight.repository, &target, accept).await?;
+    let geometry = torrent.meta().info.geometry;
+    for piece in geometry.pieces().filter(|piece| !torrent.has(*piece)) {
+        let from = geometry.piece_offset(piece) as usize;
+        let bytes = manifest.bytes.get(from..from + geometry.piece_size(piece) as usize);
+        let bytes = bytes.ok_or_else(|| FetchError::Swarm("the torrent is for a longer manifest".into()))?;
+        supply(torrent, draft, flight, piece, bytes.to_vec()).await?;
     }
     Ok(())
 }

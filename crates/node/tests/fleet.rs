@@ -128,9 +128,12 @@ async fn when_the_only_holder_dies_the_origin_gives_the_rest() {
     let (_tracker, url) = tracker().await;
     let (a_dir, b_dir) = (tempdir().expect("temp"), tempdir().expect("temp"));
     let a = node(a_dir.path(), &url, &registry).await;
+    let manifest = fetch(&a, "manifests/1").await;
     assert!(fetch(&a, &format!("blobs/{}", digests[0])).await.body == layer);
     a.stop().await;
     let b = node(b_dir.path(), &url, &registry).await;
+    let again = fetch(&b, "manifests/1").await;
+    assert_eq!((again.status, again.body), (200, manifest.body), "manifests too");
     assert!(fetch(&b, &format!("blobs/{}", digests[0])).await.body == layer);
     let status = complete(b_dir.path(), &digests[0]).await;
     assert_eq!(status.sources.iter().map(|s| s.bytes).sum::<u64>(), 5_000_000);
