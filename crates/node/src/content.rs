@@ -12,7 +12,6 @@ use std::{
 
 use api::{
     DirectoryClient,
-    directory::{Lease, Renewal},
     node::{Provenance, Run, Source, SourceBytes, SourceKind},
 };
 use engine::{Engine, Torrent};
@@ -25,10 +24,7 @@ use mirror::{
 };
 use origin::{Listing, ListingAnswer, Origin, Repository, Target};
 use store::{Blob, Store};
-use tokio::{
-    task::spawn_blocking,
-    time::{sleep, timeout},
-};
+use tokio::{task::spawn_blocking, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -110,24 +106,6 @@ impl Inner {
             Ok(Some((blob, Arc::new(file))))
         });
         found.await.map_err(|e| ContentError::Internal(e.to_string()))?.map_err(ContentError::Internal)
-    }
-
-    /// Keeps a lease alive until the task is dropped.
-    pub(crate) fn renew(self: &Arc<Self>, digest: Digest, lease: Lease) -> Renewing {
-        let inner = self.clone();
-        let task = self.tasks.spawn(async move {
-            let Some(directory) = &inner.directory else { return };
-            let mut lease = lease;
-            loop {
-                sleep(Duration::from_millis(lease.ttl_ms / 3)).await;
-                match directory.renew(&digest, &lease.lease, &inner.name).await {
-                    Ok(Renewal::Leased(renewed)) => lease = renewed,
-                    Ok(Renewal::Known | Renewal::Lost { .. }) => return,
-                    Err(error) => tracing::debug!(%digest, %error, "lease not renewed"),
-                }
-            }
-        });
-        Renewing(task.abort_handle())
     }
 
     /// How long the node has been running.
@@ -326,15 +304,6 @@ impl Drop for Landing {
         // What is here by then is found in the store; what failed may be tried anew.
         self.inner.flights().remove(&self.flight.digest);
         self.flight.update(|progress| progress.outcome = Some(outcome));
-    }
-}
-
-/// A lease that is being renewed.
-pub(crate) struct Renewing(tokio::task::AbortHandle);
-
-impl Drop for Renewing {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

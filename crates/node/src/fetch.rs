@@ -10,6 +10,7 @@ use crate::{
     content::Inner,
     flight::{FetchError, Flight},
     from_origin, from_swarm,
+    lease::Held,
 };
 
 /// How long one claim waits at the directory for another's lease.
@@ -62,23 +63,14 @@ pub(crate) async fn run(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), 
 
 /// Fetches from the origin as the only one of the fleet.
 async fn with_lease(inner: &Arc<Inner>, flight: &Arc<Flight>, lease: Lease) -> Result<(), FetchError> {
-    let renewing = inner.renew(flight.digest, lease.clone());
-    let fetched = from_origin::fetch(inner, flight).await;
-    match fetched {
-        Ok(torrent) => {
-            inner.remember_origin(flight);
-            offer(inner, flight, &torrent, Some(lease.lease)).await;
-            drop(renewing);
-            Ok(())
-        }
-        Err(error) => {
-            if let Some(directory) = &inner.directory {
-                // If this fails the lease runs out by itself.
-                let _ = directory.release(&flight.digest, &lease.lease, &inner.name).await;
-            }
-            Err(error)
-        }
+    // Dropped in any other way, by a failure or the node's end, it is given back.
+    let held = Held::new(inner, flight.digest, lease);
+    let torrent = from_origin::fetch(inner, flight).await?;
+    inner.remember_origin(flight);
+    if offer(inner, flight, &torrent, Some(held.id())).await {
+        held.published();
     }
+    Ok(())
 }
 
 /// Fetches from the origin without a lease, and offers it to the fleet all the same.
@@ -91,13 +83,15 @@ async fn alone(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), FetchErro
 }
 
 /// Tells tracker and directory that the blob can be had here: the tracker first, so that whoever learns of the
-/// torrent finds us in its swarm.
-async fn offer(inner: &Arc<Inner>, flight: &Flight, torrent: &BlobTorrent, lease: Option<String>) {
+/// torrent finds us in its swarm. Returns whether the directory took it.
+async fn offer(inner: &Arc<Inner>, flight: &Flight, torrent: &BlobTorrent, lease: Option<String>) -> bool {
     inner.engine.announce(torrent.info_hash, inner.trackers()).await;
-    let Some(directory) = &inner.directory else { return };
+    let Some(directory) = &inner.directory else { return false };
     let media_type = flight.progress().borrow().media_type.clone();
     let request = PublishRequest { info: torrent.info_bytes.clone(), media_type, lease };
-    if let Err(error) = directory.publish(&flight.digest, &request).await {
+    let published = directory.publish(&flight.digest, &request).await;
+    if let Err(error) = &published {
         tracing::warn!(digest = %flight.digest, %error, "not published: other nodes will ask the origin");
     }
+    published.is_ok()
 }

@@ -2,7 +2,7 @@
 
 use std::{os::unix::fs::FileExt, sync::Arc, time::Duration};
 
-use api::directory::{Claim, Entry, Lease};
+use api::directory::{Claim, Entry};
 use engine::{AddError, Layout, ProofLog, Torrent, TorrentSpec, TorrentState};
 use hash::Segment;
 use metainfo::PieceIndex;
@@ -17,8 +17,12 @@ use crate::{
     content::Inner,
     draft::Draft,
     flight::{FetchError, Flight, Want},
+    lease::Held,
 };
 
+/// How long a torrent may be without any peer before the origin is asked: whoever is told of a torrent finds its
+/// holders within moments, or not at all.
+const LONELY: Duration = Duration::from_secs(2);
 /// How long a fill from the origin may bring nothing.
 const FILL_STALL: Duration = Duration::from_secs(60);
 
@@ -124,11 +128,11 @@ async fn follow(
     draft: &Draft,
 ) -> Result<(), FetchError> {
     let mut status = torrent.status();
+    let stall = inner.config.content.stall();
+    let step = stall.min(LONELY);
+    let mut quiet = Duration::ZERO;
     loop {
-        let (state, before) = {
-            let status = status.borrow_and_update();
-            (status.state.clone(), status.bytes)
-        };
+        let state = status.borrow_and_update().state.clone();
         match state {
             TorrentState::Complete => return Ok(()),
             TorrentState::Failed(failure @ engine::Failure::Disk { .. }) => {
@@ -143,10 +147,17 @@ async fn follow(
                 if changed.is_err() {
                     return Err(FetchError::Stopped);
                 }
+                quiet = Duration::ZERO;
             }
-            () = sleep(inner.config.content.stall()) => {
-                if torrent.status().borrow().bytes == before {
-                    rescue(inner, flight, torrent, draft).await?;
+            () = sleep(step) => {
+                quiet += step;
+                if quiet >= stall || torrent.peers().is_empty() {
+                    match rescue(inner, flight, torrent, draft).await {
+                        Ok(()) => quiet = Duration::ZERO,
+                        // Without the origin, holders that are slow to be found are worth a longer wait.
+                        Err(FetchError::Origin(_)) if quiet < stall => {}
+                        Err(error) => return Err(error),
+                    }
                 }
             }
         }
@@ -162,21 +173,17 @@ async fn rescue(
     draft: &Draft,
 ) -> Result<(), FetchError> {
     tracing::info!(digest = %flight.digest, "the swarm has stalled");
-    let lease = match &inner.directory {
+    let held = match &inner.directory {
         Some(directory) => match directory.claim_stale(&flight.digest, &inner.name, Duration::ZERO).await {
-            Ok(Claim::Leased(lease)) => Some(lease),
+            Ok(Claim::Leased(lease)) => Some(Held::new(inner, flight.digest, lease)),
             // Another is at it.
             Ok(_) => return Ok(()),
             Err(_) => None,
         },
         None => None,
     };
-    let _renewing = lease.as_ref().map(|lease: &Lease| inner.renew(flight.digest, lease.clone()));
     let filled = fill(inner, flight, torrent, draft).await;
-    if let (Some(directory), Some(lease)) = (&inner.directory, &lease) {
-        // If this fails the lease runs out by itself.
-        let _ = directory.release(&flight.digest, &lease.lease, &inner.name).await;
-    }
+    drop(held);
     match filled {
         // The origin cannot help; peers may.
         Err(FetchError::Origin(error)) => {
@@ -188,7 +195,8 @@ async fn rescue(
     }
 }
 
-/// Takes missing pieces from the origin, in order, each proven before it counts.
+/// Takes missing pieces from the origin, in order, each proven before it counts, until all is here or the swarm is
+/// the faster again.
 async fn fill(
     inner: &Arc<Inner>,
     flight: &Arc<Flight>,
@@ -199,6 +207,8 @@ async fn fill(
     if let Want::Manifest(accept) = &flight.want {
         return fill_manifest(inner, flight, torrent, draft, accept).await;
     }
+    let (_, received) = torrent.moved();
+    let mut filled = 0;
     let mut missing = geometry.pieces().filter(|piece| !torrent.has(*piece)).peekable();
     while let Some(first) = missing.next() {
         let mut body =
@@ -219,6 +229,10 @@ async fn fill(
             }
             if !torrent.has(piece) {
                 supply(torrent, draft, flight, piece, bytes).await?;
+            }
+            filled += u64::from(geometry.piece_size(piece));
+            if torrent.moved().1.saturating_sub(received) > filled {
+                return Ok(());
             }
             // Going on with this answer is cheaper than asking anew for what comes next.
             match missing.peek() {

@@ -20,6 +20,7 @@ mod flight;
 mod from_origin;
 mod from_swarm;
 mod http;
+mod lease;
 mod manifests;
 mod metrics;
 mod node;

@@ -188,6 +188,10 @@ async fn a_node_that_stops_half_way_goes_on_from_there() {
     first.stop().await;
     let before = registry.sent(&digests[0]);
     assert!(before < 8_000_000, "{before}");
+    let directory = api::DirectoryClient::new([url.trim_end_matches("/announce")], None).expect("client");
+    let claim = directory.claim(&digests[0], "another", Duration::ZERO).await.expect("answers");
+    let api::directory::Claim::Leased(lease) = claim else { panic!("given back at the end: {claim:?}") };
+    directory.release(&digests[0], &lease.lease, "another").await.expect("released");
     registry.shop.rate.store(0, Ordering::Relaxed);
     let second = node(dir.path(), &url, &registry).await;
     let partial = api(dir.path()).blob(&digests[0]).await.expect("answers").expect("kept");
@@ -316,4 +320,24 @@ async fn a_torrent_that_lies_about_the_size_costs_one_pull_and_no_more() {
     assert!(healed.whole && healed.body == layer);
     let entry = directory.get(&digests[0]).await.expect("answers").expect("published");
     assert_eq!(entry.size, 3_145_726, "the truth has taken the lie's place");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifests_own_media_type_goes_before_the_directorys() {
+    let registry = Registry::start().await;
+    let (manifest, _) = registry.add_image(&[noise(1000, 14)]);
+    let (_tracker, url) = tracker().await;
+    let (a_dir, b_dir) = (tempdir().expect("temp"), tempdir().expect("temp"));
+    let (a, b) = (node(a_dir.path(), &url, &registry).await, node(b_dir.path(), &url, &registry).await);
+    let path = format!("manifests/{manifest}");
+    let truth = fetch(&a, &path).await;
+    let directory = api::DirectoryClient::new([url.trim_end_matches("/announce")], None).expect("client");
+    let entry = directory.get(&manifest).await.expect("answers").expect("published");
+    let media_type = Some("text/html".to_owned());
+    let lie = api::directory::PublishRequest { info: entry.info, media_type, lease: None };
+    directory.publish(&manifest, &lie).await.expect("anyone may publish");
+    assert_eq!(directory.get(&manifest).await.expect("answers").expect("there").media_type, lie.media_type);
+    let told = fetch(&b, &path).await;
+    assert_eq!((told.status, &told.body), (200, &truth.body));
+    assert_eq!(told.headers["content-type"], truth.headers["content-type"]);
 }

@@ -1,0 +1,74 @@
+//! The right to fetch from the origin, while it is needed.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use api::directory::{Lease, Renewal};
+use hash::Digest;
+use tokio::{runtime::Handle, task::AbortHandle, time::sleep};
+
+use crate::content::Inner;
+
+/// A lease that is renewed until it is dropped, and then given back, so that others need not wait until it runs out.
+pub(crate) struct Held {
+    inner: Arc<Inner>,
+    digest: Digest,
+    /// The latest: a tracker that was restarted gives it a new id.
+    lease: Arc<Mutex<Lease>>,
+    renewing: AbortHandle,
+    over: bool,
+}
+
+impl Held {
+    pub(crate) fn new(inner: &Arc<Inner>, digest: Digest, lease: Lease) -> Self {
+        let lease = Arc::new(Mutex::new(lease));
+        let task = inner.tasks.spawn(renew(inner.clone(), digest, lease.clone()));
+        Self { inner: inner.clone(), digest, lease, renewing: task.abort_handle(), over: false }
+    }
+
+    /// Its id.
+    pub(crate) fn id(&self) -> String {
+        current(&self.lease).lease
+    }
+
+    /// The blob is published, which ends the lease: nothing is to be given back.
+    pub(crate) fn published(mut self) {
+        self.over = true;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.renewing.abort();
+        // Without a runtime there is no network either: the lease runs out by itself.
+        let (false, Ok(runtime)) = (self.over, Handle::try_current()) else { return };
+        let (inner, digest, id) = (self.inner.clone(), self.digest, self.id());
+        let give_back = async move {
+            let Some(directory) = &inner.directory else { return };
+            if let Err(error) = directory.release(&digest, &id, &inner.name).await {
+                tracing::debug!(%digest, %error, "lease not given back");
+            }
+        };
+        // The node's end waits for it.
+        self.inner.tasks.spawn_on(give_back, &runtime);
+    }
+}
+
+async fn renew(inner: Arc<Inner>, digest: Digest, lease: Arc<Mutex<Lease>>) {
+    let Some(directory) = &inner.directory else { return };
+    loop {
+        let Lease { lease: id, ttl_ms } = current(&lease);
+        sleep(Duration::from_millis(ttl_ms / 3)).await;
+        match directory.renew(&digest, &id, &inner.name).await {
+            Ok(Renewal::Leased(renewed)) => *lease.lock().unwrap_or_else(PoisonError::into_inner) = renewed,
+            Ok(Renewal::Known | Renewal::Lost { .. }) => return,
+            Err(error) => tracing::debug!(%digest, %error, "lease not renewed"),
+        }
+    }
+}
+
+fn current(lease: &Mutex<Lease>) -> Lease {
+    lease.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
