@@ -68,9 +68,6 @@ pub fn skip(why: &str) {
 pub fn longshore() -> &'static PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
-        if let Some(built) = env::var_os("LONGSHORE_BIN") {
-            return built.into();
-        }
         if let Some(given) = env::var_os("LONGSHORE_BIN") {
             return given.into();
         }
