@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use crate::{Process, free_port, longshore, require, skip};
+use crate::{PYTHON, Process, free_port, longshore, require, require_python};
 
 /// A client that can seed a torrent and fetch one. Each call starts a process with a folder of its own for settings.
 pub trait Client {
@@ -77,8 +77,6 @@ impl Client for Longshore {
 #[derive(Clone, Copy, Debug)]
 pub struct Libtorrent;
 
-const PYTHON: &str = "/usr/bin/python3";
-
 impl Libtorrent {
     fn run(role: &str, torrent: &Path, folder: &Path, at: &str) -> Running {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/libtorrent_peer.py");
@@ -94,12 +92,7 @@ impl Client for Libtorrent {
     }
 
     fn is_here(&self) -> bool {
-        let here = Command::new(PYTHON).args(["-c", "import libtorrent"]).output();
-        let here = here.is_ok_and(|output| output.status.success());
-        if !here {
-            skip("libtorrent is not installed (apt-get install python3-libtorrent)");
-        }
-        here
+        require_python("libtorrent", "python3-libtorrent")
     }
 
     fn seed(&self, torrent: &Path, folder: &Path) -> Running {

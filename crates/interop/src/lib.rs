@@ -51,6 +51,22 @@ pub fn require(program: &str, package: &str) -> bool {
     found
 }
 
+/// The system's Python, which is the one that sees Debian's modules.
+pub const PYTHON: &str = "/usr/bin/python3";
+
+/// Whether Python has a module; if not, says how to get it. In CI (`CI=true`) it must be.
+///
+/// # Panics
+/// In CI, when it is not there.
+pub fn require_python(module: &str, package: &str) -> bool {
+    let import = Command::new(PYTHON).args(["-c", &format!("import {module}")]).output();
+    let found = import.is_ok_and(|output| output.status.success());
+    if !found {
+        skip(&format!("python3 has no {module} (apt-get install {package})"));
+    }
+    found
+}
+
 /// Says that a test is skipped.
 ///
 /// # Panics

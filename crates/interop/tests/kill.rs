@@ -1,6 +1,6 @@
 //! A node that is killed in mid-download, by `kill -9`: what was proven is there at the next start and is not fetched
 //! again, whether it came from the origin or from a peer.
-#![allow(clippy::expect_used, reason = "tests fail by panicking, their helpers too")]
+#![allow(clippy::expect_used, clippy::panic, reason = "tests fail by panicking, their helpers too")]
 
 use std::{
     path::Path,

@@ -7,7 +7,9 @@ use std::{
     process::{Command, Output},
 };
 
-use longshore_interop::{Process, free_port, longshore, noise, require, skip, wait_until};
+use longshore_interop::{
+    PYTHON, Process, free_port, longshore, noise, require, require_python, skip, wait_until,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -207,28 +209,68 @@ fn containerd_pulls_through_a_node() {
     }
     let Some(registry) = Registry::start() else { return };
     let fleet = Fleet::start(&registry, 1);
-    let place = tempfile::tempdir().expect("a folder");
-    let at = |name: &str| place.path().join(name).display().to_string();
-    fs::create_dir_all(place.path().join("certs/_default")).expect("made");
-    let hosts = format!("[host.\"http://{}\"]\n  capabilities = [\"pull\", \"resolve\"]\n", fleet.nodes[0].1);
-    fs::write(place.path().join("certs/_default/hosts.toml"), hosts).expect("written");
-    let config = format!(
-        "version = 2\nroot = \"{}\"\nstate = \"{}\"\n[grpc]\n  address = \"{}\"\n",
-        at("root"),
-        at("state"),
-        at("sock")
-    );
-    fs::write(place.path().join("config.toml"), config).expect("written");
-    let _containerd = Process::start(Command::new("containerd").args(["-c", &at("config.toml")]));
-    let ctr = |arguments: &[&str]| {
-        Command::new("ctr").args(["-a", &at("sock")]).args(arguments).output().expect("starts")
-    };
-    wait_until("containerd answers", || ctr(&["version"]).status.success());
-    let hosts = at("certs");
+    let containerd = Containerd::start(&fleet.nodes[0].1);
+    let hosts = containerd.at("certs");
     let pull = ["images", "pull", "--snapshotter", "native", "--hosts-dir", &hosts, "reg.test/team/app:1"];
-    let pulled = ctr(&pull);
+    let pulled = containerd.ctr(&pull);
     assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
     went_through(&fleet);
+}
+
+#[test]
+fn kubernetes_runtime_interface_pulls_through_a_node() {
+    if !root() || !require("containerd", "containerd") || !require_python("grpc", "python3-grpcio") {
+        return;
+    }
+    let Some(registry) = Registry::start() else { return };
+    let fleet = Fleet::start(&registry, 1);
+    let containerd = Containerd::start(&fleet.nodes[0].1);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cri_pull.py");
+    let image = "reg.test/team/app:1";
+    let pulled = done(Command::new(PYTHON).arg(script).args([&containerd.at("sock"), image]));
+    let reference = String::from_utf8_lossy(&pulled.stdout).into_owned();
+    let listed = containerd.ctr(&["--namespace", "k8s.io", "images", "list", "--quiet"]);
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(listed.contains(image) && listed.contains(reference.trim()), "{reference} of {listed}");
+    went_through(&fleet);
+}
+
+/// A containerd of its own, with the README's settings.
+struct Containerd {
+    place: TempDir,
+    _process: Process,
+}
+
+impl Containerd {
+    fn start(mirror: &str) -> Self {
+        let place = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| place.path().join(name).display().to_string();
+        fs::create_dir_all(at("certs/_default")).expect("made");
+        let hosts = format!("[host.\"http://{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n");
+        fs::write(at("certs/_default/hosts.toml"), hosts).expect("written");
+        let cri = "plugins.\"io.containerd.grpc.v1.cri\"";
+        let config = format!(
+            "version = 2\nroot = \"{}\"\nstate = \"{}\"\n[grpc]\n  address = \"{}\"\n\
+             [{cri}.containerd]\n  snapshotter = \"native\"\n[{cri}.registry]\n  config_path = \"{}\"\n",
+            at("root"),
+            at("state"),
+            at("sock"),
+            at("certs"),
+        );
+        fs::write(at("config.toml"), config).expect("written");
+        let process = Process::start(Command::new("containerd").args(["-c", &at("config.toml")]));
+        let this = Self { _process: process, place };
+        wait_until("containerd answers", || this.ctr(&["version"]).status.success());
+        this
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.place.path().join(name).display().to_string()
+    }
+
+    fn ctr(&self, arguments: &[&str]) -> Output {
+        Command::new("ctr").args(["-a", &self.at("sock")]).args(arguments).output().expect("starts")
+    }
 }
 
 /// The whole image passed through the first node's mirror.
