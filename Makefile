@@ -15,7 +15,7 @@ help: ## what there is
 	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 
 demo: ## a tracker, a registry and twelve nodes on this machine, and who gave what to whom
-	@scripts/setup.sh build
+	@scripts/setup.sh build demo
 	$(CARGO) build --release --locked --package longshore
 	$(TARGET)/release/longshore lab $(ARGS)
 

@@ -18,6 +18,7 @@ use crate::{
     directory::{
         Claim, ClaimRequest, Entry, LeaseRequest, MAX_WAIT_MS, PublishRequest, Renewal, Tag, TagRequest,
     },
+    outage::{Change, Outage},
     transport::{Connect, Transport, join, parse_base},
 };
 
@@ -26,12 +27,16 @@ use crate::{
 /// With several addresses a call goes to the one that answered last, and on to the next only when it
 /// cannot be reached. Leases are not shared between trackers: while some nodes reach only the second
 /// one, a blob may be fetched from the origin twice. That is the price; nothing breaks.
+///
+/// It warns when calls begin to fail, and once more when they succeed again: the failures in between are
+/// the same news, and callers need not tell it.
 #[derive(Clone)]
 pub struct DirectoryClient {
     transport: Transport,
     bases: Arc<[Url]>,
     /// Index into `bases` of the one that answered last.
     preferred: Arc<AtomicUsize>,
+    outage: Arc<Outage>,
     deadline: Duration,
 }
 
@@ -54,6 +59,7 @@ impl DirectoryClient {
             transport: Transport::new(&Connect::Tcp { tls }, token)?,
             bases,
             preferred: Arc::new(AtomicUsize::new(0)),
+            outage: Arc::default(),
             deadline: Self::DEADLINE,
         })
     }
@@ -130,13 +136,45 @@ impl DirectoryClient {
         body: Option<&B>,
         deadline: Duration,
     ) -> Result<T, CallError> {
-        self.call(method, target, body, deadline).await?.ok_or_else(|| CallError::BadAnswer {
-            url: self.bases.iter().map(Url::as_str).collect::<Vec<_>>().join(", "),
-            reason: "it has no content directory (404): is it a Longshore tracker?".to_owned(),
-        })
+        let answer = self.try_bases(method, target, body, deadline).await;
+        self.tell(answer.and_then(|answer| {
+            answer.ok_or_else(|| CallError::BadAnswer {
+                url: self.bases.iter().map(Url::as_str).collect::<Vec<_>>().join(", "),
+                reason: "it has no content directory (404): is it a Longshore tracker?".to_owned(),
+            })
+        }))
     }
 
     async fn call<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        target: &Target,
+        body: Option<&B>,
+        deadline: Duration,
+    ) -> Result<Option<T>, CallError> {
+        match self.try_bases(method, target, body, deadline).await {
+            // Any server would say that.
+            Ok(None) => Ok(None),
+            outcome => self.tell(outcome),
+        }
+    }
+
+    /// Tells of the outcome if it is news.
+    fn tell<T>(&self, outcome: Result<T, CallError>) -> Result<T, CallError> {
+        // The end is a warning too: whoever has read of the beginning must read of it.
+        match (self.outage.note(&outcome), &outcome) {
+            (Some(Change::Begins), Err(error)) => {
+                tracing::warn!("no content directory, each node asks registries for itself: {error}");
+            }
+            (Some(Change::Ends(after)), _) => {
+                tracing::warn!("the content directory answers again after {} s", after.as_secs());
+            }
+            _ => {}
+        }
+        outcome
+    }
+
+    async fn try_bases<B: Serialize + Sync, T: DeserializeOwned>(
         &self,
         method: Method,
         (segments, name): &Target,
@@ -155,7 +193,9 @@ impl DirectoryClient {
                 url.query_pairs_mut().append_pair("name", name);
             }
             match self.transport.json(method.clone(), url, body, deadline).await {
-                Err(error @ CallError::Unreachable { .. }) => failed = Some(error),
+                Err(error @ (CallError::Unreachable { .. } | CallError::NotAllowed { .. })) => {
+                    failed = Some(error);
+                }
                 outcome => {
                     self.preferred.store(index, Ordering::Relaxed);
                     return outcome;

@@ -51,6 +51,14 @@ pub enum CallError {
         /// The cause, down to the system's words.
         reason: String,
     },
+    /// The system does not let this user connect: the node's socket belongs to another.
+    #[error("the system does not allow a connection to {url}: {reason}")]
+    NotAllowed {
+        /// The address called.
+        url: String,
+        /// The system's words.
+        reason: String,
+    },
     /// No whole answer within the time the call had.
     #[error("{url} did not answer within {after:?}")]
     TimedOut {

@@ -17,10 +17,13 @@ mod directory_client;
 mod error;
 pub mod node;
 mod node_client;
+mod outage;
+mod platform;
 mod text;
 mod transport;
 
 pub use directory_client::DirectoryClient;
 pub use error::{CallError, ClientError, ErrorBody};
 pub use node_client::{Endpoint, NodeClient, PullStream};
+pub use platform::{Platform, PlatformError, Platforms};
 pub use transport::MAX_ANSWER;

@@ -20,7 +20,7 @@ use hash::Digest;
 use metainfo::{InfoHash, PieceIndex};
 use serde::{Deserialize, Serialize};
 
-use crate::text;
+use crate::{Platforms, text};
 
 /// The most blobs in one page.
 pub const MAX_PAGE: u32 = 1000;
@@ -45,7 +45,7 @@ pub struct Status {
     /// Where it can be reached, and for what.
     #[serde(default)]
     pub addresses: Vec<Address>,
-    /// Trackers it announces to, and how that goes.
+    /// The trackers of its configuration, and how it gets on with them.
     #[serde(default)]
     pub trackers: Vec<TrackerStatus>,
     /// Seconds since it started.
@@ -71,9 +71,13 @@ pub struct TrackerStatus {
     /// When it last answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_answer: Option<u64>,
-    /// What went wrong since, if anything.
+    /// What went wrong last, if it has not answered since. Without it and without `last_answer` nothing was
+    /// announced yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Since when it does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_since: Option<u64>,
 }
 
 /// Sums since the node started, and what it holds now.
@@ -312,9 +316,9 @@ impl Run {
 pub struct PullRequest {
     /// An OCI reference: `registry/repository:tag` or `…@sha256:…`.
     pub reference: String,
-    /// `os/architecture[/variant]`; the node's own where absent; `all` for every platform.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub platform: Option<String>,
+    /// For which platforms; the node's own where absent.
+    #[serde(default, with = "text::option", skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platforms>,
 }
 
 /// A line of a pull's progress. The last is `done` or `failed`; a stream that ends otherwise was cut.

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, path::PathBuf, time::Duration};
 use bytes::{Buf as _, BytesMut};
 use hash::Digest;
 use metainfo::InfoHash;
-use reqwest::{Method, Response};
+use reqwest::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use url::Url;
 
@@ -71,9 +71,15 @@ impl NodeClient {
         self
     }
 
-    /// Whether the node can do its work. A node that says it cannot is [`CallError::Unavailable`].
+    /// Whether the node can do its work.
     pub async fn health(&self) -> Result<Health, CallError> {
-        self.expect(&["v1", "health"]).await
+        let url = join(&self.base, &["v1", "health"]);
+        // A node that is not healthy answers the same with a status that load balancers understand.
+        let good = |status: &StatusCode| status.is_success() || *status == StatusCode::SERVICE_UNAVAILABLE;
+        let body = self.transport.bytes_of::<()>(Method::GET, url.clone(), None, self.deadline, good).await?;
+        let body = body.ok_or_else(|| missing(&url))?;
+        serde_json::from_slice(&body)
+            .map_err(|error| CallError::BadAnswer { url: url.to_string(), reason: error.to_string() })
     }
 
     /// The node in short.

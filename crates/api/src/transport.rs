@@ -1,6 +1,6 @@
 //! One HTTP request with a deadline, and its answer as JSON or as a typed error.
 
-use std::{error::Error as _, time::Duration};
+use std::{error::Error as _, io, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
@@ -92,12 +92,24 @@ impl Transport {
         body: Option<&B>,
         deadline: Duration,
     ) -> Result<Option<Bytes>, CallError> {
+        self.bytes_of(method, url, body, deadline, StatusCode::is_success).await
+    }
+
+    /// The same, where the answer's status must be one of `good`.
+    pub(crate) async fn bytes_of<B: Serialize + Sync>(
+        &self,
+        method: Method,
+        url: Url,
+        body: Option<&B>,
+        deadline: Duration,
+        good: impl Fn(&StatusCode) -> bool,
+    ) -> Result<Option<Bytes>, CallError> {
         let shown = shown(&url);
         let call = async {
             let mut response = self.send(method, url, body, &shown).await?;
             let status = response.status();
             let body = read(&mut response, &shown).await?;
-            if status.is_success() {
+            if good(&status) {
                 Ok(Some(body))
             } else if status == StatusCode::NOT_FOUND {
                 Ok(None)
@@ -180,13 +192,16 @@ pub(crate) fn parse_base(text: &str) -> Result<Url, ClientError> {
 
 pub(crate) fn unreachable(url: &str, error: &reqwest::Error) -> CallError {
     // reqwest's own words stop at "error sending request"; the cause is further down.
-    let mut reason = None;
+    let (mut reason, mut forbidden) = (None, false);
     let mut source = error.source();
     while let Some(cause) = source {
         reason = Some(cause.to_string());
+        let system = cause.downcast_ref::<io::Error>();
+        forbidden |= system.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
         source = cause.source();
     }
-    CallError::Unreachable { url: url.to_owned(), reason: reason.unwrap_or_else(|| error.to_string()) }
+    let (url, reason) = (url.to_owned(), reason.unwrap_or_else(|| error.to_string()));
+    if forbidden { CallError::NotAllowed { url, reason } } else { CallError::Unreachable { url, reason } }
 }
 
 async fn read(response: &mut Response, url: &str) -> Result<Bytes, CallError> {

@@ -60,6 +60,25 @@ async fn a_missing_socket_is_unreachable_and_the_reason_is_the_systems() {
     assert!(error.is_transient());
 }
 
+#[test]
+fn a_platform_travels_as_text_and_nonsense_is_refused() {
+    let read = |platform: &str| {
+        serde_json::from_str::<PullRequest>(&format!("{{\"reference\":\"x\",\"platform\":\"{platform}\"}}"))
+    };
+    let request = read("linux/arm/v7").expect("reads");
+    let written = serde_json::to_value(&request).expect("writes");
+    assert_eq!(written["platform"], "linux/arm/v7");
+    assert!(read("foo").expect_err("no platform").to_string().contains("linux/amd64"));
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_healthy_tells_its_problems() {
+    let sick = || Health { healthy: false, problems: vec!["a".to_owned(), "b".to_owned()] };
+    let answer = get(async move || (StatusCode::SERVICE_UNAVAILABLE, Json(sick())));
+    let health = node(serve(Router::new().route("/v1/health", answer)).await).health().await;
+    assert_eq!(health.expect("an answer"), sick());
+}
+
 #[tokio::test]
 async fn outcomes_are_told_apart() {
     let claim = |status: StatusCode| post(async move || (status, Json(api::ErrorBody::new("because"))));

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::LabError;
+use crate::{LabError, image::ImageError, links};
 
 /// The most nodes of one lab.
 pub const MAX_NODES: usize = 200;
@@ -75,8 +75,16 @@ impl LabConfig {
         if self.leechers == 0 {
             return Err(LabError::NoLeecher);
         }
-        if self.namespaces && !rustix::process::geteuid().is_root() {
-            return Err(LabError::NotRoot);
+        if self.namespaces {
+            if !rustix::process::geteuid().is_root() {
+                return Err(LabError::NotRoot);
+            }
+            let programs = ["ip", "tc"].into_iter().take(if self.rate.is_some() { 2 } else { 1 });
+            links::expect_programs(programs, links::PATH)?;
+        }
+        if let Some(directory) = &self.sources.directory {
+            let readable = std::fs::read_dir(directory).map(drop);
+            readable.map_err(|error| ImageError::Io { path: directory.clone(), error })?;
         }
         Ok(())
     }
@@ -176,6 +184,8 @@ pub(crate) mod tests {
         assert!(matches!(config(2, 0).check(), Err(LabError::NoLeecher)));
         assert!(matches!(config(1, MAX_NODES).check(), Err(LabError::TooManyNodes { .. })));
         assert!(matches!(config(usize::MAX, 1).check(), Err(LabError::TooManyNodes { .. })));
+        let missing = LabConfig { sources: Sources::directory("/nonexistent".into()), ..config(1, 1) };
+        assert!(matches!(missing.check(), Err(LabError::Image(ImageError::Io { .. }))));
         let shaped = LabConfig { rate: "1gbit".parse().ok(), ..config(1, 1) };
         assert!(matches!(shaped.check(), Err(LabError::RateWithoutNamespaces)));
     }

@@ -14,6 +14,12 @@ pub enum LabError {
     /// Not root.
     #[error("--netns needs root, to make network namespaces: run it with sudo, or without --netns")]
     NotRoot,
+    /// `ip` or `tc` is not there.
+    #[error("--netns needs the program `{program}`: install iproute2 (Debian: apt-get install iproute2)")]
+    NoProgram {
+        /// Which one.
+        program: &'static str,
+    },
     /// More nodes than addresses are planned for.
     #[error("{asked} nodes are too many: seeders and leechers together may be {MAX_NODES}")]
     TooManyNodes {

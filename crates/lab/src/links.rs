@@ -3,7 +3,7 @@
 //! The switch is a bridge in a namespace that has no other interface: nothing on it has a way out, and the machine's
 //! own firewall does not see its packets. Removing the namespaces removes links and bridge with them.
 
-use std::{net::Ipv4Addr, process::Stdio, time::Duration};
+use std::{net::Ipv4Addr, path::Path, process::Stdio, time::Duration};
 
 use tokio::{process::Command, time::timeout};
 
@@ -28,6 +28,16 @@ pub(crate) struct Host {
 /// The namespace of a host in the lab `id`.
 pub(crate) fn namespace(id: &str, host: &str) -> String {
     format!("{PREFIX}{id}-{host}")
+}
+
+/// Fails if one of the programs is not in any folder of `path`.
+pub(crate) fn expect_programs(
+    programs: impl IntoIterator<Item = &'static str>,
+    path: &str,
+) -> Result<(), LabError> {
+    let is_there = |program: &&str| path.split(':').any(|folder| Path::new(folder).join(program).is_file());
+    let missing = programs.into_iter().find(|program| !is_there(program));
+    missing.map_or(Ok(()), |program| Err(LabError::NoProgram { program }))
 }
 
 /// Makes namespaces, switch and links.
@@ -115,7 +125,7 @@ async fn call(command: &[String]) -> Result<String, LabError> {
     let output = Command::new(program).args(arguments).env("PATH", PATH).stdin(Stdio::null()).output();
     let output = match timeout(PATIENCE, output).await {
         Err(_) => return Err(failed(format!("no end after {PATIENCE:?}"))),
-        Ok(Err(error)) => return Err(failed(format!("{error} (Debian has it in `iproute2`)"))),
+        Ok(Err(error)) => return Err(failed(error.to_string())),
         Ok(Ok(output)) => output,
     };
     if !output.status.success() {
@@ -158,6 +168,16 @@ mod tests {
                 &format!("tc -n lslab-ab12-switch qdisc add dev n1 {shape}"),
             ]
         );
+    }
+
+    #[test]
+    fn a_program_that_is_missing_is_named_before_anything_is_made() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("ip"), "").expect("written");
+        let path = format!("/nonexistent:{}", folder.path().display());
+        assert!(expect_programs(["ip"], &path).is_ok());
+        let error = expect_programs(["ip", "tc"], &path).expect_err("no tc").to_string();
+        assert!(error.contains("`tc`") && error.contains("iproute2"), "{error}");
     }
 
     #[test]

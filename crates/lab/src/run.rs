@@ -131,7 +131,9 @@ async fn play(
         tell(Event::Step("making network namespaces"));
         links::make(stage.id(), &hosts(&plan, config)).await?;
     }
-    tell(Event::Step(&format!("starting a registry, a tracker and {} nodes", plan.nodes.len())));
+    let nodes =
+        if plan.nodes.len() == 1 { "one node".to_owned() } else { format!("{} nodes", plan.nodes.len()) };
+    tell(Event::Step(&format!("starting a registry, a tracker and {nodes}")));
     let counters = start_registry(stage, &plan, layout).await?;
     start_tracker(config, stage, &plan).await?;
     let mut clients = Vec::new();

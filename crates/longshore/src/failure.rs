@@ -49,7 +49,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 fn message(error: &anyhow::Error, hint: Option<&str>) -> String {
     let mut text = format!("error: {error}");
     let mut last = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
+    for cause in error.chain().skip(1).map(|cause| cause.to_string().trim_end().to_owned()) {
         // Many errors quote their cause.
         if !last.contains(&cause) {
             text.push_str(&format!("\n  because: {cause}"));

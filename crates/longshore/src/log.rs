@@ -1,6 +1,6 @@
 //! What the program logs, and where: standard error, above any progress bar.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use anyhow::Context as _;
 use clap::ArgAction;
@@ -31,8 +31,18 @@ pub(crate) fn start(args: &LogArgs) -> anyhow::Result<()> {
             _ => "trace",
         }),
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(AboveBars).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal() && !colours_are_unwanted())
+        .with_writer(AboveBars)
+        .init();
     Ok(())
+}
+
+/// The custom of no-color.org.
+#[allow(clippy::disallowed_methods, reason = "the custom is about the environment")]
+fn colours_are_unwanted() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 /// Writes whole lines to standard error while progress bars stand aside.

@@ -37,9 +37,17 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Torrent> {
     Torrent::parse(&bytes).with_context(unusable)
 }
 
-/// Reads `--tracker`: a tier of HTTP trackers.
+/// How the URL of a tracker begins that the engine can announce to.
+const ANNOUNCED: &[&str] = &["http://", "https://"];
+
+/// Reads `--tracker`: a tier of trackers that are announced to.
 pub(crate) fn parse_tier(text: &str) -> Result<Vec<String>, String> {
-    tier(text, &["http://", "https://"])
+    tier(text, ANNOUNCED)
+}
+
+/// Refuses a tracker that cannot be announced to.
+pub(crate) fn check_tracker(url: &str) -> Result<(), String> {
+    tracker(url, ANNOUNCED)
 }
 
 /// Reads `create --tracker`: a tier of trackers that any client may know.
@@ -49,14 +57,17 @@ pub(crate) fn parse_any_tier(text: &str) -> Result<Vec<String>, String> {
 
 fn tier(text: &str, schemes: &[&str]) -> Result<Vec<String>, String> {
     let urls = text.split(',').map(str::trim);
-    urls.map(|url| {
-        if schemes.iter().any(|scheme| url.starts_with(scheme) && url.len() > scheme.len()) {
-            Ok(url.to_owned())
-        } else {
-            Err(format!("`{url}` is no tracker's URL: it must begin with {}", schemes.join(" or ")))
-        }
-    })
-    .collect()
+    urls.map(|url| tracker(url, schemes).map(|()| url.to_owned())).collect()
+}
+
+fn tracker(url: &str, schemes: &[&str]) -> Result<(), String> {
+    let rest = schemes.iter().find_map(|scheme| url.strip_prefix(scheme));
+    // Not only a path: there must be a host.
+    if rest.is_some_and(|rest| !rest.starts_with(['/', '?', '#', ':']) && !rest.is_empty()) {
+        return Ok(());
+    }
+    let example = "such as http://tracker.example:6969/announce";
+    Err(format!("`{url}` is no tracker's URL: it must begin with {}, {example}", schemes.join(" or ")))
 }
 
 #[cfg(test)]
@@ -67,7 +78,7 @@ mod tests {
     fn a_comma_stands_within_a_tier() {
         let tier = parse_tier("http://a/announce, https://b/announce").expect("two");
         assert_eq!(tier, ["http://a/announce", "https://b/announce"]);
-        for wrong in ["", "http://", "a/announce", "http://a,", "udp://a:1/announce"] {
+        for wrong in ["", "http://", "http:///announce", "a/announce", "http://a,", "udp://a:1/announce"] {
             assert!(parse_tier(wrong).is_err(), "{wrong}");
         }
         assert!(parse_any_tier("udp://a:1/announce").is_ok());

@@ -4,9 +4,14 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
+    io::ErrorKind,
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        process::CommandExt as _,
+    },
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    time::Duration,
 };
 
 use interop::{Process, noise, wait_until};
@@ -15,7 +20,7 @@ use serde_json::Value;
 fn longshore() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
     // What the developer's own environment sets is not under test.
-    command.env_remove("LONGSHORE_LOG").env("NO_COLOR", "1");
+    command.env_clear().env("PATH", "/usr/bin:/bin");
     command
 }
 
@@ -295,6 +300,162 @@ fn two_downloads_of_one_torrent_do_not_share_a_folder() {
     first.event("status");
     let (code, words) = code_and_words(&run(&["get", text(&torrent), text(&to), "--listen", "127.0.0.1:0"]));
     assert!(code == Some(1) && words.contains("another process is downloading this torrent"), "{words}");
+}
+
+/// A node with everything in `place`.
+fn node(place: &Path, arguments: &[&str]) -> Process {
+    let mut command = longshore();
+    command.arg("node").args(["--peer-listen", "127.0.0.1:0", "--mirror-listen", "127.0.0.1:0", "--json"]);
+    command.arg("--data").arg(place.join("data")).arg("--socket").arg(place.join("socket"));
+    let mut node = Process::start(command.args(arguments));
+    node.event("listening");
+    node
+}
+
+fn status(place: &Path) -> Value {
+    let output = longshore().args(["status", "--json", "--socket"]).arg(place.join("socket")).output();
+    serde_json::from_slice(&output.expect("runs").stdout).expect("JSON")
+}
+
+/// What a command that must not start says; it is ended if it starts all the same.
+fn refusal(command: &mut Command) -> (Option<i32>, String) {
+    let mut child =
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).stdin(Stdio::null()).spawn().expect("runs");
+    let mut ended = false;
+    for _ in 0..600 {
+        ended = child.try_wait().expect("asked").is_some();
+        if ended {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    if !ended {
+        child.kill().expect("ours");
+    }
+    let output = child.wait_with_output().expect("read");
+    assert!(ended, "it started: {command:?}");
+    code_and_words(&output)
+}
+
+#[test]
+fn a_node_or_tracker_that_cannot_start_says_what_to_change() {
+    let place = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| place.path().join(name).to_str().expect("text").to_owned();
+    fs::write(place.path().join("file"), "").expect("written");
+    fs::write(place.path().join("bad.toml"), "peer = 1\n").expect("written");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().expect("bound").to_string();
+    let (data, socket) = (at("data"), at("socket"));
+    let free = [
+        "--data",
+        &data,
+        "--socket",
+        &socket,
+        "--peer-listen",
+        "127.0.0.1:0",
+        "--mirror-listen",
+        "127.0.0.1:0",
+    ];
+    for (line, code, words) in [
+        (&["node", "--tracker", "udp://t:6969/announce"][..], 2, "must begin with http:// or https://"),
+        (&["node", "--tracker", "t:6969"], 2, "such as http://"),
+        (&["node", "--peer-listen", "6881"], 2, "such as 0.0.0.0:6881"),
+        (&["node", "--mirror-listen", "localhost:5555"], 2, "such as 127.0.0.1:5555"),
+        (&["node", "--config", &at("bad.toml")], 2, "the table [peer]"),
+        (&["node", "--directory", "/var/lib/x"], 2, "longshore tracker --directory"),
+        (&["node", "--peer-listen", &taken], 1, "--peer-listen"),
+        (&["node", "--mirror-listen", &taken], 1, "--mirror-listen"),
+        (&["node", "--socket", &at("file")], 1, "--socket"),
+        (&["node", "--socket", &at("file/below")], 1, "--socket"),
+        (&["tracker", "--listen", "127.0.0.1:0", "--directory", &at("none/d.redb")], 2, &at("none")),
+        (&["tracker", "--listen", "127.0.0.1:0", "--directory", "http://t:6969"], 2, "is a URL"),
+        (&["tracker", "--listen", "127.0.0.1:0", "--directory", &at("file/d.redb")], 2, &at("file")),
+        (&["tracker", "--listen", &taken], 1, "--listen"),
+        (&["pull", "busybox", "--platform", "foo"], 2, "linux/amd64"),
+        (&["pull", "busybox", "--socket", &at("none")], 1, "no node answers"),
+        (&["lab", "--sources", &at("none")], 2, &at("none")),
+    ] {
+        let mut command = longshore();
+        command.args(line);
+        if line[0] == "node" {
+            let unset = |pair: &&[&str]| !line.contains(&pair[0]);
+            command.args(free.chunks(2).filter(unset).flatten());
+        }
+        let (ended, said) = refusal(&mut command);
+        assert_eq!(ended, Some(code), "{line:?}: {said}");
+        assert!(said.contains("error: ") && said.contains(words), "{line:?}: {said}");
+        assert!(!said.contains("making the image"), "{said}");
+    }
+    assert!(place.path().join("file").exists(), "what is no socket is not removed");
+}
+
+#[test]
+fn a_tracker_outage_is_told_once_and_so_is_its_end() {
+    let place = tempfile::tempdir().expect("a folder");
+    // A port that is free for now.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    drop(listener);
+    let url = format!("http://{address}/announce");
+    let mut node = node(place.path(), &["--tracker", &url, "--directory", "none"]);
+    let tracker = || status(place.path())["status"]["trackers"][0].clone();
+    assert_eq!(tracker()["url"], url.as_str(), "shown from the start");
+    wait_until("the outage to show", || tracker()["error"].is_string());
+    assert!(tracker()["failing_since"].is_u64());
+    let _tracker = Process::start(longshore().args(["tracker", "--listen", &address, "--json"]));
+    wait_until("the outage to end", || tracker()["error"].is_null());
+    assert!(tracker()["last_answer"].is_null(), "nothing was announced yet");
+    node.terminate();
+    assert!(node.wait().success());
+    let log = node.stderr();
+    for words in ["the tracker does not answer", "the tracker answers again"] {
+        assert_eq!(log.matches(words).count(), 1, "{log}");
+    }
+}
+
+#[test]
+fn a_node_without_trackers_says_so_and_logs_no_colours_into_a_file() {
+    let place = tempfile::tempdir().expect("a folder");
+    let mut node = node(place.path(), &["--directory", "none"]);
+    wait_until("the warning", || node.stderr().contains("no tracker is configured"));
+    let output = longshore().arg("status").arg("--socket").arg(place.path().join("socket")).output();
+    let said = String::from_utf8(output.expect("runs").stdout).expect("text");
+    assert!(said.contains("none is configured"), "{said}");
+    node.terminate();
+    assert!(node.wait().success());
+    assert!(!node.stderr().contains('\u{1b}'), "{}", node.stderr());
+}
+
+#[test]
+fn a_socket_of_another_user_is_no_missing_node() {
+    let place = tempfile::tempdir().expect("a folder");
+    let mut node = node(place.path(), &["--directory", "none"]);
+    // Root may use any socket, so the command must be somebody else, who must reach the program.
+    let (program, open) = (place.path().join("longshore"), fs::Permissions::from_mode(0o755));
+    fs::copy(env!("CARGO_BIN_EXE_longshore"), &program).expect("copied");
+    fs::set_permissions(place.path(), open).expect("ours");
+    let socket = place.path().join("socket");
+    let mut command = Command::new(&program);
+    let user = fs::metadata("/proc/self").expect("there").uid();
+    if user == 0 {
+        command.uid(65534);
+    } else {
+        fs::set_permissions(&socket, fs::Permissions::from_mode(0o000)).expect("ours");
+    }
+    command.args(["status", "--socket", text(&socket)]);
+    let output = loop {
+        match command.output() {
+            // A child that another test starts just now still has the file open for writing.
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => continue,
+            output => break output.expect("runs"),
+        }
+    };
+    let (code, words) = code_and_words(&output);
+    assert_eq!(code, Some(1), "{words}");
+    assert!(words.contains("permission denied") && words.contains("belongs to"), "{words}");
+    assert!(!words.contains("no node answers"), "{words}");
+    node.terminate();
+    assert!(node.wait().success());
 }
 
 #[test]

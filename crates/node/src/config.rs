@@ -8,7 +8,7 @@ use std::{
 
 use mirror::{Limits, MirrorConfig};
 use origin::{OriginConfig, Upstream};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 /// The configuration file with every default, and what each setting means.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -41,9 +41,10 @@ pub struct Config {
 
 /// The part of the configuration about peers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "the table [peer]")]
 pub struct PeerConfig {
     /// Where to listen.
+    #[serde(deserialize_with = "listen")]
     pub listen: SocketAddr,
     /// Most connections for all blobs together.
     pub max_connections: usize,
@@ -55,9 +56,10 @@ pub struct PeerConfig {
 
 /// The part of the configuration about the mirror.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "the table [mirror]")]
 pub struct MirrorSection {
     /// Where to listen.
+    #[serde(deserialize_with = "listen_all")]
     pub listen: Vec<SocketAddr>,
     /// The registry of requests that name none.
     pub default_registry: String,
@@ -67,7 +69,7 @@ pub struct MirrorSection {
 
 /// The part of the configuration about the API.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "the table [api]")]
 pub struct ApiConfig {
     /// The unix socket.
     pub socket: PathBuf,
@@ -75,7 +77,7 @@ pub struct ApiConfig {
 
 /// The part of the configuration about content.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "the table [content]")]
 pub struct ContentConfig {
     /// Seconds without a byte from the swarm before the origin is asked.
     pub stall_seconds: u64,
@@ -205,6 +207,31 @@ impl ContentConfig {
     }
 }
 
+/// Reads an address to listen on: `0.0.0.0:6881`, `[::1]:5555`.
+///
+/// # Errors
+/// What is wrong with it, and how it is written.
+pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    text.trim().parse().map_err(|_| {
+        format!("`{text}` is no address to listen on: write an IP address and a port, such as {}", like(text))
+    })
+}
+
+/// An example, with the port that was given if there is one.
+fn like(text: &str) -> String {
+    let port = text.rsplit(':').next().and_then(|port| port.trim().parse().ok()).unwrap_or(6881);
+    if text.starts_with("localhost") { format!("127.0.0.1:{port}") } else { format!("0.0.0.0:{port}") }
+}
+
+fn listen<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
+    parse_listen(&String::deserialize(from)?).map_err(D::Error::custom)
+}
+
+fn listen_all<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SocketAddr>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    texts.iter().map(|text| parse_listen(text).map_err(D::Error::custom)).collect()
+}
+
 /// Why a configuration file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -240,6 +267,30 @@ mod tests {
         for key in keys.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
             assert!(EXAMPLE.contains(key), "{key} is not in the example");
         }
+    }
+
+    #[test]
+    fn the_example_of_an_upstream_is_one() {
+        let (_, example) = EXAMPLE.split_once("# [[origin.upstreams]]").expect("there");
+        let block: String =
+            example.lines().map(|line| line.trim_start_matches("# ").to_owned() + "\n").collect();
+        let config: Config = toml::from_str(&format!("[[origin.upstreams]]{block}")).expect("valid");
+        let upstream = config.origin.upstreams.first().expect("one");
+        assert!(upstream.endpoint.is_some() && upstream.ca.is_some() && upstream.credentials.is_some());
+    }
+
+    #[test]
+    fn errors_speak_of_tables_and_keys_and_not_of_the_programs_insides() {
+        let error = |text: &str| toml::from_str::<Config>(text).expect_err(text).to_string();
+        for table in ["peer", "mirror", "api", "content", "origin"] {
+            let words = error(&format!("{table} = 1"));
+            assert!(words.contains(&format!("the table [{table}]")) && !words.contains("struct"), "{words}");
+        }
+        for text in ["[origin]\nupstreams = [1]", "[[origin.upstreams]]\nregistry = \"a\"\ncredentials = 1"] {
+            assert!(!error(text).contains("struct"), "{}", error(text));
+        }
+        assert!(error("[peer]\nlisten = \"6881\"").contains("such as 0.0.0.0:6881"));
+        assert!(error("[mirror]\nlisten = [\"localhost:5555\"]").contains("such as 127.0.0.1:5555"));
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use api::directory::{Claim, Lease, PublishRequest};
+use api::{
+    CallError,
+    directory::{Claim, Lease, PublishRequest},
+};
 use metainfo::BlobTorrent;
 use tokio::time::{Instant, sleep};
 
@@ -54,7 +57,7 @@ pub(crate) async fn run(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), 
                 sleep(Duration::from_millis(50)).await;
             }
             Err(error) => {
-                tracing::warn!(digest = %flight.digest, %error, "no directory; asking the origin");
+                tell(flight, &error, "no directory; asking the origin");
                 return alone(inner, flight).await;
             }
         }
@@ -91,7 +94,16 @@ async fn offer(inner: &Arc<Inner>, flight: &Flight, torrent: &BlobTorrent, lease
     let request = PublishRequest { info: torrent.info_bytes.clone(), media_type, lease };
     let published = directory.publish(&flight.digest, &request).await;
     if let Err(error) = &published {
-        tracing::warn!(digest = %flight.digest, %error, "not published: other nodes will ask the origin");
+        tell(flight, error, "not published: other nodes will ask the origin");
     }
     published.is_ok()
+}
+
+/// Of an outage the client has warned already, once for all blobs.
+fn tell(flight: &Flight, error: &CallError, what: &str) {
+    if matches!(error, CallError::Rejected { .. }) {
+        tracing::warn!(digest = %flight.digest, %error, "{what}");
+    } else {
+        tracing::debug!(digest = %flight.digest, %error, "{what}");
+    }
 }

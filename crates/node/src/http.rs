@@ -1,12 +1,16 @@
 //! The node's API over its unix socket.
 
-use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use api::{
     ErrorBody,
     node::{
         Address, BlobPage, BlobState, BlobStatus, Health, MAX_PAGE, PeerFlags, PeerStatus, Provenance,
-        PullEvent, PullRequest, SourceBytes, Status, TorrentStatus, Totals, TrackerStatus,
+        PullEvent, PullRequest, SourceBytes, Status, TorrentStatus, Totals,
     },
 };
 use axum::{
@@ -29,6 +33,7 @@ use crate::{
     content::{Content, Inner, now},
     flight::Flight,
     metrics, pull,
+    trackers::Trackers,
 };
 
 /// Events of a pull that may wait for a slow reader.
@@ -40,6 +45,7 @@ const ALIVE: Duration = Duration::from_secs(10);
 struct Api {
     content: Content,
     mirrors: Vec<SocketAddr>,
+    trackers: Arc<Trackers>,
 }
 
 /// Serves the API until `stop`.
@@ -47,6 +53,7 @@ pub(crate) async fn serve(
     listener: UnixListener,
     content: Content,
     mirrors: Vec<SocketAddr>,
+    trackers: Arc<Trackers>,
     stop: CancellationToken,
 ) {
     let router = Router::new()
@@ -60,7 +67,7 @@ pub(crate) async fn serve(
         .route("/v1/pull", post(start_pull))
         .route("/v1/metrics", get(metrics_text))
         .fallback(async || failure(StatusCode::NOT_FOUND, "no such call"))
-        .with_state(Api { content, mirrors });
+        .with_state(Api { content, mirrors, trackers });
     let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(%error, "the API has ended");
@@ -91,12 +98,7 @@ async fn status(State(api): State<Api>) -> Json<Status> {
     addresses.extend(api.mirrors.iter().map(|address| purpose("mirror", address.to_string())));
     let uptime = inner.uptime().as_secs();
     let since = |age: Duration| now().saturating_sub(uptime) + age.as_secs();
-    let trackers = inner.engine.trackers().into_iter().map(|t| TrackerStatus {
-        url: t.url,
-        last_answer: t.last_answer.map(since),
-        error: t.error,
-    });
-    let trackers = trackers.collect();
+    let trackers = api.trackers.status(&inner.engine, since);
     Json(Status {
         node: inner.name.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -372,7 +374,7 @@ async fn metrics_text(State(api): State<Api>) -> Response {
     }
 }
 
-fn find(api: &Api, info_hash: &str) -> Result<std::sync::Arc<Torrent>, Box<Response>> {
+fn find(api: &Api, info_hash: &str) -> Result<Arc<Torrent>, Box<Response>> {
     let info_hash: InfoHash =
         info_hash.parse().map_err(|error| Box::new(failure(StatusCode::BAD_REQUEST, error)))?;
     let torrent = api.content.0.engine.get(&info_hash);

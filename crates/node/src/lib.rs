@@ -29,6 +29,7 @@ mod record;
 mod shelf;
 mod single;
 mod stream;
+mod trackers;
 
-pub use config::{ApiConfig, Config, ConfigError, ContentConfig, EXAMPLE, PeerConfig};
+pub use config::{ApiConfig, Config, ConfigError, ContentConfig, EXAMPLE, PeerConfig, parse_listen};
 pub use node::{Node, StartError};

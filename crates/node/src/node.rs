@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
@@ -26,6 +27,7 @@ use crate::{
     http,
     record::Records,
     shelf::StoreShelf,
+    trackers::{self, Trackers},
 };
 
 /// How long running pulls and answers may take to end.
@@ -56,9 +58,8 @@ impl Node {
         let store = open_store(&config.data).await?;
         let mut listeners = Vec::new();
         for address in &config.mirror.listen {
-            let what = format!("listening for the mirror on {address}");
             let listener = TcpListener::bind(address).await;
-            listeners.push(listener.map_err(|source| StartError::Io { what, source })?);
+            listeners.push(listener.map_err(|source| StartError::Mirror { address: *address, source })?);
         }
         let socket = config.api.socket.clone();
         let api = listen_unix(&socket).await?;
@@ -84,11 +85,11 @@ impl Node {
         let mirrors = addresses
             .map_err(|source| StartError::Io { what: "asking for the mirror's address".into(), source })?;
         let serving = CancellationToken::new();
-        let servers = vec![
-            tokio::spawn(mirror.serve(listeners, serving.clone())),
-            tokio::spawn(http::serve(api, content.clone(), mirrors.clone(), serving.clone())),
-        ];
-        content.0.tasks.spawn(announce_all(content.clone()));
+        let (inner, trackers) = (&content.0, Trackers::new(&content.0.config.trackers));
+        let api = http::serve(api, content.clone(), mirrors.clone(), trackers.clone(), serving.clone());
+        let servers = vec![tokio::spawn(mirror.serve(listeners, serving.clone())), tokio::spawn(api)];
+        inner.tasks.spawn(trackers::watch(trackers, inner.engine.clone(), inner.stop.clone()));
+        inner.tasks.spawn(announce_all(content.clone()));
         Ok(Self { content, mirrors, socket, servers, serving })
     }
 
@@ -157,12 +158,14 @@ async fn directory(config: &Config) -> Result<Option<DirectoryClient>, StartErro
 
 /// Listens on a unix socket. One left behind by a node that was killed is removed; one that answers is not.
 async fn listen_unix(path: &PathBuf) -> Result<UnixListener, StartError> {
-    let what = format!("listening for the API on {}", path.display());
-    let fail = |source| StartError::Io { what: what.clone(), source };
+    let fail = |source| StartError::Socket { path: path.clone(), source };
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(fail)?;
     }
-    if path.exists() {
+    if let Ok(there) = std::fs::symlink_metadata(path) {
+        if !there.file_type().is_socket() {
+            return Err(fail(io::Error::new(io::ErrorKind::AlreadyExists, "something else is there")));
+        }
         if tokio::net::UnixStream::connect(path).await.is_ok() {
             return Err(fail(io::Error::new(io::ErrorKind::AddrInUse, "another node answers there")));
         }
@@ -213,7 +216,23 @@ pub enum StartError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] engine::StartError),
-    /// A port, socket or file.
+    /// An address of the mirror.
+    #[error("cannot listen for registry clients on {address}: {source}")]
+    Mirror {
+        /// The address.
+        address: SocketAddr,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// The API's socket.
+    #[error("cannot make the API's socket {}: {source}", path.display())]
+    Socket {
+        /// Its path.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// Something else of the system.
     #[error("{what} failed: {source}")]
     Io {
         /// What was tried.

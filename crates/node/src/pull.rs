@@ -1,8 +1,11 @@
 //! A whole image, by reference: manifest, platform, blobs, and how far it all is.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io::Read as _, sync::Arc, time::Duration};
 
-use api::node::{PullEvent, PullRequest, SourceBytes, SourceKind};
+use api::{
+    Platform, Platforms,
+    node::{PullEvent, PullRequest, SourceBytes, SourceKind},
+};
 use futures_util::{StreamExt, stream};
 use hash::Digest;
 use mirror::ManifestAnswer;
@@ -10,6 +13,7 @@ use origin::{Reference, Repository, Target};
 use serde::Deserialize;
 use tokio::{
     sync::mpsc,
+    task::spawn_blocking,
     time::{MissedTickBehavior, interval},
 };
 
@@ -22,6 +26,8 @@ use crate::{
 const AT_ONCE: usize = 8;
 /// How often progress is told.
 const TELL: Duration = Duration::from_millis(200);
+/// The longest configuration of an image that is read, in bytes.
+const LONGEST_CONFIG: u64 = 8 * 1024 * 1024;
 /// Most blobs of one image.
 const MOST_BLOBS: usize = 10_000;
 
@@ -49,11 +55,12 @@ struct Descriptor {
     media_type: Option<String>,
     digest: String,
     size: u64,
-    platform: Option<Platform>,
+    platform: Option<Meant>,
 }
 
+/// For which platform an image is meant, in an index or in the image's own configuration.
 #[derive(Clone, Deserialize)]
-struct Platform {
+struct Meant {
     architecture: String,
     os: String,
     variant: Option<String>,
@@ -79,10 +86,10 @@ async fn pull(
     let top = manifest(content, repository, &reference.target).await?;
     let (digest, media_type) = (top.digest, top.media_type.clone());
     tell(events, PullEvent::Resolved { digest, media_type }).await;
-    let platform = request.platform.clone().unwrap_or_else(own_platform);
     let mut blobs: Vec<(Digest, Descriptor)> = Vec::new();
-    let mut bytes = top.bytes.len() as u64;
-    for document in images(content, repository, &top, &platform, &mut bytes).await? {
+    let mut sums = Sums { bytes: top.bytes.len() as u64, ..Sums::default() };
+    let images = images(content, repository, &top, request.platform.as_ref(), &mut sums, events).await?;
+    for document in images {
         for descriptor in document.config.into_iter().chain(document.layers) {
             let blob = descriptor.digest.parse::<Digest>().map_err(|e| format!("in the manifest: {e}"))?;
             if blobs.iter().all(|(known, _)| *known != blob) {
@@ -103,19 +110,33 @@ async fn pull(
         Ok::<_, String>((descriptor.size, sources))
     });
     let mut fetches = fetches.buffer_unordered(AT_ONCE);
-    let (mut from_peers, mut from_origin) = (0, 0);
     while let Some(fetched) = fetches.next().await {
         let (size, sources) = fetched?;
-        bytes += size;
+        sums.bytes += size;
+        sums.add(&sources);
+    }
+    let Sums { bytes, from_peers, from_origin } = sums;
+    Ok(PullEvent::Done { digest, bytes, from_peers, from_origin })
+}
+
+/// What an image weighs, and what of it came from where.
+#[derive(Default)]
+struct Sums {
+    bytes: u64,
+    from_peers: u64,
+    from_origin: u64,
+}
+
+impl Sums {
+    fn add(&mut self, sources: &[SourceBytes]) {
         for source in sources {
             match source.source.kind {
-                SourceKind::Peer => from_peers += source.bytes,
-                SourceKind::Origin => from_origin += source.bytes,
+                SourceKind::Peer => self.from_peers += source.bytes,
+                SourceKind::Origin => self.from_origin += source.bytes,
                 SourceKind::Store => {}
             }
         }
     }
-    Ok(PullEvent::Done { digest, bytes, from_peers, from_origin })
 }
 
 async fn manifest(
@@ -133,8 +154,9 @@ async fn images(
     content: &Content,
     repository: &Repository,
     top: &ManifestAnswer,
-    platform: &str,
-    bytes: &mut u64,
+    asked: Option<&Platforms>,
+    sums: &mut Sums,
+    events: &mpsc::Sender<PullEvent>,
 ) -> Result<Vec<Document>, String> {
     let parse = |answer: &ManifestAnswer| {
         serde_json::from_slice::<Document>(&answer.bytes)
@@ -142,24 +164,66 @@ async fn images(
     };
     let document = parse(top)?;
     if document.manifests.is_empty() {
+        // Whoever does not ask takes what there is, as runtimes do.
+        if let (Some(Platforms::One(platform)), Some(config)) = (asked, &document.config) {
+            sums.add(&expect_platform(content, repository, config, platform, events).await?);
+        }
         return Ok(vec![document]);
     }
-    let fits = |d: &&Descriptor| platform == "all" || d.platform.as_ref().is_some_and(|p| p.fits(platform));
+    let platforms = asked.cloned().unwrap_or_else(|| Platforms::One(Platform::own()));
+    let fits = |d: &&Descriptor| match &platforms {
+        Platforms::All => true,
+        Platforms::One(wanted) => d.platform.clone().is_some_and(|there| Platform::from(there).fits(wanted)),
+    };
     let chosen: Vec<Descriptor> = document.manifests.iter().filter(fits).cloned().collect();
     if chosen.is_empty() {
-        let there: BTreeSet<String> =
-            document.manifests.iter().filter_map(|d| d.platform.as_ref()).map(Platform::name).collect();
+        let there: BTreeSet<String> = document
+            .manifests
+            .iter()
+            .filter_map(|d| d.platform.clone())
+            .map(|there| Platform::from(there).to_string())
+            .collect();
         let there = there.into_iter().collect::<Vec<_>>().join(", ");
-        return Err(format!("the image is not there for {platform}; there are: {there}"));
+        return Err(format!("the image is not there for {platforms}; there are: {there}"));
     }
     let mut images = Vec::new();
     for descriptor in chosen {
         let digest = descriptor.digest.parse().map_err(|e| format!("in the index: {e}"))?;
         let answer = manifest(content, repository, &Target::Digest(digest)).await?;
-        *bytes += answer.bytes.len() as u64;
+        sums.bytes += answer.bytes.len() as u64;
         images.push(parse(&answer)?);
     }
     Ok(images)
+}
+
+/// Brings an image's configuration, and refuses the image if that is for another platform. One that names none, or is
+/// too long to be one, will do. Says where it came from.
+async fn expect_platform(
+    content: &Content,
+    repository: &Repository,
+    config: &Descriptor,
+    wanted: &Platform,
+    events: &mpsc::Sender<PullEvent>,
+) -> Result<Vec<SourceBytes>, String> {
+    if config.size > LONGEST_CONFIG {
+        return Ok(Vec::new());
+    }
+    let failed = |error: &dyn std::fmt::Display| format!("the image's configuration: {error}");
+    let digest: Digest = config.digest.parse().map_err(|e| failed(&e))?;
+    let sources = blob(content, repository, digest, events).await?;
+    let stored = content.0.stored(digest).await.map_err(|e| failed(&e))?;
+    let (_, file) = stored.ok_or_else(|| failed(&"it is lost"))?;
+    let read = spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        (&*file).take(LONGEST_CONFIG).read_to_end(&mut bytes).map(|_| bytes)
+    });
+    let bytes = read.await.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
+    match serde_json::from_slice::<Meant>(&bytes).map(Platform::from) {
+        Ok(there) if !there.fits(wanted) => {
+            Err(format!("the image is not there for {wanted}; there is only {there}"))
+        }
+        _ => Ok(sources),
+    }
 }
 
 /// Brings one blob, and tells how far it is.
@@ -215,28 +279,9 @@ async fn tell(events: &mpsc::Sender<PullEvent>, event: PullEvent) {
     let _ = events.send(event).await;
 }
 
-impl Platform {
-    fn name(&self) -> String {
-        match &self.variant {
-            Some(variant) => format!("{}/{}/{variant}", self.os, self.architecture),
-            None => format!("{}/{}", self.os, self.architecture),
-        }
+impl From<Meant> for Platform {
+    fn from(meant: Meant) -> Self {
+        let Meant { architecture, os, variant } = meant;
+        Self { os, architecture, variant: variant.filter(|variant| !variant.is_empty()) }
     }
-
-    /// `os/architecture`, with the variant if one is asked for.
-    fn fits(&self, wanted: &str) -> bool {
-        wanted == self.name() || wanted == format!("{}/{}", self.os, self.architecture)
-    }
-}
-
-/// This machine's platform, in the OCI spec's (Go's) words.
-fn own_platform() -> String {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        "powerpc64" => "ppc64le",
-        other => other,
-    };
-    format!("{}/{architecture}", std::env::consts::OS)
 }

@@ -277,6 +277,36 @@ async fn a_pull_by_reference_brings_the_whole_image_and_says_from_where() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_one_platform_is_not_pulled_for_another() {
+    let registry = Registry::start().await;
+    let layer = noise(1_000_000, 14);
+    let (_, digests) = registry.add_image(std::slice::from_ref(&layer));
+    let (_tracker, url) = tracker().await;
+    let dir = tempdir().expect("temp");
+    let _node = node(dir.path(), &url, &registry).await;
+    let last = async |platform: &str| {
+        let platform = Some(platform.parse().expect("a platform"));
+        let request = api::node::PullRequest { reference: "reg.test/team/app:1".into(), platform };
+        let mut events = api(dir.path()).pull(&request).await.expect("starts");
+        let mut last = None;
+        while let Some(event) = events.next().await.expect("readable") {
+            last = Some(event);
+        }
+        last.expect("an event")
+    };
+    let refused = last("linux/arm64").await;
+    let words =
+        matches!(&refused, api::node::PullEvent::Failed { error } if error.contains("only linux/amd64"));
+    assert!(words, "{refused:?}");
+    assert_eq!(registry.sent(&digests[0]), 0, "no layer is fetched for it");
+    let done = last("linux/amd64").await;
+    assert!(
+        matches!(done, api::node::PullEvent::Done { from_origin, .. } if from_origin >= 1_000_000),
+        "{done:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_waits_for_a_slow_first_copy_answers_its_client_all_the_same() {
     let registry = Registry::start().await;
     let layer = noise(6_000_000, 12);

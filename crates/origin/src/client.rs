@@ -251,7 +251,7 @@ impl Origin {
                 request =
                     request.header(header::AUTHORIZATION, sensitive(value).map_err(|e| ask.invalid(e))?);
             }
-            let response = self.exchange(ask, request, &url).await?;
+            let response = self.exchange(ask, endpoint, request, &url).await?;
             let status = response.status();
             if !matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
@@ -264,6 +264,7 @@ impl Origin {
     async fn exchange(
         &self,
         ask: &Ask<'_>,
+        endpoint: &Endpoint,
         request: reqwest::RequestBuilder,
         url: &Url,
     ) -> Result<Response, Failure> {
@@ -272,6 +273,14 @@ impl Origin {
         let error = match timeout(patience.connect + patience.first_byte, request.send()).await {
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(error)) if error.is_builder() => return Err(ask.invalid(reason(&error)).into()),
+            Ok(Err(error)) if tls::is_plain_http(&error) && same_origin(url, &endpoint.base) => {
+                let (registry, host) = (&ask.place.registry, host(url));
+                let reason = format!(
+                    "it does not speak https. If it is to be asked without, start the node with \
+                     --upstream {registry}=http://{host}"
+                );
+                return Err(ask.unreachable(url, reason).into());
+            }
             Ok(Err(error)) => ask.unreachable(url, reason(&error)),
             Err(_) => {
                 ask.unreachable(url, format!("no answer within {} s", patience.first_byte.as_secs_f32()))
@@ -388,7 +397,7 @@ impl Origin {
             let value = sensitive(&basic(login)).map_err(|e| ask.invalid(e))?;
             request = request.header(header::AUTHORIZATION, value);
         }
-        let response = self.exchange(ask, request, &url).await?;
+        let response = self.exchange(ask, endpoint, request, &url).await?;
         let relay = || header.map(str::to_owned);
         match response.status().as_u16() {
             200 => {}

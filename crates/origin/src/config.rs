@@ -19,7 +19,7 @@ const PASSWORD_FILE_LIMIT: u64 = 64 * 1024;
 
 /// Everything an [`Origin`](crate::Origin) is told at its start.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "the table [origin]")]
 pub struct OriginConfig {
     /// Registries that need more than their name says. Others are asked at `https://NAME` (on loopback: `http`).
     pub upstreams: Vec<Upstream>,
@@ -30,7 +30,7 @@ pub struct OriginConfig {
 
 /// One registry of the configuration.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an entry [[origin.upstreams]]")]
 pub struct Upstream {
     /// The registry's name in references: `docker.io`, `registry.example:5000`.
     pub registry: String,
@@ -48,7 +48,7 @@ pub struct Upstream {
 
 /// User and password for a registry or its token service. Exactly one of `password` and `password_file` is given.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table { user = \"…\", password_file = \"…\" }")]
 pub struct Credentials {
     /// User name.
     pub user: String,

@@ -9,6 +9,23 @@ use rustls::{
 
 use crate::Patience;
 
+/// Whether the TLS handshake failed since what came was no TLS at all: the server speaks plain HTTP on that port.
+pub(crate) fn is_plain_http(error: &reqwest::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(mut cause) = source {
+        // An `io::Error` hides what it wraps, and gives that one's causes as its own.
+        while let Some(wrapped) = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            cause = wrapped;
+        }
+        let tls = cause.downcast_ref::<rustls::Error>();
+        if let Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) = tls {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
+}
+
 /// A client that trusts the system's certificates and those in `ca`. It follows no redirect, keeps no cookie, uses no
 /// proxy and undoes no `Content-Encoding`: all of that is decided elsewhere, or not wanted.
 ///

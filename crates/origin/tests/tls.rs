@@ -101,3 +101,21 @@ async fn a_ca_file_that_is_none_is_refused_at_the_start() {
     let error = Origin::new(&config).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("reg.test") && error.contains("no certificate"), "{error}");
 }
+
+#[tokio::test]
+async fn a_registry_that_speaks_plain_http_is_known_and_the_way_to_say_so_is_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let registry = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            // What any HTTP server says of a TLS greeting.
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+        }
+    });
+    let repository = Repository::new(&registry, "org/app").unwrap();
+    let outcome = origin(&registry, None).manifest(&repository, &Target::Tag("1".into()), &[]).await;
+    let error = outcome.unwrap_err().to_string();
+    assert!(error.contains(&format!("--upstream {registry}=http://{registry}")), "{error}");
+}

@@ -4,7 +4,6 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, Write as _},
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
@@ -14,7 +13,7 @@ use metainfo::{
 };
 use serde_json::json;
 
-use crate::{failure::Failure, quantity, screen, torrent_file};
+use crate::{failure::Failure, host, quantity, screen, torrent_file};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -72,7 +71,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         web_seeds: args.web_seeds.clone(),
         comment: args.comment.clone(),
         created_by: Some(concat!("Longshore ", env!("CARGO_PKG_VERSION")).to_owned()),
-        creation_date: if args.no_date { None } else { Some(today()) },
+        creation_date: if args.no_date { None } else { i64::try_from(host::unix_time()).ok() },
         symlinks: if args.skip_symlinks { Symlinks::Skip } else { Symlinks::Refuse },
         threads: 0,
     };
@@ -171,13 +170,6 @@ fn show(torrent: &Torrent, output: &Path, json: bool) {
         rows.push(("digest", digest));
     }
     screen::say(&screen::table(&rows));
-}
-
-/// Seconds since 1970.
-#[allow(clippy::disallowed_methods, reason = "a torrent bears the date on which it was made")]
-fn today() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.ok().and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub(crate) struct Args {
     #[arg(value_name = "DIR")]
     folder: PathBuf,
     /// Address and port for peers [default: any address, port 6881 or a free one]
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = node::parse_listen)]
     listen: Option<SocketAddr>,
     /// A peer to fetch from, besides those that trackers name; may be repeated
     #[arg(long = "peer", value_name = "ADDR:PORT")]

@@ -1,12 +1,13 @@
 //! `longshore node`: runs the daemon of this host until a signal.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
+use api::ClientError;
 use node::{Config, Node, StartError};
 use serde_json::json;
 
-use crate::{failure::Failure, host::StopSignals, screen};
+use crate::{failure::Failure, host::StopSignals, screen, torrent_file};
 
 /// What is most often set; all else stands in the configuration file.
 #[derive(clap::Args)]
@@ -17,7 +18,8 @@ pub(crate) struct Args {
     /// A tracker's announce URL; may be repeated, or hold commas
     #[arg(short, long = "tracker", value_name = "URL", env = "LONGSHORE_TRACKERS", value_delimiter = ',')]
     trackers: Option<Vec<String>>,
-    /// The content directory's base URL; the tracker's host unless given, `none` for no directory
+    /// The URL of the content directory, such as http://TRACKER:6969; the trackers' hosts unless given, `none` for
+    /// no directory
     #[arg(long, value_name = "URL", env = "LONGSHORE_DIRECTORY", value_delimiter = ',')]
     directory: Option<Vec<String>>,
     /// A file that holds the directory's token
@@ -30,10 +32,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", env = "LONGSHORE_NAME")]
     name: Option<String>,
     /// Where to listen for peers
-    #[arg(long, value_name = "ADDR:PORT", env = "LONGSHORE_PEER_LISTEN")]
+    #[arg(long, value_name = "ADDR:PORT", env = "LONGSHORE_PEER_LISTEN", value_parser = node::parse_listen)]
     peer_listen: Option<SocketAddr>,
     /// Where the registry mirror listens; may be repeated, or hold commas
-    #[arg(long, value_name = "ADDR:PORT", env = "LONGSHORE_MIRROR_LISTEN", value_delimiter = ',')]
+    #[arg(long, value_name = "ADDR:PORT", env = "LONGSHORE_MIRROR_LISTEN", value_delimiter = ',', value_parser = node::parse_listen)]
     mirror_listen: Option<Vec<SocketAddr>>,
     /// The registry of requests that name none
     #[arg(long, value_name = "REGISTRY", env = "LONGSHORE_DEFAULT_REGISTRY")]
@@ -93,6 +95,11 @@ pub(crate) fn config(args: Args) -> anyhow::Result<Config> {
     for (registry, endpoint) in args.upstreams {
         config.set_upstream(&registry, &endpoint);
     }
+    // An empty variable means none.
+    config.trackers.retain(|url| !url.is_empty());
+    for url in &config.trackers {
+        torrent_file::check_tracker(url).map_err(Failure::bad_input)?;
+    }
     Ok(config)
 }
 
@@ -104,11 +111,23 @@ fn upstream(text: &str) -> Result<(String, String), String> {
 
 fn explain(error: StartError) -> anyhow::Error {
     let failure = match &error {
+        StartError::Directory(ClientError::BadAddress { .. }) => Failure::bad_input("the node cannot start")
+            .hint("--directory is a URL here, a tracker's mostly; its file is for `longshore tracker --directory`"),
         StartError::Upstream(_) | StartError::DefaultRegistry(_) | StartError::Directory(_) => {
             Failure::bad_input("the node cannot start")
         }
-        StartError::Engine(_) => {
-            Failure::new("the node cannot start").hint("choose another with --peer-listen")
+        StartError::Engine(engine::StartError::Listen { .. }) => {
+            Failure::new("the node cannot start").hint("choose another address with --peer-listen")
+        }
+        StartError::Mirror { .. } => {
+            Failure::new("the node cannot start").hint("choose another address with --mirror-listen")
+        }
+        StartError::Socket { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Failure::new("the node cannot start")
+                .hint("run it as root, or choose another path with --socket (and --data)")
+        }
+        StartError::Socket { .. } => {
+            Failure::new("the node cannot start").hint("choose another path with --socket")
         }
         StartError::Store(_) => Failure::new("the node cannot start").hint("choose another with --data"),
         _ => Failure::new("the node cannot start"),

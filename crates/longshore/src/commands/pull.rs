@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use api::node::{PullEvent, PullRequest, SourceBytes, SourceKind};
+use api::{
+    Platforms,
+    node::{PullEvent, PullRequest, SourceBytes, SourceKind},
+};
 use hash::Digest;
 use indicatif::ProgressBar;
 
@@ -14,8 +17,8 @@ pub(crate) struct Args {
     #[arg(value_name = "REF")]
     reference: String,
     /// `os/architecture[/variant]`, or `all` [default: this machine's]
-    #[arg(long)]
-    platform: Option<String>,
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<Platforms>,
     #[command(flatten)]
     connection: Connection,
     /// Print the events as lines of JSON

@@ -24,7 +24,7 @@ pub(crate) struct Args {
     #[arg(value_name = "DIR")]
     folder: PathBuf,
     /// Address and port for peers [default: any address, port 6881 or a free one]
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = node::parse_listen)]
     listen: Option<SocketAddr>,
     /// A further tracker, as in `create`
     #[arg(short, long = "tracker", value_name = "URL", value_parser = torrent_file::parse_tier)]

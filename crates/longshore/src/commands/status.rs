@@ -1,16 +1,16 @@
 //! `longshore status`: what the node holds and does, and where it came from.
 
-use std::path::PathBuf;
+use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf};
 
 use anyhow::Context as _;
 use api::{
     CallError, Endpoint, NodeClient,
-    node::{BlobState, BlobStatus, Health, SourceKind, Status},
+    node::{BlobState, BlobStatus, SourceKind, Status, TrackerStatus},
 };
 use hash::Digest;
 use serde_json::json;
 
-use crate::{failure::Failure, quantity, screen};
+use crate::{failure::Failure, host, quantity, screen};
 
 /// How to reach the node.
 #[derive(clap::Args)]
@@ -32,10 +32,37 @@ impl Connection {
                 let what = format!("no node answers at {}", self.socket.display());
                 Failure::new(what).hint("start `longshore node`, or say where it is with --socket").into()
             }
+            CallError::NotAllowed { .. } => self.not_allowed().into(),
             CallError::Rejected { reason, .. } => Failure::bad_input(reason).into(),
             error => error.into(),
         }
     }
+
+    /// The socket is not this user's: whose it is, or whose the folder is that does not let this user look.
+    fn not_allowed(&self) -> Failure {
+        let socket = self.socket.display();
+        let owned = self.socket.ancestors().find_map(|path| Some((path, fs::metadata(path).ok()?)));
+        let hint = match owned {
+            Some((path, meta)) => {
+                let owner = user_name(meta.uid());
+                format!("{} belongs to {owner}: run this as {owner}, with sudo for example", path.display())
+            }
+            None => "run this as root".to_owned(),
+        };
+        Failure::new(format!("permission denied: this user may not use the node's socket {socket}"))
+            .hint(hint)
+    }
+}
+
+/// A user's name, where `/etc/passwd` has it.
+fn user_name(uid: u32) -> String {
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    name.unwrap_or_else(|| format!("user {uid}"))
 }
 
 #[derive(clap::Args)]
@@ -64,11 +91,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         return Ok(());
     }
     let status = client.status().await.map_err(explain)?;
-    let health = match client.health().await {
-        Ok(health) => health,
-        Err(CallError::Unavailable { reason, .. }) => Health { healthy: false, problems: vec![reason] },
-        Err(error) => return Err(explain(error)),
-    };
+    let health = client.health().await.map_err(explain)?;
     let mut blobs = Vec::new();
     let mut after = None;
     loop {
@@ -85,11 +108,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
     screen::say(&summary(&status));
     for tracker in &status.trackers {
-        let how = tracker
-            .error
-            .as_deref()
-            .map_or("answers".to_owned(), |error| format!("does not answer: {error}"));
-        screen::say(&format!("tracker  {} {how}", tracker.url));
+        screen::say(&tracker_line(tracker, host::unix_time()));
+    }
+    if status.trackers.is_empty() {
+        screen::say("tracker  none is configured: this node finds no peers");
     }
     health.problems.iter().for_each(|problem| screen::say(&format!("problem  {problem}")));
     blobs.iter().flat_map(blob_lines).for_each(|line| screen::say(&line));
@@ -115,6 +137,21 @@ fn summary(status: &Status) -> String {
     ])
 }
 
+/// A tracker's state at the time `now`.
+fn tracker_line(tracker: &TrackerStatus, now: u64) -> String {
+    let ago = |then: u64| format!("{} s", now.saturating_sub(then));
+    let last = tracker.last_answer.map(|then| format!("last answer {} ago", ago(then)));
+    let state = match (&tracker.error, last) {
+        (None, None) => "not announced to yet".to_owned(),
+        (None, Some(last)) => format!("ok, {last}"),
+        (Some(error), last) => {
+            let since = tracker.failing_since.map_or_else(String::new, |then| format!(" for {}", ago(then)));
+            format!("failing{since}, {}: {error}", last.unwrap_or_else(|| "never answered".to_owned()))
+        }
+    };
+    format!("tracker  {}  {state}", tracker.url)
+}
+
 /// The blob, and under it every source of its bytes.
 fn blob_lines(blob: &BlobStatus) -> Vec<String> {
     let state = match blob.state {
@@ -133,4 +170,28 @@ fn blob_lines(blob: &BlobStatus) -> Vec<String> {
         lines.push(format!("    {:>12}  from {kind} {who}", quantity::size(source.bytes)));
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trackers_state_is_told_from_the_start() {
+        let line = |last_answer, error: Option<&str>, failing_since| {
+            let (url, error) = ("http://t".to_owned(), error.map(str::to_owned));
+            tracker_line(&TrackerStatus { url, last_answer, error, failing_since }, 100)
+        };
+        assert_eq!(line(None, None, None), "tracker  http://t  not announced to yet");
+        assert_eq!(line(Some(90), None, None), "tracker  http://t  ok, last answer 10 s ago");
+        let failing = "tracker  http://t  failing for 40 s, last answer 50 s ago: gone";
+        assert_eq!(line(Some(50), Some("gone"), Some(60)), failing);
+        assert!(line(None, Some("gone"), Some(60)).ends_with("failing for 40 s, never answered: gone"));
+    }
+
+    #[test]
+    fn users_have_names_or_numbers() {
+        assert_eq!(user_name(0), "root");
+        assert_eq!(user_name(u32::MAX - 7), format!("user {}", u32::MAX - 7));
+    }
 }

@@ -1,10 +1,13 @@
 //! `longshore tracker`: runs a tracker until a signal.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use serde_json::json;
-use tracker::{Config, StartError, Tracker};
+use tracker::{Config, DirectoryError, StartError, Tracker};
 
 use crate::{failure::Failure, host::StopSignals, screen};
 
@@ -20,7 +23,7 @@ pub(crate) struct Args {
     json: bool,
 
     /// Where to listen, instead of `[::]:6969`; may be repeated, or hold commas
-    #[arg(long, value_name = "ADDR:PORT", env = "LONGSHORE_TRACKER_LISTEN", value_delimiter = ',')]
+    #[arg(long, value_name = "ADDR:PORT", env = "LONGSHORE_TRACKER_LISTEN", value_delimiter = ',', value_parser = node::parse_listen)]
     listen: Option<Vec<SocketAddr>>,
     /// Seconds between two announces of a peer
     #[arg(long, value_name = "SECONDS", env = "LONGSHORE_TRACKER_INTERVAL")]
@@ -49,7 +52,7 @@ pub(crate) struct Args {
     /// How many connections are open at most
     #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_MAX_CONNECTIONS")]
     max_connections: Option<usize>,
-    /// The content directory's file; without it, the directory is in memory
+    /// The file in which the content directory is kept over restarts; without it, the directory is in memory
     #[arg(long, value_name = "FILE", env = "LONGSHORE_TRACKER_DIRECTORY")]
     directory: Option<PathBuf>,
     /// Seconds that a lease to fetch from the origin lasts unless it is renewed
@@ -79,6 +82,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
                 Failure::new("the tracker cannot start").hint("choose another address with --listen");
             anyhow::Error::new(error).context(failure)
         }
+        StartError::Directory { path, error } => unusable_directory(&path, *error),
         error => error.into(),
     })?;
     if json {
@@ -91,6 +95,26 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     signals.wait().await;
     tracker.shutdown().await;
     Ok(())
+}
+
+/// The content directory's file cannot be opened. Of a missing folder the database says only that something is missing.
+fn unusable_directory(path: &Path, error: DirectoryError) -> anyhow::Error {
+    let failure = match path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
+        _ if path.to_string_lossy().contains("://") => {
+            let what = format!("`{}` is a URL: the tracker's --directory is a file", path.display());
+            return Failure::bad_input(what)
+                .hint("it is `longshore node --directory` that takes a URL")
+                .into();
+        }
+        Some(folder) => {
+            let what = format!("there is no folder {} for the content directory's file", folder.display());
+            return Failure::bad_input(what)
+                .hint("make the folder, or name another file with --directory")
+                .into();
+        }
+        None => Failure::new(format!("cannot use {} for the content directory", path.display())),
+    };
+    anyhow::Error::new(error).context(failure.hint("name another file with --directory"))
 }
 
 /// The file, then environment and flags above it.
