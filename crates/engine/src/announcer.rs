@@ -272,12 +272,12 @@ impl Task {
             for tracker in trackers {
                 match announce_to(&shared.http, &tracker, &request).await {
                     Ok(response) => {
-                        shared.note_tracker(tracker, None);
+                        shared.note_tracker(tracker, None, true);
                         return Ok(response);
                     }
                     Err(error) => {
                         why = format!("{tracker}: {error}");
-                        shared.note_tracker(tracker, Some(error));
+                        shared.note_tracker(tracker, Some(error), true);
                     }
                 }
             }
@@ -318,6 +318,8 @@ impl Task {
                         pause = pause.min((LONELY * 2u32.pow(entry.lonely.min(10) - 1)).max(least));
                     }
                 }
+                // What came up meanwhile does not wait for the next time.
+                let pause = if entry.event == Event::None { pause } else { Duration::ZERO };
                 if restarted {
                     self.tell_all_again(now);
                 }
@@ -384,5 +386,54 @@ pub(crate) async fn announce_to(
         Ok(Reply::Failure { reason, .. }) => Err(format!("it refuses: {reason}")),
         Err(error) if response.status().is_success() => Err(error.to_string()),
         Err(_) => Err(format!("HTTP status {}", response.status())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, Engine};
+
+    fn response() -> AnnounceResponse {
+        match AnnounceResponse::parse(b"d8:intervali900e5:peers0:e") {
+            Ok(Reply::Ok(response)) => response,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_completed_that_was_lost_or_came_at_a_bad_time_is_told_again() {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let engine = Engine::start(Config { listen, ..Config::default() }, None).await.expect("starts");
+        let place = (InfoHash::from_bytes([7; 20]), 0);
+        let mut task = Task {
+            shared: engine.shared().clone(),
+            entries: HashMap::new(),
+            agenda: BinaryHeap::new(),
+            under_way: JoinSet::new(),
+            turns: 0,
+        };
+        // Nobody listens there, and what the task asks is thrown away: the answers are given below.
+        let tracker = "http://127.0.0.1:9/announce".to_owned();
+        task.command(Command::Add(place.0, vec![vec![tracker]], None));
+        task.due();
+        assert_eq!(task.entries[&place].sent, Event::Started);
+        task.answered(place, Ok(response()));
+        task.command(Command::Completed(place.0));
+        task.due();
+        assert_eq!(task.entries[&place].sent, Event::Completed);
+        task.answered(place, Err("lost".into()));
+        assert_eq!(task.entries[&place].event, Event::Completed, "to be told again");
+        task.plan(place, Time(0));
+        task.due();
+        assert_eq!((task.entries[&place].sent, task.entries[&place].event), (Event::Completed, Event::None));
+        // While another is under way.
+        task.command(Command::Completed(place.0));
+        task.due();
+        task.answered(place, Ok(response()));
+        let now = task.shared.clock.now();
+        assert!(task.next().is_some_and(|at| at <= now), "at once, not after the interval");
+        task.under_way.abort_all();
+        engine.stop().await;
     }
 }

@@ -11,8 +11,12 @@ pub struct Config {
     /// Where to listen for peers. A port of 0 takes any free one. With an address other than 0.0.0.0, connections
     /// to peers and trackers go out from that address too.
     pub listen: SocketAddr,
-    /// Most connections to peers, for all torrents together.
+    /// Most connections to peers, for all torrents together: half of them for those that others make to us, and
+    /// half for those that we make, so that neither keeps out the other.
     pub max_connections: usize,
+    /// Most connections that one host may make to us. Two nodes have one for each torrent that both have or want;
+    /// hosts behind one address share. Does not count on loopback.
+    pub max_per_host: usize,
     /// Most connections to peers for one torrent.
     pub max_peers: usize,
     /// How many peers of one torrent are served at once.
@@ -32,6 +36,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT)),
             max_connections: 1000,
+            max_per_host: 128,
             max_peers: 100,
             upload_slots: 100,
             check_threads: 0,

@@ -16,7 +16,6 @@ use metainfo::InfoHash;
 use swarm::{PeerKey, PieceSet, Swarm};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     time::{sleep, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -32,7 +31,8 @@ use crate::{
     layout::Layout,
     link,
     metadata::{self, MetadataError},
-    torrent::{NoLog, ProofLog, Torrent},
+    places::Places,
+    torrent::{Failure, NoLog, ProofLog, Torrent},
 };
 
 /// A torrent from the shelf goes back to it when nobody has been connected for this long.
@@ -79,14 +79,16 @@ impl TorrentSpec {
 }
 
 /// How the engine gets on with a tracker.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TrackerState {
     /// The announce URL.
     pub url: String,
     /// When it last answered, counted from the engine's start.
     pub last_answer: Option<Duration>,
-    /// What went wrong since.
+    /// What went wrong last, if it has not answered since.
     pub error: Option<String>,
+    /// Since when it does not answer, counted from the engine's start.
+    pub failing_since: Option<Duration>,
 }
 
 /// Runs torrents. Cheap to share.
@@ -106,8 +108,10 @@ pub(crate) struct Shared {
     announcer: Announcer,
     /// For trackers.
     pub(crate) http: reqwest::Client,
-    connections: Arc<Semaphore>,
+    places: Arc<Places>,
     keys: AtomicU64,
+    /// Torrents whose proven bytes were found gone; the shelf is not asked for them again.
+    lost: Mutex<BTreeMap<InfoHash, Failure>>,
     /// By URL, as far as there is room.
     trackers: Mutex<BTreeMap<String, TrackerState>>,
     /// Of torrents that move no more.
@@ -134,7 +138,7 @@ impl Engine {
         let (announcer, announces) = announcer::new();
         let shared = Arc::new(Shared {
             checker: Checker::start(config.check_threads).map_err(StartError::Threads)?,
-            connections: Arc::new(Semaphore::new(config.max_connections)),
+            places: Places::new(config.max_connections, config.max_per_host),
             config,
             peer_id,
             listen,
@@ -145,6 +149,7 @@ impl Engine {
             announcer,
             http,
             keys: AtomicU64::new(1),
+            lost: Mutex::default(),
             trackers: Mutex::default(),
             past_uploads: AtomicU64::new(0),
             past_waste: AtomicU64::new(0),
@@ -186,6 +191,7 @@ impl Engine {
             }
             torrents.insert(info_hash, torrent.clone());
         }
+        shared.lost().remove(&info_hash);
         shared.announcer.add(info_hash, trackers).await;
         shared.tasks.spawn(drive(shared.clone(), torrent.clone(), rests));
         Ok(torrent)
@@ -194,11 +200,13 @@ impl Engine {
     /// Announces a torrent that lies on the shelf, so that peers find us; it starts when somebody connects. Returns
     /// when a tracker knows or could not be told, within some seconds.
     pub async fn announce(&self, info_hash: InfoHash, trackers: Vec<Vec<String>>) {
+        self.0.lost().remove(&info_hash);
         self.0.announcer.add_and_tell(info_hash, trackers).await;
     }
 
     /// The same for one of many, without waiting.
     pub async fn announce_soon(&self, info_hash: InfoHash, trackers: Vec<Vec<String>>) {
+        self.0.lost().remove(&info_hash);
         self.0.announcer.add(info_hash, trackers).await;
     }
 
@@ -207,7 +215,18 @@ impl Engine {
         self.0.clock.now().since(swarm::Time(0))
     }
 
-    /// Every tracker that was announced to, and how that goes.
+    /// Torrents that are served no more because bytes that had been proven are gone, until they are added or announced
+    /// again.
+    pub fn lost(&self) -> Vec<(InfoHash, Failure)> {
+        self.0.lost().iter().map(|(info_hash, failure)| (*info_hash, failure.clone())).collect()
+    }
+
+    /// Notes of a tracker that nothing was announced to yet whether it can be reached.
+    pub fn tried_tracker(&self, url: String, error: Option<String>) {
+        self.0.note_tracker(url, error, false);
+    }
+
+    /// Every tracker that was announced to or tried, and how that goes.
     pub fn trackers(&self) -> Vec<TrackerState> {
         self.0.trackers.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
@@ -255,6 +274,11 @@ impl Engine {
         metadata::fetch(&self.0, magnet, deadline).await
     }
 
+    #[cfg(test)]
+    pub(crate) const fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+
     /// Ends all connections, tells the trackers and waits, not for long.
     pub async fn stop(&self) {
         let shared = &self.0;
@@ -271,19 +295,48 @@ impl Engine {
 }
 
 impl Shared {
-    /// A tracker has answered, or not, for `error`.
-    pub(crate) fn note_tracker(&self, url: String, error: Option<String>) {
+    /// A tracker has answered an announce, or a mere try, or not, for `error`.
+    pub(crate) fn note_tracker(&self, url: String, error: Option<String>, announced: bool) {
         const MOST: usize = 100;
         let mut trackers = self.trackers.lock().unwrap_or_else(PoisonError::into_inner);
         if trackers.len() >= MOST && !trackers.contains_key(&url) {
             return;
         }
-        let known =
-            trackers.entry(url.clone()).or_insert(TrackerState { url, last_answer: None, error: None });
-        if error.is_none() {
-            known.last_answer = Some(self.clock.now().since(swarm::Time(0)));
+        let known = trackers.entry(url.clone()).or_insert(TrackerState { url, ..TrackerState::default() });
+        let now = self.clock.now().since(swarm::Time(0));
+        // Told once, however many torrents are announced there; the end too, as whoever has read of the beginning
+        // must read of it.
+        match (&error, known.failing_since) {
+            (Some(why), None) => {
+                tracing::warn!(tracker = known.url, "the tracker does not answer: {why}");
+                known.failing_since = Some(now);
+            }
+            (None, Some(since)) => {
+                let after = now.saturating_sub(since).as_secs();
+                tracing::warn!(tracker = known.url, "the tracker answers again after {after} s");
+                known.failing_since = None;
+            }
+            _ => {}
+        }
+        if announced && error.is_none() {
+            known.last_answer = Some(now);
         }
         known.error = error;
+    }
+
+    fn lost(&self) -> std::sync::MutexGuard<'_, BTreeMap<InfoHash, Failure>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes whether the torrent's proven bytes are gone, and says so.
+    fn note_lost(&self, torrent: &Torrent) -> bool {
+        const MOST: usize = 10_000;
+        let Some(failure @ Failure::Lost { .. }) = torrent.failure() else { return false };
+        let mut lost = self.lost();
+        if lost.len() < MOST {
+            lost.insert(torrent.info_hash(), failure);
+        }
+        true
     }
 
     pub(crate) fn next_key(&self) -> PeerKey {
@@ -298,6 +351,9 @@ impl Shared {
     pub(crate) async fn find(self: &Arc<Self>, info_hash: InfoHash) -> Option<Arc<Torrent>> {
         if let Some(torrent) = self.torrents().get(&info_hash) {
             return Some(torrent.clone());
+        }
+        if self.lost().contains_key(&info_hash) {
+            return None;
         }
         let shelf = self.shelf.clone()?;
         let item = tokio::task::spawn_blocking(move || shelf.find(&info_hash)).await.ok()??;
@@ -332,17 +388,24 @@ impl Shared {
 /// Takes connections until the engine stops.
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
-        let Ok(permit) = shared.connections.clone().acquire_owned().await else { return };
+        let place = tokio::select! {
+            place = shared.places.incoming() => place,
+            () = shared.stop.cancelled() => return,
+        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shared.stop.cancelled() => return,
         };
         match accepted {
             Ok((stream, address)) => {
+                let Some(of_host) = shared.places.of_host(address.ip()) else {
+                    tracing::debug!(peer = %address, "connection refused: its host has as many as one may have");
+                    continue;
+                };
                 let shared = shared.clone();
                 shared.tasks.clone().spawn(async move {
                     answer(&shared, stream, address).await;
-                    drop(permit);
+                    drop((place, of_host));
                 });
             }
             Err(error) => {
@@ -359,7 +422,11 @@ async fn answer(shared: &Arc<Shared>, mut stream: TcpStream, address: SocketAddr
         () = shared.stop.cancelled() => return,
     };
     match shaken {
-        Ok((torrent, theirs)) => link::run(shared, &torrent, stream, address, theirs, false).await,
+        Ok((torrent, theirs)) => {
+            if !link::run(shared, &torrent, stream, address, theirs, false).await {
+                tracing::debug!(peer = %address, "incoming connection refused: no place, or banned");
+            }
+        }
         Err(error) => tracing::debug!(peer = %address, %error, "incoming connection refused"),
     }
 }
@@ -401,21 +468,27 @@ async fn drive(shared: Arc<Shared>, torrent: Arc<Torrent>, rests: bool) {
             () = sleep_until(shared.clock.instant(next)), if connected > 0 || may_rest || !complete => {}
         }
     }
-    let mut torrents = shared.torrents();
-    if torrents.get(&torrent.info_hash()).is_some_and(|current| Arc::ptr_eq(current, &torrent)) {
-        torrents.remove(&torrent.info_hash());
+    // Before it is gone, so that the shelf does not bring it back at once.
+    let lost = shared.note_lost(&torrent);
+    {
+        let mut torrents = shared.torrents();
+        if torrents.get(&torrent.info_hash()).is_some_and(|current| Arc::ptr_eq(current, &torrent)) {
+            torrents.remove(&torrent.info_hash());
+        }
     }
-    drop(torrents);
     shared.past_uploads.fetch_add(torrent.moved().0, Ordering::Relaxed);
     shared.past_waste.fetch_add(torrent.wasted(), Ordering::Relaxed);
     torrent.stop.cancel();
     torrent.set_stopped();
+    if lost {
+        shared.announcer.remove(torrent.info_hash()).await;
+    }
 }
 
 /// Connects to as many known addresses as there are places for.
 fn dial(shared: &Arc<Shared>, torrent: &Arc<Torrent>) {
     loop {
-        let Ok(permit) = shared.connections.clone().try_acquire_owned() else { return };
+        let Some(place) = shared.places.outgoing() else { return };
         let now = shared.clock.now();
         let address = {
             let mut inner = torrent.lock();
@@ -439,8 +512,9 @@ fn dial(shared: &Arc<Shared>, torrent: &Arc<Torrent>) {
             };
             match shaken {
                 Ok((stream, theirs)) => {
-                    link::run(&shared, &torrent, stream, address, theirs, true).await;
-                    torrent.lock().candidates.ended(address, shared.clock.now());
+                    let taken = link::run(&shared, &torrent, stream, address, theirs, true).await;
+                    let (candidates, now) = (&mut torrent.lock().candidates, shared.clock.now());
+                    if taken { candidates.ended(address, now) } else { candidates.failed(address, now) }
                 }
                 Err(handshake::HandshakeError::Ourselves) => torrent.lock().candidates.forget(address),
                 Err(error) => {
@@ -448,7 +522,7 @@ fn dial(shared: &Arc<Shared>, torrent: &Arc<Torrent>) {
                     torrent.lock().candidates.failed(address, shared.clock.now());
                 }
             }
-            drop(permit);
+            drop(place);
             torrent.wake.notify_one();
         });
     }

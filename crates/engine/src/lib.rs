@@ -27,6 +27,7 @@ mod handshake;
 mod layout;
 mod link;
 mod metadata;
+mod places;
 mod resume;
 mod torrent;
 mod writer;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
+use metainfo::PieceIndex;
 use swarm::{PeerInfo, PeerKey};
 use tokio::{net::TcpStream, sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,7 @@ use wire::{
 use crate::{
     buffers::Buffer,
     engine::Shared,
-    torrent::{Handle, Torrent},
+    torrent::{Failure, Handle, Torrent},
     writer,
 };
 
@@ -51,11 +52,13 @@ pub(crate) enum LinkError {
     Extension(#[from] wire::ExtendedError),
     #[error("sent too much that nobody asked for")]
     Flood,
+    #[error("piece {piece} cannot be read: {source}")]
+    Lost { piece: PieceIndex, source: io::Error },
     #[error("dropped by us")]
     Dropped,
 }
 
-/// Runs a connection to its end.
+/// Runs a connection to its end. False if the torrent has no place for it.
 pub(crate) async fn run(
     shared: &Shared,
     torrent: &Arc<Torrent>,
@@ -63,8 +66,8 @@ pub(crate) async fn run(
     address: SocketAddr,
     theirs: Handshake,
     outgoing: bool,
-) {
-    let Some((key, handle)) = register(shared, torrent, address, &theirs, outgoing) else { return };
+) -> bool {
+    let Some((key, handle)) = register(shared, torrent, address, &theirs, outgoing) else { return false };
     let (wake, stop) = handle;
     let stream = Arc::new(stream);
     let mut reader = LinkReader {
@@ -84,17 +87,23 @@ pub(crate) async fn run(
         () = stop.cancelled() => LinkError::Dropped,
     };
     tracing::debug!(torrent = %torrent.info_hash(), peer = %address, "connection ended: {why}");
+    if let LinkError::Lost { piece, source } = why {
+        torrent.fail(Failure::Lost { piece, why: source.to_string() });
+    }
     torrent.act(|inner, now| {
         inner.links.remove(&key);
         inner.swarm.on_disconnected(key, now);
     });
     torrent.wake.notify_one();
+    true
 }
 
 type Signals = (Arc<Notify>, CancellationToken);
 
 /// Takes a place in the torrent, unless the peer has one already, is banned, or all are taken. Where two peers
-/// connect to each other at once, both keep the connection that the one with the higher id made.
+/// connect to each other at once, both keep the connection that the one with the higher id made; who connects to us
+/// again has lost the first connection. A name proves nothing: whoever comes with another's from another host is
+/// another peer, and throws nobody out. We ourselves connect once to each name, whatever addresses it has.
 fn register(
     shared: &Shared,
     torrent: &Arc<Torrent>,
@@ -117,10 +126,15 @@ fn register(
         extra.push(Message::Extended { id: EXTENDED_HANDSHAKE_ID, payload: handshake.encode().into() });
     }
     let accepted = torrent.act(|inner, now| {
-        let double = inner.links.iter().find(|(_, link)| link.peer_id == theirs.peer_id).map(|(key, _)| *key);
-        if let Some(double) = double {
+        let known = |link: &Handle| {
+            let same_way = link.outgoing == outgoing;
+            link.peer_id == theirs.peer_id && (link.address.ip() == address.ip() || (outgoing && same_way))
+        };
+        let double = inner.links.iter().find(|(_, link)| known(link));
+        if let Some((double, same_way)) = double.map(|(key, link)| (*key, link.outgoing == outgoing)) {
             let ours_wins = shared.peer_id > theirs.peer_id;
-            if outgoing != ours_wins {
+            let keep = if same_way { outgoing } else { outgoing != ours_wins };
+            if keep {
                 return false;
             }
             if let Some(old) = inner.links.remove(&double) {
@@ -134,6 +148,7 @@ fn register(
         let handle = Handle {
             peer_id: theirs.peer_id,
             address,
+            outgoing,
             wake: wake.clone(),
             stop: stop.clone(),
             extra,
@@ -304,5 +319,44 @@ fn metadata_piece(info: &Bytes, piece: u32) -> MetadataMessage {
     match u32::try_from(info.len()) {
         Ok(total) if start < end => MetadataMessage::Data { piece, total, data: info.slice(start..end) },
         _ => MetadataMessage::Reject(piece),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use metainfo::create::{Options, create};
+    use wire::PeerId;
+
+    use super::*;
+    use crate::{Config, Engine, Layout, TorrentSpec};
+
+    #[tokio::test]
+    async fn a_banned_host_is_refused_at_every_port_and_under_every_name() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("f");
+        std::fs::write(&path, [1; 1000]).expect("writes");
+        let meta = create(&path, &Options::default(), &|_, _| {}).expect("readable");
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let engine = Engine::start(Config { listen, ..Config::default() }, None).await.expect("starts");
+        let layout = Layout::single(Arc::new(File::open(&path).expect("opens")));
+        let torrent = engine.add(TorrentSpec::seed(meta, layout)).await.expect("added");
+        let shared = engine.shared();
+        let come = |ip: [u8; 4], port: u16, id: u8, outgoing: bool| {
+            let theirs = Handshake::ours(torrent.info_hash(), PeerId::ours([id; 12]));
+            register(shared, &torrent, SocketAddr::from((ip, port)), &theirs, outgoing).map(|(key, _)| key)
+        };
+        let liar = come([10, 0, 0, 1], 1, 1, false).expect("nothing is known of it yet");
+        torrent.act(|inner, _| {
+            let link = inner.links.get(&liar).expect("connected");
+            inner.bans.add(link);
+        });
+        assert!(come([10, 0, 0, 1], 2, 2, false).is_none(), "another port and name");
+        assert!(come([10, 0, 0, 1], 6881, 3, true).is_none(), "when we connect to it");
+        assert!(come([10, 0, 0, 2], 1, 2, false).is_some(), "another host");
+        assert!(come([10, 0, 0, 3], 6881, 4, true).is_some());
+        assert!(come([10, 0, 0, 4], 6881, 4, true).is_none(), "another address of the same peer");
+        engine.stop().await;
     }
 }

@@ -94,6 +94,16 @@ pub enum Failure {
         /// The disk is full.
         full: bool,
     },
+    /// Bytes that had been proven are gone: somebody has changed or removed the file.
+    #[error(
+        "cannot read piece {piece} to serve it: {why}; was the file changed or removed? Verify it and start anew"
+    )]
+    Lost {
+        /// The piece.
+        piece: PieceIndex,
+        /// The system's words.
+        why: String,
+    },
     /// Three peers, each alone, sent a piece and none was right: the torrent must be wrong.
     #[error("piece {0} was wrong from every peer that sent it: the torrent is not to be believed")]
     Unprovable(PieceIndex),
@@ -122,7 +132,7 @@ impl Bans {
     /// Most entries of each kind.
     const MOST: usize = 10_000;
 
-    fn add(&mut self, link: &Handle) {
+    pub(crate) fn add(&mut self, link: &Handle) {
         if link.address.ip().is_loopback() && self.names.len() < Self::MOST {
             self.names.insert(link.peer_id);
             self.local.extend([Some(link.address), link.listens].into_iter().flatten());
@@ -148,6 +158,8 @@ struct Part {
 pub(crate) struct Handle {
     pub(crate) peer_id: PeerId,
     pub(crate) address: SocketAddr,
+    /// We made it.
+    pub(crate) outgoing: bool,
     pub(crate) wake: Arc<Notify>,
     pub(crate) stop: CancellationToken,
     /// Messages of extensions, which the brain does not know.
@@ -288,16 +300,22 @@ impl Torrent {
         self.act(|inner, now| inner.swarm.on_verified(piece, verdict, now));
     }
 
+    /// The torrent cannot go on. Only the first failure counts, and is told.
     pub(crate) fn fail(&self, failure: Failure) {
-        tracing::error!(torrent = %self.meta.info_hash, "{failure}");
         self.status.send_if_modified(|status| {
             let first = !matches!(status.state, State::Failed(_));
             if first {
+                tracing::error!(torrent = %self.meta.info_hash, "{failure}");
                 status.state = State::Failed(failure);
             }
             first
         });
         self.stop.cancel();
+    }
+
+    /// Why the torrent cannot go on, if it cannot.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        if let State::Failed(failure) = &self.status.borrow().state { Some(failure.clone()) } else { None }
     }
 
     pub(crate) fn set_stopped(&self) {

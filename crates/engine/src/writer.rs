@@ -77,11 +77,14 @@ async fn serve(
     }
 }
 
-/// Sends a block's payload.
+/// Sends a block's payload. What it had proven and cannot read is no fault of the peer's.
 async fn block(torrent: &Torrent, stream: &TcpStream, range: BlockRange) -> Result<(), LinkError> {
     let info = &torrent.meta.info;
     let offset = info.geometry.piece_offset(range.piece) + u64::from(range.begin);
-    for place in torrent.layout.places(info, offset, u64::from(range.length))? {
+    let lost = |source| LinkError::Lost { piece: range.piece, source };
+    for place in
+        torrent.layout.places(info, offset, u64::from(range.length)).map_err(|e| unreadable(e, lost))?
+    {
         let (mut at, end) = (place.offset, place.offset + place.length);
         while at < end {
             let left = (end - at) as usize;
@@ -91,9 +94,10 @@ async fn block(torrent: &Torrent, stream: &TcpStream, range: BlockRange) -> Resu
                         let mut from = at;
                         let sent = rustix::fs::sendfile(stream, file, Some(&mut from), left)?;
                         // The file is shorter than the torrent says: somebody has changed it.
-                        if sent == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(sent) }
+                        if sent == 0 { Err(ends_early()) } else { Ok(sent) }
                     })
-                    .await?
+                    .await
+                    .map_err(|e| if let LinkError::Io(e) = e { unreadable(e, lost) } else { e })?
                 }
                 None => send_some(stream, &ZEROS[..left.min(ZEROS.len())], true).await?,
             };
@@ -101,6 +105,20 @@ async fn block(torrent: &Torrent, stream: &TcpStream, range: BlockRange) -> Resu
         }
     }
     Ok(())
+}
+
+fn ends_early() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends before it")
+}
+
+/// Whether an error is of the file that was to be read, not of the connection, and nothing that passes.
+fn unreadable(error: io::Error, lost: impl FnOnce(io::Error) -> LinkError) -> LinkError {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, StaleNetworkFileHandle, UnexpectedEof};
+    let of_the_file = matches!(
+        error.kind(),
+        NotFound | NotADirectory | IsADirectory | StaleNetworkFileHandle | UnexpectedEof
+    ) || error.raw_os_error() == Some(Errno::IO.raw_os_error());
+    if of_the_file { lost(error) } else { error.into() }
 }
 
 /// Sends all of `bytes`; with `more`, the kernel waits for what follows before it closes the last packet.

@@ -9,10 +9,16 @@ use std::{
     time::Duration,
 };
 
-use longshore_engine::{Config, Engine, Layout, NoLog, Torrent, TorrentSpec, TorrentState, check};
+use longshore_engine::{
+    Config, Engine, Failure, Layout, NoLog, Shelf, ShelfItem, Torrent, TorrentSpec, TorrentState, check,
+};
 use metainfo::create::{Options, create};
 use swarm::{PieceSet, SourceKind};
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -189,4 +195,123 @@ async fn metadata_comes_from_a_peer() {
         leech.metadata(&metainfo::Magnet::new(torrent.info_hash), DEADLINE).await.is_err(),
         "nobody to ask"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seeder_whose_file_was_cut_says_so_and_stops_offering_it() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = from.path().join("f");
+    fs::write(&path, noise(2_000_000, 7)).unwrap();
+    let torrent = torrent_of(&path, &Options { piece_length: Some(65536), ..Options::default() });
+    let (seed, leech) = (engine().await, engine().await);
+    let seeding = seed.add(seed_spec(&torrent, from.path())).await.unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_len(1000).unwrap();
+    let got = leech.add(leech_spec(&torrent, to.path())).await.unwrap();
+    got.add_peers([seed.listen()]);
+    let mut status = seeding.status();
+    let failed = status.wait_for(|s| matches!(s.state, TorrentState::Failed(Failure::Lost { .. })));
+    timeout(DEADLINE, failed).await.expect("in time").expect("running");
+    timeout(DEADLINE, async {
+        while seed.get(&torrent.info_hash).is_some() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("it is let go");
+    assert!(matches!(seed.lost().as_slice(), [(lost, Failure::Lost { .. })] if *lost == torrent.info_hash));
+}
+
+/// One torrent, whatever became of its file.
+struct OneOnTheShelf(metainfo::Torrent, std::path::PathBuf);
+
+impl Shelf for OneOnTheShelf {
+    fn find(&self, _: &metainfo::InfoHash) -> Option<ShelfItem> {
+        Some(ShelfItem { torrent: self.0.clone(), file: fs::File::open(&self.1).ok()? })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_lost_is_not_fetched_from_the_shelf_again() {
+    let from = tempfile::tempdir().unwrap();
+    let path = from.path().join("f");
+    fs::write(&path, noise(2_000_000, 8)).unwrap();
+    let torrent = torrent_of(&path, &Options { piece_length: Some(65536), ..Options::default() });
+    fs::File::options().write(true).open(&path).unwrap().set_len(1000).unwrap();
+    let config = Config { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), ..Config::default() };
+    let shelf = Arc::new(OneOnTheShelf(torrent.clone(), path));
+    let (seed, to) = (Engine::start(config, Some(shelf)).await.unwrap(), tempfile::tempdir().unwrap());
+    let leech = engine().await;
+    let got = leech.add(leech_spec(&torrent, to.path())).await.unwrap();
+    got.add_peers([seed.listen()]);
+    timeout(DEADLINE, async {
+        while seed.lost().is_empty() || !seed.torrents().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("it is noticed");
+    let mut again = shake(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &seed, &torrent, [1; 12]).await;
+    assert_eq!(again.read(&mut [0; 68]).await.expect("closed in order"), 0, "it does not answer for it");
+    assert!(seed.torrents().is_empty());
+}
+
+/// Connects from `from` and says the handshake.
+async fn shake(from: SocketAddr, to: &Engine, torrent: &metainfo::Torrent, id: [u8; 12]) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(from).expect("an address of this machine");
+    let mut stream = socket.connect(to.listen()).await.expect("accepted");
+    let hello = wire::Handshake::ours(torrent.info_hash, wire::PeerId::ours(id));
+    stream.write_all(&hello.encode()).await.expect("taken");
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_host_that_claims_a_peers_name_does_not_throw_it_out() {
+    let from = tempfile::tempdir().unwrap();
+    let path = from.path().join("f");
+    fs::write(&path, noise(200_000, 9)).unwrap();
+    let torrent = torrent_of(&path, &Options::default());
+    let seed = engine().await;
+    let seeding = seed.add(seed_spec(&torrent, from.path())).await.unwrap();
+    let peers = async |wanted: &dyn Fn(&[SocketAddr]) -> bool| {
+        let connected = || seeding.peers().iter().map(|(p, _)| p.info.address).collect::<Vec<_>>();
+        let waiting = async {
+            while !wanted(&connected()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(DEADLINE, waiting).await.expect("in time");
+    };
+    let (here, there) = (SocketAddr::from(([127, 0, 0, 1], 0)), SocketAddr::from(([127, 0, 0, 2], 0)));
+    for id in [[0; 12], [0xff; 12]] {
+        let honest = shake(here, &seed, &torrent, id).await;
+        let address = honest.local_addr().unwrap();
+        peers(&|all| all.contains(&address)).await;
+        let thief = shake(there, &seed, &torrent, id).await;
+        let stolen = thief.local_addr().unwrap();
+        peers(&|all| all.contains(&stolen)).await;
+        assert!(seeding.peers().iter().any(|(p, _)| p.info.address == address), "it stays");
+        // From its own host it may come back, and then the first connection is dead.
+        let again = shake(here, &seed, &torrent, id).await;
+        let new = again.local_addr().unwrap();
+        peers(&|all| all.contains(&new) && !all.contains(&address)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_fills_the_incoming_places_does_not_stop_our_own_connections() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = from.path().join("f");
+    fs::write(&path, noise(2_000_000, 10)).unwrap();
+    let torrent = torrent_of(&path, &Options::default());
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let crowded = Config { listen, max_connections: 2, ..Config::default() };
+    let (seed, leech) = (engine().await, Engine::start(crowded, None).await.unwrap());
+    seed.add(seed_spec(&torrent, from.path())).await.unwrap();
+    let got = leech.add(leech_spec(&torrent, to.path())).await.unwrap();
+    // It says hello, and nothing more.
+    let mut hog = shake(listen, &leech, &torrent, [7; 12]).await;
+    hog.read_exact(&mut [0; 68]).await.expect("it has the place");
+    got.add_peers([seed.listen()]);
+    assert_eq!(complete(&got).await, TorrentState::Complete);
 }

@@ -46,8 +46,10 @@ pub struct PeerConfig {
     /// Where to listen.
     #[serde(deserialize_with = "listen")]
     pub listen: SocketAddr,
-    /// Most connections for all blobs together.
+    /// Most connections for all blobs together, half of them for those that others make to us.
     pub max_connections: usize,
+    /// Most connections that one host may make to us.
+    pub max_per_host: usize,
     /// Most connections for one blob.
     pub max_peers: usize,
     /// How many peers are served at once, per blob.
@@ -108,6 +110,7 @@ impl Default for PeerConfig {
         Self {
             listen: engine.listen,
             max_connections: engine.max_connections,
+            max_per_host: engine.max_per_host,
             max_peers: engine.max_peers,
             upload_slots: engine.upload_slots,
         }
@@ -179,6 +182,7 @@ impl Config {
         engine::Config {
             listen: self.peer.listen,
             max_connections: self.peer.max_connections,
+            max_per_host: self.peer.max_per_host,
             max_peers: self.peer.max_peers,
             upload_slots: self.peer.upload_slots,
             ..engine::Config::default()

@@ -32,8 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     content::{Content, Inner, now},
     flight::Flight,
-    metrics, pull,
-    trackers::Trackers,
+    metrics, pull, trackers,
 };
 
 /// Events of a pull that may wait for a slow reader.
@@ -45,7 +44,6 @@ const ALIVE: Duration = Duration::from_secs(10);
 struct Api {
     content: Content,
     mirrors: Vec<SocketAddr>,
-    trackers: Arc<Trackers>,
 }
 
 /// Serves the API until `stop`.
@@ -53,7 +51,6 @@ pub(crate) async fn serve(
     listener: UnixListener,
     content: Content,
     mirrors: Vec<SocketAddr>,
-    trackers: Arc<Trackers>,
     stop: CancellationToken,
 ) {
     let router = Router::new()
@@ -67,7 +64,7 @@ pub(crate) async fn serve(
         .route("/v1/pull", post(start_pull))
         .route("/v1/metrics", get(metrics_text))
         .fallback(async || failure(StatusCode::NOT_FOUND, "no such call"))
-        .with_state(Api { content, mirrors, trackers });
+        .with_state(Api { content, mirrors });
     let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(%error, "the API has ended");
@@ -98,7 +95,7 @@ async fn status(State(api): State<Api>) -> Json<Status> {
     addresses.extend(api.mirrors.iter().map(|address| purpose("mirror", address.to_string())));
     let uptime = inner.uptime().as_secs();
     let since = |age: Duration| now().saturating_sub(uptime) + age.as_secs();
-    let trackers = api.trackers.status(&inner.engine, since);
+    let trackers = trackers::status(&inner.config.trackers, &inner.engine, since);
     Json(Status {
         node: inner.name.clone(),
         version: env!("CARGO_PKG_VERSION").into(),

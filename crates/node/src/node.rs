@@ -27,7 +27,7 @@ use crate::{
     http,
     record::Records,
     shelf::StoreShelf,
-    trackers::{self, Trackers},
+    trackers,
 };
 
 /// How long running pulls and answers may take to end.
@@ -85,10 +85,11 @@ impl Node {
         let mirrors = addresses
             .map_err(|source| StartError::Io { what: "asking for the mirror's address".into(), source })?;
         let serving = CancellationToken::new();
-        let (inner, trackers) = (&content.0, Trackers::new(&content.0.config.trackers));
-        let api = http::serve(api, content.clone(), mirrors.clone(), trackers.clone(), serving.clone());
+        let inner = &content.0;
+        let api = http::serve(api, content.clone(), mirrors.clone(), serving.clone());
         let servers = vec![tokio::spawn(mirror.serve(listeners, serving.clone())), tokio::spawn(api)];
-        inner.tasks.spawn(trackers::watch(trackers, inner.engine.clone(), inner.stop.clone()));
+        let urls = inner.config.trackers.clone();
+        inner.tasks.spawn(trackers::watch(urls, inner.engine.clone(), inner.stop.clone()));
         inner.tasks.spawn(announce_all(content.clone()));
         Ok(Self { content, mirrors, socket, servers, serving })
     }

@@ -1,10 +1,6 @@
 //! The configured trackers, and how the node gets on with each.
 
-use std::{
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{io, time::Duration};
 
 use api::node::TrackerStatus;
 use engine::{Engine, TrackerState};
@@ -15,120 +11,62 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::content::now;
-
-/// How often the trackers are looked at.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often a tracker is tried that cannot be reached.
+const TRY: Duration = Duration::from_secs(5);
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
 
-/// All of them, in the order of the configuration.
-pub(crate) struct Trackers(Mutex<Vec<Tracker>>);
-
-struct Tracker {
-    url: String,
-    /// It has been heard of, by an announce or a connection: there is no need to try.
-    known: bool,
-    failing: Option<Failing>,
-}
-
-struct Failing {
-    /// Seconds since 1970.
-    since: u64,
-    error: String,
-}
-
-impl Trackers {
-    pub(crate) fn new(urls: &[String]) -> Arc<Self> {
-        let new = |url: &String| Tracker { url: url.clone(), known: false, failing: None };
-        Arc::new(Self(Mutex::new(urls.iter().map(new).collect())))
-    }
-
-    /// Their state now; `since` makes seconds since 1970 of the engine's age.
-    pub(crate) fn status(&self, engine: &Engine, since: impl Fn(Duration) -> u64) -> Vec<TrackerStatus> {
-        let states = engine.trackers();
-        let mut all = self.lock();
-        let status = all.iter_mut().map(|tracker| {
-            let state = states.iter().find(|state| state.url == tracker.url);
-            tracker.take(state);
-            TrackerStatus {
-                url: tracker.url.clone(),
-                last_answer: state.and_then(|state| state.last_answer).map(&since),
-                error: tracker.failing.as_ref().map(|failing| failing.error.clone()),
-                failing_since: tracker.failing.as_ref().map(|failing| failing.since),
-            }
-        });
-        status.collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Tracker>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Tracker {
-    /// Takes over what announces have shown, if there were any.
-    fn take(&mut self, state: Option<&TrackerState>) {
-        if let Some(state) = state {
-            self.known = true;
-            self.note(state.error.as_deref());
+/// Their state now, in the order of the configuration; `since` makes seconds since 1970 of the engine's age.
+pub(crate) fn status(
+    urls: &[String],
+    engine: &Engine,
+    since: impl Fn(Duration) -> u64,
+) -> Vec<TrackerStatus> {
+    let mut states = engine.trackers();
+    let status = urls.iter().map(|url| {
+        let known = states.iter().position(|state| state.url == *url).map(|at| states.swap_remove(at));
+        let TrackerState { last_answer, error, failing_since, .. } = known.unwrap_or_default();
+        TrackerStatus {
+            url: url.clone(),
+            last_answer: last_answer.map(&since),
+            error,
+            failing_since: failing_since.map(&since),
         }
-    }
-
-    /// Tells once that it fails, and once that it does no more.
-    fn note(&mut self, error: Option<&str>) {
-        match (error, &mut self.failing) {
-            (Some(error), Some(failing)) => error.clone_into(&mut failing.error),
-            (Some(error), failing) => {
-                tracing::warn!(tracker = self.url, "the tracker does not answer: {error}");
-                *failing = Some(Failing { since: now(), error: error.to_owned() });
-            }
-            (None, failing) => {
-                if let Some(Failing { since, .. }) = failing.take() {
-                    // A warning too: whoever has read of the beginning must read of the end.
-                    let after = now().saturating_sub(since);
-                    tracing::warn!(tracker = self.url, "the tracker answers again after {after} s");
-                }
-            }
-        }
-    }
+    });
+    status.collect()
 }
 
-/// Looks at the trackers until `stop`. One that nothing was announced to yet is tried, so that a wrong address shows
+/// Tries the trackers that nothing was announced to yet, until each can be reached, so that a wrong address shows
 /// before it is needed.
-pub(crate) async fn watch(trackers: Arc<Trackers>, engine: Engine, stop: CancellationToken) {
-    if trackers.lock().is_empty() {
+pub(crate) async fn watch(urls: Vec<String>, engine: Engine, stop: CancellationToken) {
+    if urls.is_empty() {
         tracing::warn!(
             "no tracker is configured: this node finds no peers, and all content comes from registries"
         );
         return;
     }
-    let mut ticks = interval(LOOK);
+    let mut ticks = interval(TRY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    let mut untried = urls;
+    while !untried.is_empty() {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let states = engine.trackers();
-        let unknown: Vec<String> = {
-            let mut all = trackers.lock();
-            for tracker in all.iter_mut() {
-                tracker.take(states.iter().find(|state| state.url == tracker.url));
-            }
-            all.iter().filter(|tracker| !tracker.known).map(|tracker| tracker.url.clone()).collect()
-        };
-        let tries = unknown.into_iter().map(|url| async move { (try_connect(&url).await, url) });
+        let tries = untried.into_iter().map(|url| async move { (try_connect(&url).await, url) });
         let tried = tokio::select! {
             () = stop.cancelled() => return,
             tried = join_all(tries) => tried,
         };
-        let mut all = trackers.lock();
+        untried = Vec::new();
         for (outcome, url) in tried {
-            // An announce may have come first, and knows better.
-            if let Some(tracker) = all.iter_mut().find(|tracker| tracker.url == url && !tracker.known) {
-                tracker.known = outcome.is_ok();
-                tracker.note(outcome.err().map(|error| error.to_string()).as_deref());
+            // An announce that came first knows better.
+            if !engine.trackers().iter().any(|state| state.url == url && state.last_answer.is_some()) {
+                let error = outcome.err().map(|error| error.to_string());
+                if error.is_some() {
+                    untried.push(url.clone());
+                }
+                engine.tried_tracker(url, error);
             }
         }
     }
@@ -172,24 +110,5 @@ mod tests {
             assert_eq!(host_and_port(url).as_deref(), Some(address));
         }
         assert_eq!(host_and_port("udp://t:6969"), None);
-    }
-
-    #[test]
-    fn an_outage_keeps_its_beginning_and_shows_the_last_error() {
-        let mut tracker = Tracker { url: "http://t".into(), known: false, failing: None };
-        let state = |error: Option<&str>| TrackerState {
-            url: "http://t".into(),
-            last_answer: None,
-            error: error.map(str::to_owned),
-        };
-        tracker.take(None);
-        assert!(tracker.failing.is_none() && !tracker.known, "nothing was announced yet");
-        tracker.take(Some(&state(Some("first"))));
-        tracker.failing.as_mut().expect("fails").since = 7;
-        tracker.take(Some(&state(Some("second"))));
-        let failing = tracker.failing.as_ref().expect("fails");
-        assert_eq!((failing.since, failing.error.as_str()), (7, "second"));
-        tracker.take(Some(&state(None)));
-        assert!(tracker.failing.is_none());
     }
 }

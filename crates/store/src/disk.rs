@@ -7,8 +7,6 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use rustix::fs::FallocateFlags;
-
 /// Whether the error says that there is no room: a full disk or an exhausted quota.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
@@ -19,24 +17,14 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Gives an empty file its length and, where the file system can, the room for it: a disk that is too small
-/// is then noticed before anything is fetched.
+/// Gives an empty file its length, if the disk has room for it: one that is too small is noticed before anything is
+/// fetched. No room is taken, as nobody has proven the size: what was never written costs nothing.
 pub(crate) fn allocate(file: &File, size: u64) -> io::Result<()> {
-    if size == 0 {
-        return Ok(());
-    }
-    // Asked first, as some file systems hand out all they have before they say that it is too little.
     let free = rustix::fs::fstatvfs(file)?;
     if free.f_bavail.saturating_mul(free.f_frsize) < size {
         return Err(io::ErrorKind::StorageFull.into());
     }
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::NOTSUP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {
-            file.set_len(size)
-        }
-        Err(error) => Err(error.into()),
-    }
+    file.set_len(size)
 }
 
 /// Opens for reading and writing, and creates what is not there.

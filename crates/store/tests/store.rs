@@ -226,3 +226,14 @@ fn a_blob_that_does_not_fit_the_disk_is_refused_at_once_and_leaves_nothing() {
     assert!(matches!(endless, Err(BeginError::Geometry { .. })), "{endless:?}");
     assert!(store.begin(&digest(SEED), 666, PIECE).is_ok());
 }
+
+#[test]
+fn a_size_that_nobody_has_proven_takes_no_room() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let store = Store::open(dir.path()).expect("opens");
+    let claimed = 64 * 1024 * 1024;
+    let partial = store.begin(&digest(SEED), claimed, 1 << 20).expect("begins");
+    let file = fs::metadata(partial.path()).expect("is there");
+    assert_eq!(file.len(), claimed);
+    assert!(std::os::unix::fs::MetadataExt::blocks(&file) * 512 < claimed / 16);
+}

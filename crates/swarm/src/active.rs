@@ -11,10 +11,8 @@ use crate::{peer::PeerKey, provenance::SourceId, time::Time};
 pub(crate) enum Block {
     /// Nobody has been asked.
     Free,
-    /// One peer has been asked.
+    /// This peer has been asked.
     Asked(PeerKey),
-    /// Two have been asked, the second because it looked faster.
-    AskedTwice(PeerKey, PeerKey),
     /// Here, from this peer.
     Here(PeerKey),
 }
@@ -108,42 +106,22 @@ impl Active {
         Some(range)
     }
 
-    /// Marks up to `most` neighbouring blocks that `slow` says are worth it as asked of `peer` too.
-    pub(crate) fn ask_again(
-        &mut self,
-        peer: PeerKey,
-        most: u32,
-        slow: impl Fn(PeerKey) -> bool,
-    ) -> Option<Range<u32>> {
-        let count = self.blocks.len() as u32;
-        let worth = |block: Option<Block>| matches!(block, Some(Block::Asked(by)) if by != peer && slow(by));
-        let start = (0..count).find(|b| worth(self.at(*b)))?;
-        let limit = count.min(start + most.max(1));
-        let end = (start..limit).find(|b| !worth(self.at(*b))).unwrap_or(limit);
-        for block in start..end {
-            if let Some(Block::Asked(by)) = self.at(block) {
-                self.set(block, Block::AskedTwice(by, peer));
-            }
-        }
-        Some(start..end)
+    /// Whether every one of `blocks` was asked of `peer`.
+    pub(crate) fn is_asked_of(&self, mut blocks: Range<u32>, peer: PeerKey) -> bool {
+        blocks.all(|block| self.at(block) == Some(Block::Asked(peer)))
     }
 
-    /// Whether [`Self::ask_again`] would find something.
-    pub(crate) fn could_ask_again(&self, peer: PeerKey, slow: &impl Fn(PeerKey) -> bool) -> bool {
-        self.blocks.iter().any(|block| matches!(block, Block::Asked(by) if *by != peer && slow(*by)))
+    /// Another is asked for `blocks` instead.
+    pub(crate) fn reassign(&mut self, blocks: Range<u32>, to: PeerKey) {
+        blocks.for_each(|block| self.set(block, Block::Asked(to)));
     }
 
     /// Takes back what was asked of `peer` among `blocks`.
     pub(crate) fn release(&mut self, blocks: Range<u32>, peer: PeerKey) {
         for block in blocks {
-            match self.at(block) {
-                Some(Block::Asked(by)) if by == peer => {
-                    self.set(block, Block::Free);
-                    self.hint = self.hint.min(block);
-                }
-                Some(Block::AskedTwice(a, b)) if a == peer => self.set(block, Block::Asked(b)),
-                Some(Block::AskedTwice(a, b)) if b == peer => self.set(block, Block::Asked(a)),
-                _ => {}
+            if self.at(block) == Some(Block::Asked(peer)) {
+                self.set(block, Block::Free);
+                self.hint = self.hint.min(block);
             }
         }
     }
@@ -172,10 +150,10 @@ impl Active {
             return None;
         }
         for block in best.clone() {
-            match self.at(block) {
-                Some(Block::Asked(by)) if by != from => also.push(by),
-                Some(Block::AskedTwice(a, b)) => also.extend([a, b].into_iter().filter(|p| *p != from)),
-                _ => {}
+            if let Some(Block::Asked(by)) = self.at(block)
+                && by != from
+            {
+                also.push(by);
             }
             self.set(block, Block::Here(from));
         }
@@ -200,16 +178,6 @@ impl Active {
         self.free = self.free + free_new - free_old;
         self.asked = self.asked + asked_new - asked_old;
     }
-
-    #[cfg(test)]
-    pub(crate) fn is_asked_of(&self, block: u32, peer: PeerKey) -> bool {
-        let is = |a: PeerKey| a == peer;
-        match self.at(block) {
-            Some(Block::Asked(a)) => is(a),
-            Some(Block::AskedTwice(a, b)) => is(a) || is(b),
-            _ => false,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -220,18 +188,18 @@ mod tests {
     const B: PeerKey = PeerKey(2);
 
     #[test]
-    fn a_piece_is_shared_asked_twice_and_made_whole() {
+    fn a_piece_is_shared_moved_and_made_whole() {
         let mut piece = Active::new(5 * BLOCK_LENGTH - 1);
         assert_eq!(piece.ask_free(A, 2), Some(0..2));
         assert_eq!(piece.ask_free(B, 100), Some(2..5));
         assert_eq!(piece.ask_free(A, 1), None);
-        assert_eq!(piece.ask_again(A, 2, |slow| slow == B), Some(2..4));
-        assert!(piece.is_asked_of(2, A) && piece.is_asked_of(2, B) && !piece.is_asked_of(4, A));
+        piece.reassign(2..4, A);
+        assert!(piece.is_asked_of(2..4, A) && piece.is_asked_of(4..5, B) && !piece.is_asked_of(3..5, A));
         let mut also = Vec::new();
         assert_eq!(piece.arrive(0..2, (A, SourceId(0)), Time(1), &mut also), Some(0..2));
         assert!(also.is_empty());
-        assert_eq!(piece.arrive(2..4, (A, SourceId(0)), Time(2), &mut also), Some(2..4));
-        assert_eq!(also, [B, B]);
+        assert_eq!(piece.arrive(2..4, (B, SourceId(1)), Time(2), &mut also), Some(2..4));
+        assert_eq!(also, [A, A]);
         assert_eq!(
             piece.arrive(2..5, (B, SourceId(1)), Time(3), &mut also),
             Some(4..5),
@@ -239,7 +207,7 @@ mod tests {
         );
         assert_eq!(piece.arrive(2..5, (B, SourceId(1)), Time(4), &mut also), None);
         assert!(piece.is_whole());
-        assert_eq!(piece.givers(), [A, A, A, A, B]);
+        assert_eq!(piece.givers(), [A, A, B, B, B]);
         assert_eq!(piece.bytes(&(4..5)), BLOCK_LENGTH - 1);
     }
 
@@ -247,7 +215,7 @@ mod tests {
     fn what_is_released_is_free_again() {
         let mut piece = Active::new(4 * BLOCK_LENGTH);
         piece.ask_free(A, 4);
-        piece.ask_again(B, 1, |_| true);
+        piece.reassign(0..1, B);
         piece.release(0..4, A);
         assert_eq!((piece.free(), piece.asked()), (3, 1));
         assert_eq!(piece.ask_free(B, 9), Some(1..4));

@@ -18,6 +18,9 @@ pub(crate) type BlockHash = [u8; 20];
 
 /// How many hosts may each have failed alone with one piece before the torrent itself is doubted.
 const DOUBT: usize = 3;
+/// Most block hashes that are kept; beyond them, those of another piece are forgotten, and its givers go free until
+/// it fails again.
+const MOST_BLOCKS: usize = 64 * 1024;
 
 #[derive(Debug, Default)]
 pub(crate) struct Blame {
@@ -57,11 +60,14 @@ impl Blame {
         hashes: &[BlockHash],
         host: impl Fn(PeerKey) -> Option<IpAddr>,
     ) -> Failure {
+        self.make_room(piece, hashes.len());
         let suspicion = self.suspects.entry(piece).or_default();
         let first = givers.first().copied();
         match first.filter(|first| givers.iter().all(|giver| giver == first)) {
             Some(alone) => {
-                suspicion.alone.extend(host(alone));
+                if suspicion.alone.len() < DOUBT {
+                    suspicion.alone.extend(host(alone));
+                }
                 if suspicion.alone.len() >= DOUBT { Failure::Unprovable } else { Failure::Proven(alone) }
             }
             None => {
@@ -69,6 +75,16 @@ impl Blame {
                 suspicion.blocks.extend(blocks.map(|((block, hash), giver)| (block, *hash, *giver)));
                 Failure::Suspected
             }
+        }
+    }
+
+    fn make_room(&mut self, piece: PieceIndex, blocks: usize) {
+        let kept =
+            |suspects: &BTreeMap<_, Suspicion>| suspects.values().map(|s| s.blocks.len()).sum::<usize>();
+        while kept(&self.suspects) + blocks > MOST_BLOCKS {
+            let other = self.suspects.iter_mut().filter(|(_, s)| !s.blocks.is_empty());
+            let Some((_, other)) = other.min_by_key(|(of, _)| **of == piece) else { return };
+            other.blocks.clear();
         }
     }
 
@@ -106,6 +122,19 @@ mod tests {
         assert!(blame.is_suspect(PIECE));
         assert_eq!(blame.proven(PIECE, &[[1; 20], [2; 20]]), [B].into());
         assert!(!blame.is_suspect(PIECE));
+    }
+
+    #[test]
+    fn endless_failures_keep_no_endless_list() {
+        let mut blame = Blame::default();
+        for copy in 0..200u64 {
+            for piece in (0..100).map(PieceIndex) {
+                let givers: Vec<PeerKey> = (0..64).map(|block| PeerKey(copy + block % 2)).collect();
+                blame.failed(piece, &givers, &[[copy as u8; 20]; 64], host);
+            }
+        }
+        let kept: usize = blame.suspects.values().map(|suspicion| suspicion.blocks.len()).sum();
+        assert!((MOST_BLOCKS / 2..=MOST_BLOCKS).contains(&kept), "{kept}");
     }
 
     #[test]

@@ -73,7 +73,8 @@ pub(crate) struct Assigned {
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) info: PeerInfo,
-    pub(crate) source: SourceId,
+    /// Its place in the provenance, once it has given something.
+    pub(crate) source: Option<SourceId>,
     pub(crate) have: PieceSet,
     /// Pieces it has that we still want.
     pub(crate) wanted: u32,
@@ -94,6 +95,8 @@ pub(crate) struct Peer {
     pub(crate) outstanding: u64,
     pub(crate) last_progress: Time,
     pub(crate) snubbed: bool,
+    /// Since its last sign of life, another was given a request that it was slow to answer.
+    pub(crate) lost: bool,
     pub(crate) suggested: VecDeque<PieceIndex>,
     /// It is a seed that hands out pieces.
     pub(crate) suggests: bool,
@@ -124,10 +127,10 @@ const REQUEST_TIME: f64 = 0.02;
 const MOST_QUEUED: u64 = 16 * 1024 * 1024;
 
 impl Peer {
-    pub(crate) fn new(info: PeerInfo, source: SourceId, pieces: u32, now: Time) -> Self {
+    pub(crate) fn new(info: PeerInfo, pieces: u32, now: Time) -> Self {
         Self {
             info,
-            source,
+            source: None,
             have: PieceSet::empty(pieces),
             wanted: 0,
             introduced: false,
@@ -141,6 +144,7 @@ impl Peer {
             outstanding: 0,
             last_progress: now,
             snubbed: false,
+            lost: false,
             suggested: VecDeque::new(),
             suggests: false,
             dry_since: None,
@@ -199,6 +203,20 @@ impl Peer {
             Some(at) => drop(self.outbox.remove(at)),
             None => self.say(Message::Cancel(range)),
         }
+    }
+
+    /// Another is asked instead. What still comes is welcome, as long as it says so when nothing will (BEP 6).
+    pub(crate) fn lose(&mut self, range: BlockRange) {
+        let Some(at) = self.asked.iter().position(|a| a.range == range && !a.released) else { return };
+        self.outstanding -= u64::from(range.length);
+        let said = !self.outbox.contains(&Message::Request(range));
+        self.lost |= said;
+        if said && self.info.fast {
+            self.asked[at].released = true;
+        } else {
+            self.asked.remove(at);
+        }
+        self.take_back(range);
     }
 
     pub(crate) fn stats(&self) -> PeerStats {

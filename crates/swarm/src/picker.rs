@@ -1,8 +1,9 @@
 //! What to ask of whom.
 //!
 //! In order: the piece this peer is already giving, a piece that nobody is giving any more, what a reader waits
-//! for, a new piece, a hand with somebody else's piece, and, when nothing is left that nobody was asked for, what
-//! this peer would give sooner than the one who was asked (end-game).
+//! for, a new piece, a hand with somebody else's piece, and, when nothing is left that nobody was asked for, a
+//! request that waits elsewhere. Such a request is moved, not doubled: a hundred that start together all ask the
+//! first who has a piece, and would wait in its queue while others, who have had the piece for long, stand idle.
 
 use std::{ops::Range, time::Duration};
 
@@ -13,14 +14,16 @@ use wire::{BlockRange, Message};
 use crate::{
     active::Active,
     peer::{Asked, Peer, PeerKey},
-    swarm::Swarm,
+    swarm::{Swarm, blocks_of},
     time::Time,
 };
 
 /// How long a seed that hands out pieces must have handed out none before it is asked for what it has not.
-const HOLD_OFF: Duration = Duration::from_secs(2);
+const HOLD_OFF: Duration = Duration::from_secs(10);
 /// How many of the rarest pieces are looked at for one that we stand nearest to, at a seed that hands out none.
 const LOOK: usize = 128;
+/// A peer that has given nothing for this long, though asked, may lose a request to one that has nothing to give.
+const STALLED: Duration = Duration::from_millis(200);
 
 impl Swarm {
     /// Lets every peer be asked for more, in random order so that none is always first.
@@ -76,7 +79,7 @@ impl Swarm {
         }
         match piece {
             Some(piece) => self.take(piece, key, most),
-            None => self.pick_again(key, most),
+            None => self.take_over(key, free_choice, now),
         }
     }
 
@@ -143,24 +146,39 @@ impl Swarm {
         free.min_by_key(|(_, active)| active.free()).map(|(piece, _)| *piece)
     }
 
-    /// End-game: blocks that another was asked for and this peer should deliver in half the time.
-    fn pick_again(&mut self, key: PeerKey, most: u32) -> Option<(PieceIndex, Range<u32>)> {
-        if !self.rarity.is_empty() || self.active.values().any(|a| a.free() > 0) {
+    /// The last request of the peer that has given nothing for longest, or, when nothing is left that nobody was
+    /// asked for (end-game), of one that would take twice as long. `any`, or only what this peer suggests.
+    fn take_over(&mut self, key: PeerKey, any: bool, now: Time) -> Option<(PieceIndex, Range<u32>)> {
+        let peer = self.peers.get(&key)?;
+        // Who was slow itself takes nothing over before it has answered.
+        if peer.snubbed || peer.lost || peer.outstanding >= u64::from(peer.request_length()) {
             return None;
         }
-        let peer = self.peers.get(&key)?;
-        let most = most.min(4);
-        let ours = peer.arrival(u64::from(most * BLOCK_LENGTH));
-        let slow = |other: PeerKey| {
-            self.peers.get(&other).is_none_or(|other| other.snubbed || other.arrival(0) > ours * 2)
+        let end_game = self.rarity.is_empty() && self.active.values().all(|active| active.free() == 0);
+        let ours = peer.arrival(u64::from(peer.request_length()));
+        let slow = |(other, p): &(&PeerKey, &Peer)| {
+            let waits = now.since(p.last_progress) >= STALLED || (end_game && p.arrival(0) > ours * 2);
+            **other != key && p.outstanding > 0 && waits
         };
-        let piece = self.active.iter().find(|(piece, active)| {
-            active.asked() > 0 && peer.have.contains(**piece) && active.could_ask_again(key, &slow)
+        let fits = |other: PeerKey, asked: &Asked| {
+            let (range, blocks) = (asked.range, blocks_of(&asked.range));
+            let waiting = |active: &Active| active.is_asked_of(blocks.clone(), other);
+            !asked.released
+                && range.length <= peer.max_request
+                && peer.have.contains(range.piece)
+                && (any || peer.suggested.contains(&range.piece))
+                && self.active.get(&range.piece).is_some_and(waiting)
+        };
+        let slow = self.peers.iter().filter(slow).filter_map(|(other, p)| {
+            let asked = p.asked.iter().rev().find(|asked| fits(*other, asked))?;
+            Some((p.last_progress, *other, asked.range))
         });
-        let piece = *piece?.0;
-        let slow_peers: Vec<PeerKey> = self.peers.keys().copied().filter(|k| slow(*k)).collect();
-        let blocks = self.active.get_mut(&piece)?.ask_again(key, most, |k| slow_peers.contains(&k))?;
-        Some((piece, blocks))
+        let (_, other, range) = slow.min_by_key(|(since, ..)| *since)?;
+        self.peers.get_mut(&other)?.lose(range);
+        self.mark(other);
+        let blocks = blocks_of(&range);
+        self.active.get_mut(&range.piece)?.reassign(blocks.clone(), key);
+        Some((range.piece, blocks))
     }
 
     /// Whether a peer may be asked for pieces that it did not suggest. A seed that hands out pieces gives each to
@@ -216,4 +234,81 @@ fn mix(tag: u64, piece: PieceIndex) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use metainfo::Geometry;
+    use wire::PeerId;
+
+    use super::*;
+    use crate::{BlockVerdict, Config, PeerInfo, PieceSet};
+
+    const SLOW: PeerKey = PeerKey(1);
+    const IDLE: PeerKey = PeerKey(2);
+
+    fn said(swarm: &mut Swarm, key: PeerKey) -> Vec<Message> {
+        let mut messages = Vec::new();
+        swarm.drain_messages(key, &mut messages);
+        messages
+    }
+
+    #[test]
+    fn a_request_that_waits_is_moved_to_an_idle_peer_and_not_doubled() {
+        let geometry = Geometry::new(2 * 65536, 65536).expect("valid");
+        let mut swarm = Swarm::new(geometry, PieceSet::empty(2), Config::default());
+        let mut now = Time(1);
+        for key in [SLOW, IDLE] {
+            let address = ([10, 0, 0, key.0 as u8], 6881).into();
+            let info = PeerInfo { address, id: PeerId::ours([key.0 as u8; 12]), fast: true, incoming: false };
+            swarm.on_connected(key, info, now);
+            swarm.on_limits(key, Some(65536), Some(100));
+            swarm.on_message(key, Message::HaveAll, now);
+        }
+        swarm.on_message(SLOW, Message::Unchoke, now);
+        said(&mut swarm, SLOW);
+        swarm.on_message(IDLE, Message::Unchoke, now);
+        assert!(!said(&mut swarm, IDLE).iter().any(|m| matches!(m, Message::Request(_))), "not at once");
+
+        now = now + STALLED;
+        swarm.on_tick(now);
+        let cancelled: Vec<BlockRange> = said(&mut swarm, SLOW)
+            .into_iter()
+            .filter_map(|m| if let Message::Cancel(range) = m { Some(range) } else { None })
+            .collect();
+        let [moved] = cancelled.as_slice() else { panic!("one at a time: {cancelled:?}") };
+        assert!(said(&mut swarm, IDLE).contains(&Message::Request(*moved)));
+
+        // It was on its way already, and is as good as the other.
+        let verdict = swarm.on_block(SLOW, *moved, now);
+        assert_eq!(verdict, BlockVerdict::Keep { begin: moved.begin, length: moved.length });
+        assert!(said(&mut swarm, IDLE).contains(&Message::Cancel(*moved)));
+    }
+
+    #[test]
+    fn who_lost_a_request_takes_none_before_it_has_answered() {
+        let geometry = Geometry::new(16384, 16384).expect("valid");
+        let mut swarm = Swarm::new(geometry, PieceSet::empty(1), Config::default());
+        let mut now = Time(1);
+        for key in [SLOW, IDLE] {
+            let address = ([10, 0, 0, key.0 as u8], 6881).into();
+            let info =
+                PeerInfo { address, id: PeerId::ours([key.0 as u8; 12]), fast: false, incoming: false };
+            swarm.on_connected(key, info, now);
+            swarm.on_message(key, Message::HaveAll, now);
+            swarm.on_message(key, Message::Unchoke, now);
+        }
+        assert!(said(&mut swarm, SLOW).iter().any(|m| matches!(m, Message::Request(_))));
+        // Neither ever gives anything: the only block does not go to and fro between them until they are given up.
+        let mut requests = 0;
+        for _ in 0..35 {
+            now = now + STALLED;
+            swarm.on_tick(now);
+            for key in [SLOW, IDLE] {
+                let said = said(&mut swarm, key);
+                requests += said.iter().filter(|m| matches!(m, Message::Request(_))).count();
+            }
+        }
+        assert_eq!(requests, 1);
+    }
 }

@@ -1,6 +1,6 @@
 //! Who gave what, when: every block of every proven piece, in runs (D11).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use metainfo::PieceIndex;
 use wire::PeerId;
@@ -27,7 +27,7 @@ pub struct Source {
 pub enum SourceKind {
     /// A peer, by address and name.
     Peer {
-        /// Where it was connected.
+        /// Where it was connected when it first gave something.
         address: SocketAddr,
         /// What it calls itself.
         id: PeerId,
@@ -36,6 +36,23 @@ pub enum SourceKind {
     Origin,
     /// Here already when the swarm began.
     Store,
+}
+
+impl SourceKind {
+    /// All peers that are not told apart.
+    const OTHERS: Self = Self::Peer {
+        address: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+        id: PeerId::from_bytes([0; 20]),
+    };
+
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Peer { address: a, id }, Self::Peer { address: b, id: other }) => {
+                a.ip() == b.ip() && id == other
+            }
+            _ => self == other,
+        }
+    }
 }
 
 /// Neighbouring blocks of one piece that one source gave.
@@ -55,6 +72,10 @@ pub struct Run {
     pub last: Time,
 }
 
+/// Most peers that are told apart; the givers of all further ones are counted as one, at 0.0.0.0:0. Peers that gave
+/// nothing are not counted.
+const MOST_SOURCES: usize = 10_000;
+
 /// The record of a swarm. It holds at most one run per block, and never drops one.
 #[derive(Clone, Debug, Default)]
 pub struct Provenance {
@@ -73,9 +94,14 @@ impl Provenance {
         &self.runs
     }
 
-    /// The number of a source; a peer that comes back under the same name and address keeps its number.
+    /// The number of a source; a peer that comes back from the same host under the same name keeps its number,
+    /// whatever its port.
     pub(crate) fn source(&mut self, kind: SourceKind) -> SourceId {
-        let at = self.sources.iter().position(|s| s.kind == kind).unwrap_or_else(|| {
+        let known = self.sources.iter().position(|s| s.kind.is_same(&kind));
+        let full = self.sources.len() >= MOST_SOURCES && matches!(kind, SourceKind::Peer { .. });
+        let kind = if full { SourceKind::OTHERS } else { kind };
+        let known = known.or_else(|| self.sources.iter().position(|s| s.kind == kind));
+        let at = known.unwrap_or_else(|| {
             self.sources.push(Source { kind, bytes: 0, wasted: 0 });
             self.sources.len() - 1
         });
@@ -104,5 +130,36 @@ impl Provenance {
         if let Some(source) = self.sources.get_mut(source.0 as usize) {
             source.wasted += bytes;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(ip: u32, port: u16, id: u8) -> SourceKind {
+        SourceKind::Peer { address: (Ipv4Addr::from_bits(ip), port).into(), id: PeerId::ours([id; 12]) }
+    }
+
+    #[test]
+    fn a_peer_that_comes_back_from_another_port_is_the_same_source() {
+        let mut record = Provenance::default();
+        let first = record.source(peer(7, 1, 1));
+        assert!((2..10_000).all(|port| record.source(peer(7, port, 1)) == first));
+        assert_ne!(record.source(peer(7, 1, 2)), first);
+        assert_ne!(record.source(peer(8, 1, 1)), first);
+        assert_eq!(record.sources().len(), 3);
+    }
+
+    #[test]
+    fn peers_past_all_measure_are_counted_as_one() {
+        let mut record = Provenance::default();
+        let most = MOST_SOURCES as u32;
+        let ids: Vec<SourceId> = (0..most + 5).map(|ip| record.source(peer(ip, 1, 1))).collect();
+        assert_eq!(record.sources().len(), MOST_SOURCES + 1);
+        assert!(ids.ends_with(&[SourceId(most); 5]));
+        assert_eq!(record.source(peer(3, 9, 1)), SourceId(3), "who was known stays known");
+        let origin = record.source(SourceKind::Origin);
+        assert_eq!(record.sources().get(origin.0 as usize).map(|s| &s.kind), Some(&SourceKind::Origin));
     }
 }

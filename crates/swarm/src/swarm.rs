@@ -228,8 +228,7 @@ impl Swarm {
 
     /// A peer has shaken hands. Its first messages are ready at once.
     pub fn on_connected(&mut self, key: PeerKey, info: PeerInfo, now: Time) {
-        let source = self.provenance.source(SourceKind::Peer { address: info.address, id: info.id });
-        let mut peer = Peer::new(info, source, self.geometry.piece_count(), now);
+        let mut peer = Peer::new(info, self.geometry.piece_count(), now);
         peer.told = self.log.len();
         match (info.fast, self.have.is_full(), self.have.is_empty()) {
             (true, true, _) => peer.say(Message::HaveAll),
@@ -256,6 +255,7 @@ impl Swarm {
     /// The connection to a peer is gone.
     pub fn on_disconnected(&mut self, key: PeerKey, now: Time) {
         let Some(peer) = self.peers.remove(&key) else { return };
+        self.seeding.now = now;
         self.dirty.remove(&key);
         self.turns.leave(key);
         self.gone = (self.gone.0 + peer.downloaded, self.gone.1 + peer.uploaded);
@@ -274,6 +274,7 @@ impl Swarm {
 
     /// A message has come. Payloads go to [`Self::on_block`].
     pub fn on_message(&mut self, key: PeerKey, message: Message, now: Time) {
+        self.seeding.now = now;
         let result = match message {
             Message::Choke => self.on_choke(key, now),
             Message::Unchoke => self.with(key, |peer| {
@@ -317,7 +318,8 @@ impl Swarm {
         let Some(peer) = self.peers.get_mut(&key) else { return BlockVerdict::Drop };
         peer.down.add(u64::from(range.length), now);
         peer.downloaded += u64::from(range.length);
-        let source = peer.source;
+        let kind = SourceKind::Peer { address: peer.info.address, id: peer.info.id };
+        let source = *peer.source.get_or_insert_with(|| self.provenance.source(kind));
         let Some(at) = peer.asked.iter().position(|a| a.range == range) else {
             self.provenance.waste(source, u64::from(range.length));
             return BlockVerdict::Drop;
@@ -327,7 +329,7 @@ impl Swarm {
             peer.outstanding -= u64::from(range.length);
         }
         peer.last_progress = now;
-        peer.snubbed = false;
+        (peer.snubbed, peer.lost) = (false, false);
         let verdict = self.arrive((key, source), &range, now);
         let kept = if let BlockVerdict::Keep { length, .. } = verdict { length } else { 0 };
         self.provenance.waste(source, u64::from(range.length - kept));
@@ -399,7 +401,7 @@ impl Swarm {
 
     /// Time has passed: wake what waits.
     pub fn on_tick(&mut self, now: Time) {
-        self.last_tick = now;
+        (self.last_tick, self.seeding.now) = (now, now);
         let mut snubs = Vec::new();
         for (key, peer) in &mut self.peers {
             peer.down.get(now);
@@ -416,7 +418,7 @@ impl Swarm {
         for (key, range) in snubs {
             self.release(key, &range);
         }
-        self.seeding_tick(now);
+        self.seeding_tick();
         self.next_turns(now);
         if self.choker.is_due(now) {
             self.choke_round(now);
@@ -549,6 +551,7 @@ impl Swarm {
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
         let Some(at) = peer.asked.iter().position(|a| a.range == range) else { return Ok(()) };
         let asked = peer.asked.remove(at);
+        peer.lost = false;
         if !asked.released {
             peer.outstanding -= u64::from(range.length);
             self.release(key, &range);

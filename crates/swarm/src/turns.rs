@@ -3,8 +3,13 @@
 //! A hundred leechers served at once each get a hundredth of the uplink, and for a long time none of them has a
 //! whole piece to pass on. So a few are served at a time, about a piece each, and then the next. A peer that does
 //! not take what it is sent keeps its turn only for a moment, so that a slow one holds up nobody.
+//!
+//! Whose turn is next is drawn by lot. Peers that learn of a piece at the same moment ask for it in the same order
+//! everywhere; served in that order, the first would have everything before the last had anything to pass on.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
+
+use rand::{Rng, RngExt};
 
 use crate::{peer::PeerKey, time::Time};
 
@@ -16,7 +21,7 @@ const TURN: Duration = Duration::from_millis(250);
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
     serving: Vec<Turn>,
-    waiting: VecDeque<PeerKey>,
+    waiting: Vec<PeerKey>,
 }
 
 #[derive(Debug)]
@@ -30,7 +35,7 @@ impl Turns {
     /// A peer waits to be sent something.
     pub(crate) fn join(&mut self, peer: PeerKey) {
         if !self.is_serving(peer) && !self.waiting.contains(&peer) {
-            self.waiting.push_back(peer);
+            self.waiting.push(peer);
         }
     }
 
@@ -41,20 +46,31 @@ impl Turns {
     }
 
     /// Ends the turns that are over, and begins the next. Returns those who may now be sent to.
-    pub(crate) fn rotate(&mut self, burst: u64, now: Time) -> Vec<PeerKey> {
+    pub(crate) fn rotate(&mut self, burst: u64, now: Time, rng: &mut impl Rng) -> Vec<PeerKey> {
         if self.waiting.is_empty() {
             return Vec::new();
         }
         let over = |turn: &mut Turn| turn.sent >= burst || now.since(turn.since) >= TURN;
-        self.waiting.extend(self.serving.extract_if(.., over).map(|turn| turn.peer));
-        let next = self.waiting.len().min(AT_ONCE.saturating_sub(self.serving.len()));
-        let next: Vec<PeerKey> = self.waiting.drain(..next).collect();
+        let mut over: Vec<PeerKey> = self.serving.extract_if(.., over).map(|turn| turn.peer).collect();
+        let mut next = Vec::new();
+        // Whoever has just had a turn has another only if nobody else waits.
+        for candidates in [&mut self.waiting, &mut over] {
+            while self.serving.len() + next.len() < AT_ONCE && !candidates.is_empty() {
+                next.push(candidates.swap_remove(rng.random_range(..candidates.len())));
+            }
+        }
+        self.waiting.append(&mut over);
         self.serving.extend(next.iter().map(|peer| Turn { peer: *peer, since: now, sent: 0 }));
         next
     }
 
     pub(crate) fn is_serving(&self, peer: PeerKey) -> bool {
         self.serving.iter().any(|turn| turn.peer == peer)
+    }
+
+    /// Whether nobody waits for anything.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.serving.is_empty() && self.waiting.is_empty()
     }
 
     pub(crate) fn is_crowded(&self) -> bool {
@@ -71,22 +87,39 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use rand::{SeedableRng, rngs::StdRng};
+
     use super::*;
 
     #[test]
     fn everybody_gets_a_turn_and_a_slow_peer_holds_up_nobody() {
-        let mut turns = Turns::default();
+        let (mut turns, mut rng) = (Turns::default(), StdRng::seed_from_u64(1));
         (0..6).for_each(|peer| turns.join(PeerKey(peer)));
-        let first: Vec<_> = turns.rotate(100, Time(0)).into_iter().map(|p| p.0).collect();
-        assert_eq!(first, [0, 1, 2, 3]);
-        turns.sent(PeerKey(1), 100);
-        assert_eq!(turns.rotate(100, Time(1)), [PeerKey(4)]);
-        assert!(!turns.is_serving(PeerKey(1)));
-        let rest = turns.rotate(100, Time(0) + TURN);
-        assert_eq!(rest, [PeerKey(5), PeerKey(1), PeerKey(0)], "0, 2 and 3 sat on their turns");
-        turns.leave(PeerKey(5));
-        turns.leave(PeerKey(2));
-        assert_eq!(turns.rotate(100, Time(0) + TURN), [PeerKey(3)]);
-        assert!(!turns.is_crowded());
+        let first = turns.rotate(100, Time(0), &mut rng);
+        assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), AT_ONCE);
+        turns.sent(first[1], 100);
+        let next = turns.rotate(100, Time(1), &mut rng);
+        assert_eq!(next.len(), 1);
+        assert!(!turns.is_serving(first[1]) && !first.contains(&next[0]));
+        let after = turns.rotate(100, Time(0) + TURN, &mut rng);
+        let sat = [first[0], first[2], first[3]];
+        assert!(sat.iter().filter(|peer| turns.is_serving(**peer)).count() < 3, "they sat on their turns");
+        let seen: BTreeSet<_> = first.iter().chain(&next).chain(&after).collect();
+        assert_eq!(seen.len(), 6, "{seen:?}");
+        (0..6).for_each(|peer| turns.leave(PeerKey(peer)));
+        assert!(turns.is_idle() && !turns.is_crowded());
+    }
+
+    #[test]
+    fn the_order_of_asking_is_not_the_order_of_turns() {
+        let first = |seed| {
+            let (mut turns, mut rng) = (Turns::default(), StdRng::seed_from_u64(seed));
+            (0..100).for_each(|peer| turns.join(PeerKey(peer)));
+            turns.rotate(100, Time(0), &mut rng)
+        };
+        let served: BTreeSet<_> = (0..20).flat_map(first).collect();
+        assert!(served.len() > 40, "{}", served.len());
     }
 }

@@ -34,6 +34,7 @@ impl Swarm {
 
     /// Takes the next range to send to a peer. The driver sends it whole or ends the connection.
     pub fn next_upload(&mut self, key: PeerKey, now: Time) -> Option<BlockRange> {
+        self.seeding.now = now;
         self.next_turns(now);
         if !self.turns.is_serving(key) {
             return None;
@@ -58,7 +59,7 @@ impl Swarm {
 
     /// Lets the next peers be sent to.
     pub(crate) fn next_turns(&mut self, now: Time) {
-        for key in self.turns.rotate(u64::from(self.geometry.piece_length()), now) {
+        for key in self.turns.rotate(u64::from(self.geometry.piece_length()), now, &mut self.rng) {
             self.mark(key);
         }
     }
