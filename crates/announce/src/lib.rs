@@ -1,7 +1,7 @@
 //! Announce and scrape: what peers and trackers say to one another, in both directions.
 //!
-//! The types say what is meant; [`http`] says how it is written in URLs and bencode (BEP 3, 7, 23, 24, 31, 48). Reading
-//! replies is as lenient as the trackers out there need, writing is exact.
+//! The types say what is meant; [`http`] says how it is written in URLs and bencode (BEP 3, 7, 21, 23, 24, 31, 48), and
+//! [`udp`] how in packets (BEP 15, 41). Reading replies is as lenient as the trackers out there need, writing is exact.
 //!
 //! What it never does: open a socket, follow a name, or keep more peers than [`MAX_PEERS`] from one reply.
 //!
@@ -10,6 +10,7 @@
 pub mod http;
 mod request;
 mod response;
+pub mod udp;
 
 pub use http::{AnnounceError, PeerFormat, ReplyError, append_to_url, encode_failure, scrape_url};
 pub use request::{AnnounceRequest, Event, Key, LEFT_UNKNOWN, MAX_SCRAPE, ScrapeRequest};

@@ -108,6 +108,13 @@ impl Key {
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.length)).unwrap_or_default()
     }
+
+    /// The number that it is in hexadecimal, where it is one of at most 32 bits: so clients write over HTTP what they
+    /// send as a number over UDP.
+    pub fn as_number(&self) -> Option<u32> {
+        let text = std::str::from_utf8(self.as_bytes()).ok()?;
+        (text.len() <= 8 && !text.starts_with('+')).then(|| u32::from_str_radix(text, 16).ok())?
+    }
 }
 
 impl fmt::Debug for Key {

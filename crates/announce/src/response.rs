@@ -101,4 +101,6 @@ pub struct ScrapeStats {
     pub incomplete: u32,
     /// How often the content was completed.
     pub downloaded: u32,
+    /// Those of `incomplete` that want more, the others being partial seeds (BEP 21); `None` where it is not said.
+    pub downloaders: Option<u32>,
 }

@@ -136,13 +136,13 @@ proptest! {
 
     #[test]
     fn a_scrape_is_read_as_it_was_written(
-        files in proptest::collection::btree_map(any::<[u8; 20]>(), any::<[u32; 3]>(), 0..10),
+        files in proptest::collection::btree_map(any::<[u8; 20]>(), any::<([u32; 3], Option<u32>)>(), 0..10),
         min_request_interval in option::of(seconds()),
     ) {
         let request = ScrapeRequest { info_hashes: files.keys().copied().map(InfoHash::from_bytes).collect() };
         prop_assert_eq!(ScrapeRequest::parse_query(request.to_query().as_bytes()), Ok(request));
-        let files = files.into_iter().map(|(info_hash, [complete, incomplete, downloaded])| {
-            (InfoHash::from_bytes(info_hash), ScrapeStats { complete, incomplete, downloaded })
+        let files = files.into_iter().map(|(info_hash, ([complete, incomplete, downloaded], downloaders))| {
+            (InfoHash::from_bytes(info_hash), ScrapeStats { complete, incomplete, downloaded, downloaders })
         });
         let response = ScrapeResponse { files: files.collect(), min_request_interval };
         prop_assert_eq!(ScrapeResponse::parse(&response.encode()), Ok(Reply::Ok(response)));

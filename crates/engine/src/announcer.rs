@@ -6,12 +6,11 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
-    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
 
-use announce::{AnnounceRequest, AnnounceResponse, Event, Reply};
+use announce::{AnnounceRequest, AnnounceResponse, Event};
 use metainfo::InfoHash;
 use swarm::Time;
 use tokio::{
@@ -19,6 +18,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep_until, timeout},
 };
+use tracker_client::{Question, TrackerClient, TrackerError};
 
 use crate::engine::Shared;
 
@@ -28,8 +28,6 @@ const QUEUE: usize = 1024;
 const AT_ONCE: usize = 32;
 /// How long an announce may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The longest answer that is read, in bytes.
-const LONGEST_ANSWER: usize = 1024 * 1024;
 /// The shortest and longest pause that a tracker may ask for.
 const PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(2 * 3600);
 /// With nobody to fetch from, the tracker is asked again after this, then after twice this, and so on.
@@ -56,20 +54,6 @@ pub(crate) struct Inbox(mpsc::Receiver<Command>);
 pub(crate) fn new() -> (Announcer, Inbox) {
     let (sender, commands) = mpsc::channel(QUEUE);
     (Announcer(sender), Inbox(commands))
-}
-
-/// A client for trackers, whose requests come from the address that we listen on.
-pub(crate) fn client(listen: SocketAddr) -> Result<reqwest::Client, reqwest::Error> {
-    // reqwest takes the process's TLS provider; whoever installed one first wins, and any does.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let from = Some(listen.ip()).filter(|ip| !ip.is_unspecified());
-    reqwest::Client::builder()
-        .no_proxy()
-        .local_address(from)
-        .redirect(reqwest::redirect::Policy::limited(3))
-        .timeout(PATIENCE)
-        .user_agent(concat!("Longshore/", env!("CARGO_PKG_VERSION")))
-        .build()
 }
 
 impl Announcer {
@@ -173,10 +157,10 @@ impl Task {
         match command {
             Command::Add(info_hash, tiers, mut told) => {
                 for (tier, trackers) in tiers.into_iter().enumerate() {
-                    let usable = |url: &String| url.starts_with("http://") || url.starts_with("https://");
+                    let usable = |url: &String| TrackerClient::can_ask(url);
                     let (trackers, others): (Vec<_>, Vec<_>) = trackers.into_iter().partition(usable);
                     if let Some(other) = others.first() {
-                        tracing::warn!(torrent = %info_hash, tracker = other, "only http and https trackers are announced to");
+                        tracing::warn!(torrent = %info_hash, tracker = other, "only http, https and udp trackers are announced to");
                     }
                     if !trackers.is_empty() {
                         let entry = Entry {
@@ -270,14 +254,14 @@ impl Task {
         async move {
             let mut why = String::new();
             for tracker in trackers {
-                match announce_to(&shared.http, &tracker, &request).await {
+                match announce_to(&shared, &tracker, &request).await {
                     Ok(response) => {
                         shared.note_tracker(tracker, None, true);
                         return Ok(response);
                     }
                     Err(error) => {
                         why = format!("{tracker}: {error}");
-                        shared.note_tracker(tracker, Some(error), true);
+                        shared.note_tracker(tracker, Some(error.to_string()), true);
                     }
                 }
             }
@@ -368,29 +352,20 @@ impl Task {
 
 /// One announce to one tracker.
 pub(crate) async fn announce_to(
-    http: &reqwest::Client,
+    shared: &Shared,
     tracker: &str,
     request: &AnnounceRequest,
-) -> Result<AnnounceResponse, String> {
-    let url = announce::http::append_to_url(tracker, &request.to_query());
-    let mut response = http.get(&url).send().await.map_err(|e| e.without_url().to_string())?;
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|e| e.without_url().to_string())? {
-        if body.len() + chunk.len() > LONGEST_ANSWER {
-            return Err("its answer is too long".into());
-        }
-        body.extend_from_slice(&chunk);
-    }
-    match AnnounceResponse::parse(&body) {
-        Ok(Reply::Ok(response)) => Ok(response),
-        Ok(Reply::Failure { reason, .. }) => Err(format!("it refuses: {reason}")),
-        Err(error) if response.status().is_success() => Err(error.to_string()),
-        Err(_) => Err(format!("HTTP status {}", response.status())),
-    }
+) -> Result<AnnounceResponse, TrackerError> {
+    let question = Question { tracker, request, host: None, deadline: PATIENCE };
+    shared.tracker_client.announce(question).await
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use announce::Reply;
+
     use super::*;
     use crate::{Config, Engine};
 

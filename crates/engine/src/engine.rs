@@ -19,6 +19,7 @@ use tokio::{
     time::{sleep, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracker_client::TrackerClient;
 use wire::PeerId;
 
 use crate::{
@@ -107,7 +108,7 @@ pub(crate) struct Shared {
     shelf: Option<Arc<dyn Shelf>>,
     announcer: Announcer,
     /// For trackers.
-    pub(crate) http: reqwest::Client,
+    pub(crate) tracker_client: TrackerClient,
     places: Arc<Places>,
     keys: AtomicU64,
     /// Torrents whose proven bytes were found gone; the shelf is not asked for them again.
@@ -134,7 +135,7 @@ impl Engine {
         let listen =
             listener.local_addr().map_err(|source| StartError::Listen { address: wanted, source })?;
         let peer_id = PeerId::ours(rand::random());
-        let http = announcer::client(listen).map_err(|source| StartError::Client(source.to_string()))?;
+        let tracker_client = TrackerClient::new(Some(listen.ip()))?;
         let (announcer, announces) = announcer::new();
         let shared = Arc::new(Shared {
             checker: Checker::start(config.check_threads).map_err(StartError::Threads)?,
@@ -147,7 +148,7 @@ impl Engine {
             torrents: Mutex::default(),
             shelf,
             announcer,
-            http,
+            tracker_client,
             keys: AtomicU64::new(1),
             lost: Mutex::default(),
             trackers: Mutex::default(),
@@ -543,9 +544,9 @@ pub enum StartError {
     /// The checker's threads.
     #[error("cannot start a thread to check pieces: {0}")]
     Threads(#[source] io::Error),
-    /// The HTTP client for trackers.
-    #[error("cannot set up the client for trackers: {0}")]
-    Client(String),
+    /// The client for trackers.
+    #[error(transparent)]
+    Client(#[from] tracker_client::SetupError),
 }
 
 /// Why a torrent cannot be added.

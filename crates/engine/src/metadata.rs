@@ -11,6 +11,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tracker_client::TrackerClient;
 use wire::{
     Decoder, EXTENDED_HANDSHAKE_ID, ExtendedHandshake, Frame, METADATA_PIECE_LENGTH, Message,
     MetadataMessage, metadata_piece_count,
@@ -34,7 +35,7 @@ const METADATA_ID: u8 = 1;
 #[non_exhaustive]
 pub enum MetadataError {
     /// The link names neither a tracker nor a peer.
-    #[error("the magnet link names no http tracker and no peer, so there is nobody to ask")]
+    #[error("the magnet link names no tracker that can be asked and no peer, so there is nobody to ask")]
     NobodyToAsk,
     /// Nobody gave it.
     #[error("no peer gave the torrent's metadata within {} s (last: {last})", after.as_secs())]
@@ -55,8 +56,8 @@ pub(crate) async fn fetch(
     magnet: &Magnet,
     deadline: Duration,
 ) -> Result<Torrent, MetadataError> {
-    let http = |url: &&String| url.starts_with("http://") || url.starts_with("https://");
-    let trackers: Vec<String> = magnet.trackers.iter().filter(http).cloned().collect();
+    let usable = |url: &&String| TrackerClient::can_ask(url);
+    let trackers: Vec<String> = magnet.trackers.iter().filter(usable).cloned().collect();
     if trackers.is_empty() && magnet.peers.is_empty() {
         return Err(MetadataError::NobodyToAsk);
     }
@@ -119,7 +120,7 @@ fn joined(done: Option<Asked>, last: &mut String) -> Option<Bytes> {
 }
 
 async fn addresses(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     magnet: &Magnet,
     trackers: &[String],
     last: &mut String,
@@ -132,14 +133,22 @@ async fn addresses(
             Err(_) => *last = format!("{peer}: its name was not found in time"),
         }
     }
-    for tracker in trackers {
-        let mut request = AnnounceRequest::new(magnet.info_hash, shared.peer_id, shared.listen.port());
-        request.left = announce::LEFT_UNKNOWN;
-        request.event = Event::Started;
-        request.compact = Some(true);
-        match announcer::announce_to(&shared.http, tracker, &request).await {
-            Ok(response) => found.extend(response.peers.iter().map(|peer| peer.addr)),
-            Err(error) => *last = format!("{tracker}: {error}"),
+    let request = AnnounceRequest {
+        event: Event::Started,
+        compact: Some(true),
+        ..AnnounceRequest::new(magnet.info_hash, shared.peer_id, shared.listen.port())
+    };
+    // All at once, so that a dead one costs no more than its own time.
+    let mut asked = JoinSet::new();
+    for tracker in trackers.iter().cloned() {
+        let (shared, request) = (shared.clone(), request.clone());
+        asked.spawn(async move { (announcer::announce_to(&shared, &tracker, &request).await, tracker) });
+    }
+    while let Some(answer) = asked.join_next().await {
+        match answer {
+            Ok((Ok(response), _)) => found.extend(response.peers.iter().map(|peer| peer.addr)),
+            Ok((Err(error), tracker)) => *last = format!("{tracker}: {error}"),
+            Err(lost) => *last = lost.to_string(),
         }
     }
     found

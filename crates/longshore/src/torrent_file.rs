@@ -38,7 +38,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Torrent> {
 }
 
 /// How the URL of a tracker begins that the engine can announce to.
-const ANNOUNCED: &[&str] = &["http://", "https://"];
+const ANNOUNCED: &[&str] = &["http://", "https://", "udp://"];
 
 /// Reads `--tracker`: a tier of trackers that are announced to.
 pub(crate) fn parse_tier(text: &str) -> Result<Vec<String>, String> {
@@ -78,7 +78,7 @@ mod tests {
     fn a_comma_stands_within_a_tier() {
         let tier = parse_tier("http://a/announce, https://b/announce").expect("two");
         assert_eq!(tier, ["http://a/announce", "https://b/announce"]);
-        for wrong in ["", "http://", "http:///announce", "a/announce", "http://a,", "udp://a:1/announce"] {
+        for wrong in ["", "http://", "http:///announce", "a/announce", "http://a,", "wss://a:1/announce"] {
             assert!(parse_tier(wrong).is_err(), "{wrong}");
         }
         assert!(parse_any_tier("udp://a:1/announce").is_ok());

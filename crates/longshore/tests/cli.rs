@@ -357,7 +357,7 @@ fn a_node_or_tracker_that_cannot_start_says_what_to_change() {
         "127.0.0.1:0",
     ];
     for (line, code, words) in [
-        (&["node", "--tracker", "udp://t:6969/announce"][..], 2, "must begin with http:// or https://"),
+        (&["node", "--tracker", "wss://t:6969/announce"][..], 2, "must begin with http:// or https://"),
         (&["node", "--tracker", "t:6969"], 2, "such as http://"),
         (&["node", "--peer-listen", "6881"], 2, "such as 0.0.0.0:6881"),
         (&["node", "--mirror-listen", "localhost:5555"], 2, "such as 127.0.0.1:5555"),

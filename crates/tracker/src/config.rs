@@ -15,9 +15,19 @@ pub struct Config {
     /// Addresses to listen on. `[::]` takes IPv4 as well; a machine without IPv6 falls back to `0.0.0.0`.
     pub listen: Vec<SocketAddr>,
 
+    /// Whether the same addresses and ports take UDP as well (BEP 15).
+    pub udp: bool,
+
+    /// How many threads answer each protocol at each address; 0 for as many as there are cores.
+    pub workers: usize,
+
     /// Seconds between two announces of a peer. Ten minutes: with tens of thousands of torrents per node, each
     /// announce costs, and nodes announce at once when something begins, completes or the tracker restarts.
     pub interval: u64,
+
+    /// By how many percent that is made shorter or longer at random for each answer, so that a crowd that came at
+    /// once does not come back at once.
+    pub interval_spread: u64,
 
     /// Seconds that a peer must wait at least. Short, since in a flash crowd the newest peers matter.
     pub min_interval: u64,
@@ -32,10 +42,25 @@ pub struct Config {
     /// How many peers an answer holds at most.
     pub max_numwant: u32,
 
+    /// Seconds that a UDP connection id holds. The protocol says two minutes, but clients keep theirs for hours, and
+    /// do not take it well when it is refused.
+    pub connection_id_age: u64,
+
+    /// Bytes that the system keeps of UDP packets that come faster than they are answered, for each worker; granted
+    /// as far as `net.core.rmem_max` goes.
+    pub receive_buffer: usize,
+
+    /// Whether peers' ids are kept, 20 bytes each, for clients that ask for peers not in compact form and with ids.
+    pub peer_ids: bool,
+
+    /// Whether a scrape that names no torrent is answered with all of them.
+    pub full_scrape: bool,
+
     /// How many torrents are kept at most; announces of others are answered, but not kept.
     pub max_torrents: usize,
 
-    /// How many peers are kept at most, over all torrents; 16 bytes each with IPv4, 28 with IPv6.
+    /// How many peers are kept at most, over all torrents; 11 bytes each with IPv4, 23 with IPv6, and 170 for a
+    /// torrent.
     pub max_peers: usize,
 
     /// Whether a peer on this machine may say by `ip=` at which address others reach it. Its own, 127.0.0.1, is
@@ -44,6 +69,16 @@ pub struct Config {
 
     /// How many connections are open at most.
     pub max_connections: usize,
+
+    /// Seconds that a connection may stand idle between announces.
+    pub idle_timeout: u64,
+
+    /// A file that lists forwarders: trackers that are told of our peers, and whose peers ours are told of. YAML, each
+    /// with `uri`, and where needed `name`, `ip`, `host`.
+    pub forwarders: Option<PathBuf>,
+
+    /// Seconds that a forwarder may take.
+    pub forward_timeout: u64,
 
     /// The content directory's file. Without it the directory is in memory, and a restart costs the origin one
     /// more copy of what is pulled afterwards.
@@ -67,15 +102,25 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, 6969))],
+            udp: true,
+            workers: 0,
             interval: 600,
+            interval_spread: 5,
             min_interval: 30,
             peer_age: 1500,
             numwant: 50,
             max_numwant: 200,
+            connection_id_age: 6 * 3600,
+            receive_buffer: 8 * 1024 * 1024,
+            peer_ids: false,
+            full_scrape: false,
             max_torrents: 2_000_000,
             max_peers: 20_000_000,
             ip_from_loopback: true,
             max_connections: 16_384,
+            idle_timeout: 60,
+            forwarders: None,
+            forward_timeout: 2,
             directory: None,
             lease_ttl: 10,
             directory_token: None,
@@ -122,6 +167,8 @@ impl Config {
         let day = 1..=86_400;
         require(day.contains(&self.interval), "interval", self.interval, "1 to 86400 seconds")?;
         require(self.min_interval <= self.interval, "min_interval", self.min_interval, "at most `interval`")?;
+        let spread = self.interval_spread;
+        require(spread <= 50, "interval_spread", spread, "at most 50 percent")?;
         let peer_age = self.interval + 1..=7 * 86_400;
         require(
             peer_age.contains(&self.peer_age),
@@ -133,8 +180,25 @@ impl Config {
         require((1..=1000).contains(&most), "max_numwant", most, "1 to 1000")?;
         require(self.numwant <= self.max_numwant, "numwant", self.numwant.into(), "at most `max_numwant`")?;
         require((1..=3600).contains(&self.lease_ttl), "lease_ttl", self.lease_ttl, "1 to 3600 seconds")?;
+        let id_age = self.connection_id_age;
+        require((60..=86_400).contains(&id_age), "connection_id_age", id_age, "60 to 86400 seconds")?;
+        let buffer = self.receive_buffer as u64;
+        require((1 << 12..=1 << 30).contains(&buffer), "receive_buffer", buffer, "4096 bytes to 1 GiB")?;
+        require(self.workers <= 1024, "workers", self.workers as u64, "at most 1024")?;
+        let forward = self.forward_timeout;
+        require((1..=60).contains(&forward), "forward_timeout", forward, "1 to 60 seconds")?;
+        let idle = self.idle_timeout;
+        require((1..=3600).contains(&idle), "idle_timeout", idle, "1 to 3600 seconds")?;
         let connections = self.max_connections as u64;
         require((1..=1 << 20).contains(&connections), "max_connections", connections, "1 to 1048576")
+    }
+
+    /// How many threads answer each protocol at each address.
+    pub(crate) fn workers(&self) -> usize {
+        match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        }
     }
 
     pub(crate) const fn lease_ttl(&self) -> Duration {

@@ -20,6 +20,17 @@ pub enum StartError {
         #[source]
         error: io::Error,
     },
+    /// The system gives no thread, or no descriptor.
+    #[error("the system refuses the tracker what it needs: {0}")]
+    System(#[source] io::Error),
+    /// The list of forwarders is of no use.
+    #[error("cannot use the list of forwarders {}: {error}", path.display())]
+    Forwarders {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: String,
+    },
     /// The directory's file cannot be opened.
     #[error("cannot open the content directory at {}: {error}", path.display())]
     Directory {

@@ -1,37 +1,52 @@
-//! The tracker: announce and scrape over HTTP, and the content directory.
+//! The tracker: announce and scrape over UDP and HTTP, over one store, and the content directory.
 //!
-//! | path | what |
+//! | where | what |
 //! |---|---|
-//! | `/announce` | BEP 3, 7, 21, 23, 24, 31; peers kept in memory |
-//! | `/scrape` | BEP 48, of named torrents |
-//! | `/directory/v1/…` | see [`api::directory`]; kept in `redb` |
-//! | `/metrics` | Prometheus text |
-//! | `/health` | `ok` |
+//! | UDP | BEP 15, 41; connection ids without state |
+//! | `/announce`, `/scrape` | BEP 3, 7, 21, 23, 24, 31, 48; a key may stand before or behind |
+//! | `/directory/v1/…` | see [`api::directory`](::api::directory); kept in `redb` |
+//! | `/stats`, `/stats.json`, `/metrics`, `/health` | for people, scripts, Prometheus, and `ok` |
 //!
 //! [`Tracker::start`] binds and serves; [`run`] does so until told to stop. [`PeerStore`] is the tracker's heart
-//! and knows nothing of HTTP, sockets or clocks.
+//! and knows nothing of protocols, sockets or clocks. One pure way leads from an announce to its answer, by whatever
+//! protocol it came (`desk`); what else takes part in it does so through [`Hooks`].
 //!
-//! **Never:** an outgoing connection, a peer's word on its own address (but from this very machine), a queue or
-//! table without a bound, a wait without a deadline.
+//! **Never:** an outgoing connection but to forwarders, a peer's word on its own address (but from this very machine), a queue or
+//! table without a bound, a wait without a deadline, a UDP answer to who was not given a connection id.
 //!
-//! **The invariant:** an answer holds only peers that announced from the address it gives, within the peer age,
-//! and never the asker. A lease on a blob has one holder at a time.
+//! **The invariant:** an answer holds only peers that announced from the address it gives, within the peer age and a
+//! round of the sweep, or that a forwarder has told of, and never the asker. A lease on a blob has one holder at a time.
 //!
-//! **Threads:** everything runs on tokio tasks, one per connection. The peer store's locks are per shard and held
-//! for one announce; the directory's database is only touched from blocking threads.
+//! **Threads:** announces and scrapes are answered on plain threads, for each listener one a core for UDP and one a
+//! core for HTTP; nothing on their way waits, allocates for an ordinary announce, or takes any lock but that of
+//! the torrent's shard. All else runs on tokio tasks, one for each connection, which come from the HTTP threads. The
+//! directory's database is only touched from blocking threads.
 
+mod api;
 mod auth;
+mod bencoded;
 mod config;
+mod desk;
 mod directory;
 mod error;
+mod forward;
+mod full_scrape;
 mod http;
 mod leases;
+mod listen;
 mod metrics;
-mod peers;
+mod rules;
+mod serve;
 mod server;
-mod swarm;
+mod stats;
+mod store;
+mod tally;
+mod udp;
 
 pub use config::{Config, ConfigError};
+pub use desk::{Answer, Hooks, Refusal};
 pub use error::{DirectoryError, StartError};
-pub use peers::{Announced, Limits, Outcome, PeerStore};
+pub use forward::{Forwarder, ListError, read_list};
+pub use http::head;
 pub use server::{Tracker, run};
+pub use store::{Announce, Announced, Limits, Name, Outcome, PeerStore, Peers, TorrentStats};

@@ -1,41 +1,24 @@
 //! What the tracker counts, for Prometheus.
 
+use std::fmt;
+
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    collector::Collector,
+    encoding::{
+        DescriptorEncoder, EncodeLabel as _, EncodeLabelSet, EncodeLabelValue, LabelSetEncoder,
+        MetricEncoder, NoLabelSet,
+        text::{encode_eof, encode_registry},
+    },
+    metrics::{MetricType, counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
-use crate::peers::Outcome;
+use crate::{
+    store::Outcome,
+    tally::{Fault, Sums, Tallies},
+};
 
-/// What became of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub(crate) enum Kind {
-    /// A new peer.
-    Added,
-    /// A known peer.
-    Renewed,
-    /// A peer that left.
-    Stopped,
-    /// A peer that does not listen.
-    Deaf,
-    /// A peer for which there was no room.
-    Full,
-    /// A request that made no sense.
-    Malformed,
-}
-
-impl From<Outcome> for Kind {
-    fn from(outcome: Outcome) -> Self {
-        match outcome {
-            Outcome::Added => Self::Added,
-            Outcome::Renewed => Self::Renewed,
-            Outcome::Stopped => Self::Stopped,
-            Outcome::Deaf => Self::Deaf,
-            Outcome::Full => Self::Full,
-        }
-    }
-}
+const PREFIX: &str = "longshore_tracker";
 
 /// What a claim was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -46,11 +29,6 @@ pub(crate) enum Answer {
     Leased,
     /// Who holds the lease.
     Held,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct ByOutcome {
-    outcome: Kind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -71,9 +49,7 @@ pub(crate) struct Levels {
 
 pub(crate) struct Metrics {
     registry: Registry,
-    announces: Family<ByOutcome, Counter>,
     claims: Family<ByAnswer, Counter>,
-    pub(crate) scrapes: Counter,
     pub(crate) publications: Counter,
     pub(crate) refused: Counter,
     pub(crate) expired: Counter,
@@ -82,9 +58,7 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new() -> Self {
-        let mut registry = Registry::with_prefix("longshore_tracker");
-        let announces = Family::default();
-        registry.register("announces", "Announces by what became of them", announces.clone());
+        let mut registry = Registry::with_prefix(PREFIX);
         let claims = Family::default();
         registry.register("claims", "Claims of blobs by what was answered", claims.clone());
         let mut counter = |name, help| {
@@ -92,7 +66,6 @@ impl Metrics {
             registry.register(name, help, counter.clone());
             counter
         };
-        let scrapes = counter("scrapes", "Scrapes answered");
         let publications = counter("publications", "Blobs published in the directory");
         let refused = counter("refused", "Calls without the right token");
         let expired = counter("expired_peers", "Peers forgotten since they did not announce");
@@ -110,18 +83,14 @@ impl Metrics {
             registry.register(name, help, gauge.clone());
             gauge
         });
-        Self { registry, announces, claims, scrapes, publications, refused, expired, levels }
-    }
-
-    pub(crate) fn announced(&self, outcome: Kind) {
-        self.announces.get_or_create(&ByOutcome { outcome }).inc();
+        Self { registry, claims, publications, refused, expired, levels }
     }
 
     pub(crate) fn claimed(&self, answer: Answer) {
         self.claims.get_or_create(&ByAnswer { answer }).inc();
     }
 
-    pub(crate) fn text(&self, levels: &Levels) -> String {
+    pub(crate) fn text(&self, tallies: &[Tallies], levels: &Levels, forwards: &[Forwards]) -> String {
         let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         let values = [
             levels.torrents as u64,
@@ -137,7 +106,103 @@ impl Metrics {
         }
         let mut text = String::new();
         // Writing to a string does not fail.
-        let _ = encode(&mut text, &self.registry);
+        let _ = encode_registry(&mut text, &self.registry);
+        let mut requests = Registry::with_prefix(PREFIX);
+        requests.register_collector(Box::new(Requests(tallies.iter().flat_map(Tallies::sums).collect())));
+        let _ = encode_registry(&mut text, &requests);
+        let mut retracker = Registry::default();
+        retracker.register_collector(Box::new(Retracker {
+            announces: announces(tallies),
+            forwards: forwards.to_vec(),
+        }));
+        let _ = encode_registry(&mut text, &retracker);
+        let _ = encode_eof(&mut text);
         text
+    }
+}
+
+/// A forwarder's name, a status, and how often it came to that.
+pub(crate) type Forwards = (String, String, u64);
+
+/// All announces, whatever became of them.
+fn announces(tallies: &[Tallies]) -> u64 {
+    tallies.iter().flat_map(Tallies::sums).map(|sums| sums.announces.iter().sum::<u64>()).sum()
+}
+
+/// The two metrics of retracker, by the names that its users' dashboards have. As gauges: the names of counters end
+/// in `_total` today.
+#[derive(Debug)]
+struct Retracker {
+    announces: u64,
+    forwards: Vec<Forwards>,
+}
+
+impl Collector for Retracker {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let requests = encoder.encode_descriptor("requests", "Announces", None, MetricType::Gauge)?;
+        encode_count(requests, self.announces)?;
+        if self.forwards.is_empty() {
+            return Ok(());
+        }
+        let help = "Announces to forwarders by what came of them";
+        let mut family = encoder.encode_descriptor("forwarder_status", help, None, MetricType::Gauge)?;
+        for (name, status, count) in &self.forwards {
+            let labels = [("name", name.as_str()), ("status", status.as_str())];
+            encode_count(family.encode_family(&Labels(&labels))?, *count)?;
+        }
+        Ok(())
+    }
+}
+
+fn encode_count(mut encoder: MetricEncoder<'_>, count: u64) -> fmt::Result {
+    encoder.encode_gauge(&count)
+}
+
+/// What the listeners count, as it stands.
+#[derive(Debug)]
+struct Requests(Vec<Sums>);
+
+impl Collector for Requests {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let mut counter = |name, help, label, values: &dyn Fn(&Sums) -> Vec<(&'static str, u64)>| {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for sums in &self.0 {
+                let listener = sums.listener.to_string();
+                for (value, count) in values(sums) {
+                    let place = [
+                        ("listener", listener.as_str()),
+                        ("protocol", sums.protocol.name()),
+                        ("family", sums.family),
+                        (label, value),
+                    ];
+                    // The last label is for those that have one.
+                    let labels = place.get(..if label.is_empty() { 3 } else { 4 }).unwrap_or_default();
+                    family
+                        .encode_family(&Labels(labels))?
+                        .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+                }
+            }
+            Ok(())
+        };
+        let only = |count| vec![("", count)];
+        counter("announces", "Announces by what became of them", "outcome", &|sums| {
+            Outcome::ALL.map(Outcome::name).into_iter().zip(sums.announces).collect()
+        })?;
+        counter("scrapes", "Scrapes answered", "", &|sums| only(sums.scrapes))?;
+        counter("connects", "TCP connections, and UDP connection ids given", "", &|sums| {
+            only(sums.connects)
+        })?;
+        counter("faults", "Requests that went wrong, by what was wrong", "fault", &|sums| {
+            Fault::ALL.map(Fault::name).into_iter().zip(sums.faults).collect()
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Labels<'a>(&'a [(&'a str, &'a str)]);
+
+impl EncodeLabelSet for Labels<'_> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
+        self.0.iter().try_for_each(|label| label.encode(encoder.encode_label()))
     }
 }

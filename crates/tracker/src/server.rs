@@ -1,53 +1,61 @@
-//! Sockets, connections and the clock.
+//! The parts put together: sockets, threads, tasks and the clock.
 
 use std::{
     fmt,
     future::Future,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use ::http::{Request, Response, StatusCode};
-use axum::{Router, body::Body, extract::ConnectInfo};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use axum::Router;
+use rustix::event::{EventfdFlags, eventfd};
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, mpsc},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::ServiceExt as _;
+use tracker_client::TrackerClient;
 
 use crate::{
+    api::{self, Shared},
     auth::Auth,
     config::Config,
+    desk::{Desk, Hooks, Pace},
     directory::{Directory, FLUSH_EVERY},
     error::{DirectoryError, StartError},
-    http::{self, Shared},
+    forward::{Forwarders, read_list},
+    http::{
+        self,
+        connection::{Connections, HandedOver},
+        worker::{Patience, Worker},
+    },
+    listen::{self, Bound},
     metrics::Metrics,
-    peers::{Limits, PeerStore},
+    rules::Rules,
+    serve,
+    store::{Limits, PeerStore},
+    tally::{Protocol, Tallies},
+    udp,
 };
 
-/// How long the head of a request may take, and how long a connection may stand idle.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How long a request may take from its head to the answer's: the longest wait of a claim, and a slow body.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How long what was sent may stay unacknowledged before the connection is given up.
-const SEND_TIMEOUT_MS: u32 = 30_000;
-
-/// The longest head of a request, in bytes. A scrape of [`announce::MAX_SCRAPE`] torrents must fit.
-const MAX_HEAD: usize = 32 * 1024;
-
 /// How long connections have to end when the tracker does.
-const GRACE: Duration = Duration::from_secs(5);
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
 /// How long one round over all peers takes, to find those that are too old.
 const SWEEP: Duration = Duration::from_secs(60);
+
+/// How many connections wait to be served by the API at most.
+const HANDED_OVER: usize = 1024;
+
+/// How long a client may take for a head, or to take an answer.
+const SLOW: Duration = Duration::from_secs(30);
 
 /// The tracker's clocks: one that never goes back, for ages and deadlines, and the date.
 #[derive(Debug, Clone, Copy)]
@@ -73,31 +81,24 @@ impl Clock {
     }
 }
 
-/// How many connections there may be, and are.
-#[derive(Debug, Clone)]
-pub(crate) struct Connections {
-    free: Arc<Semaphore>,
-    most: usize,
-}
-
-impl Connections {
-    fn new(most: usize) -> Self {
-        Self { free: Arc::new(Semaphore::new(most)), most }
-    }
-
-    pub(crate) fn open(&self) -> usize {
-        self.most.saturating_sub(self.free.available_permits())
-    }
-}
-
 /// A tracker that runs.
 ///
 /// Dropping it stops it without waiting; [`Tracker::shutdown`] waits.
 pub struct Tracker {
     addresses: Vec<SocketAddr>,
     directory: Directory,
-    closing: CancellationToken,
+    stop: Stop,
     tasks: TaskTracker,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What ends the tracker's tasks and threads.
+#[derive(Clone)]
+struct Stop {
+    tasks: CancellationToken,
+    threads: Arc<AtomicBool>,
+    /// Wakes threads that wait for connections.
+    wake: Arc<OwnedFd>,
 }
 
 /// Runs a tracker until `shutdown` is done.
@@ -112,42 +113,57 @@ impl Tracker {
     /// Binds all addresses and serves. On return the tracker can be reached.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.check()?;
+        let workers = config.workers();
         let mut listeners = Vec::new();
         for &address in &config.listen {
-            let listener = bind(address).await.map_err(|error| StartError::Listen { address, error })?;
-            listeners.push(listener);
+            let sockets = if config.udp { workers } else { 0 };
+            let bound = listen::bind(address, sockets, config.receive_buffer)
+                .map_err(|error| StartError::Listen { address, error })?;
+            listeners.push(bound);
         }
-        let (clock, closing, tasks) = (Clock::start(), CancellationToken::new(), TaskTracker::new());
-        let directory = open_directory(&config, clock, closing.clone()).await?;
-        let limits = Limits {
-            torrents: config.max_torrents,
-            peers: config.max_peers,
-            peer_age: Duration::from_secs(config.peer_age),
-            numwant: config.numwant,
-            max_numwant: config.max_numwant,
-        };
-        let connections = Connections::new(config.max_connections);
+        let stop = Stop::new().map_err(StartError::System)?;
+        let (clock, tasks) = (Clock::start(), TaskTracker::new());
+        let directory = open_directory(&config, clock, stop.tasks.clone()).await?;
+        let forwarders = start_forwarders(&config, clock, &tasks, &stop.tasks)?;
+        let hooks = forwarders.clone().map(|forwarders| Rules { forwarders: Some(forwarders) });
+        let hooks = hooks.map(|rules| Box::new(rules) as Box<dyn Hooks>);
+        let mut tallies = Vec::new();
+        for bound in &listeners {
+            // One more for what the API answers.
+            tallies.push(Tallies::new(bound.address, Protocol::Http, workers + 1));
+            tallies.push(Tallies::new(bound.address, Protocol::Udp, bound.udp.len()));
+        }
+        let tally = tallies.first().and_then(|tallies| tallies.workers.last()).cloned().unwrap_or_default();
         let shared = Arc::new(Shared {
-            peers: PeerStore::new(limits, rand::random()),
+            desk: Arc::new(desk(&config, hooks)),
             directory,
             metrics: Metrics::new(),
+            forwarders,
             auth: Auth::new(config.directory_token.as_deref()),
             clock,
-            connections: connections.clone(),
-            tracker_id: format!("{:016x}", rand::random::<u64>()).into_bytes(),
+            connections: Connections::new(config.max_connections),
+            tracker_id: format!("{:016x}", rand::random::<u64>()).into_bytes().into(),
+            tally,
+            tallies,
+            full_scrapes: Arc::new(Semaphore::new(1)),
             config,
         });
-        let router = http::router(Arc::clone(&shared));
-        let mut addresses = Vec::new();
-        for listener in listeners {
-            addresses.extend(listener.local_addr());
-            let task = accept(listener, router.clone(), connections.clone(), tasks.clone(), closing.clone());
-            tasks.spawn(task);
-        }
-        tasks.spawn(sweep(Arc::clone(&shared), closing.clone()));
-        tasks.spawn(tend(shared.directory.clone(), closing.clone()));
-        tracing::info!(?addresses, "tracker listens");
-        Ok(Self { addresses, directory: shared.directory.clone(), closing, tasks })
+        let addresses: Vec<SocketAddr> = listeners.iter().map(|bound| bound.address).collect();
+        let (handed, to_serve) = mpsc::channel(HANDED_OVER);
+        let mut tracker = Self {
+            addresses,
+            directory: shared.directory.clone(),
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+            threads: Vec::new(),
+        };
+        tracker.threads =
+            start_workers(listeners, workers, &shared, &handed, &stop).map_err(StartError::System)?;
+        tasks.spawn(take(to_serve, api::router(Arc::clone(&shared)), tasks.clone(), stop.tasks.clone()));
+        tasks.spawn(sweep(Arc::clone(&shared), stop.tasks.clone()));
+        tasks.spawn(tend(shared.directory.clone(), stop.tasks.clone()));
+        tracing::info!(addresses = ?tracker.addresses, "tracker listens");
+        Ok(tracker)
     }
 
     /// The first address, with the port that was bound where 0 was asked for.
@@ -162,13 +178,122 @@ impl Tracker {
 
     /// Stops: no new connections, claims that wait are answered, others have five seconds, and the directory is
     /// flushed.
-    pub async fn shutdown(self) {
-        self.closing.cancel();
+    pub async fn shutdown(mut self) {
+        self.stop.now();
         self.tasks.close();
-        if timeout(2 * GRACE, self.tasks.wait()).await.is_err() {
+        let threads = std::mem::take(&mut self.threads);
+        // They look at least every second whether they should end.
+        let joined =
+            tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
+        let threads_end = timeout(GRACE, joined).await;
+        if !matches!(threads_end, Ok(Ok(true))) || timeout(2 * GRACE, self.tasks.wait()).await.is_err() {
             tracing::warn!("tracker stops with work left undone");
         }
         flush(&self.directory).await;
+    }
+}
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { tasks: CancellationToken::new(), threads: Arc::default(), wake: Arc::new(wake) })
+    }
+
+    fn now(&self) {
+        self.tasks.cancel();
+        self.threads.store(true, Relaxed);
+        // Nobody reads it, so that it wakes all.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+fn desk(config: &Config, hooks: Option<Box<dyn Hooks>>) -> Desk {
+    let seconds = |seconds: u64| u32::try_from(seconds).unwrap_or(u32::MAX);
+    let limits = Limits {
+        torrents: config.max_torrents,
+        peers: config.max_peers,
+        peer_age: Duration::from_secs(config.peer_age),
+        interval: Duration::from_secs(config.interval),
+        numwant: config.numwant,
+        max_numwant: config.max_numwant,
+        ids: config.peer_ids,
+    };
+    Desk {
+        store: PeerStore::new(limits, rand::random()),
+        pace: Pace {
+            interval: seconds(config.interval),
+            // Never so long that a peer is forgotten before it comes back.
+            spread: seconds(
+                (config.interval * config.interval_spread / 100)
+                    .min(config.peer_age.saturating_sub(config.interval + 1)),
+            ),
+            min_interval: seconds(config.min_interval),
+        },
+        ip_from_loopback: config.ip_from_loopback,
+        hooks,
+    }
+}
+
+/// The threads that answer announces. When one cannot be started, those before it end.
+fn start_workers(
+    listeners: Vec<Bound>,
+    workers: usize,
+    shared: &Arc<Shared>,
+    api: &mpsc::Sender<HandedOver>,
+    stop: &Stop,
+) -> io::Result<Vec<JoinHandle<()>>> {
+    let (key, mut threads) = (rand::random(), Vec::new());
+    let id_age = Duration::from_secs(shared.config.connection_id_age);
+    for (bound, tallies) in listeners.into_iter().zip(shared.tallies.chunks(2)) {
+        let [http_tallies, udp_tallies] = tallies else { continue };
+        let listener = Arc::new(bound.tcp);
+        for tally in http_tallies.workers.iter().take(workers) {
+            let worker = Worker {
+                listener: Arc::clone(&listener),
+                exchange: http::exchange::Exchange::new(
+                    Arc::clone(&shared.desk),
+                    Arc::clone(&shared.tracker_id),
+                    Arc::clone(tally),
+                ),
+                connections: shared.connections.clone(),
+                api: api.clone(),
+                patience: Patience { slow: SLOW.as_secs(), idle: shared.config.idle_timeout },
+                full_scrape: shared.config.full_scrape,
+                clock: shared.clock,
+                closing: Arc::clone(&stop.threads),
+                stop: Arc::clone(&stop.wake),
+            };
+            threads.push(spawn("tracker-http", stop, || worker.run())?);
+        }
+        for (socket, tally) in bound.udp.into_iter().zip(&udp_tallies.workers) {
+            let (clock, closing) = (shared.clock, Arc::clone(&stop.threads));
+            let exchange = udp::Exchange::new(Arc::clone(&shared.desk), key, id_age, Arc::clone(tally));
+            let work = move || udp::worker::run(&socket, exchange, clock, &closing);
+            threads.push(spawn("tracker-udp", stop, work)?);
+        }
+    }
+    Ok(threads)
+}
+
+fn spawn(name: &str, stop: &Stop, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).inspect_err(|_| stop.now())
+}
+
+/// Takes connections from the workers and serves them.
+async fn take(
+    mut handed: mpsc::Receiver<HandedOver>,
+    router: Router,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            connection = handed.recv() => {
+                let Some(connection) = connection else { return };
+                tasks.spawn(serve::connection(connection, router.clone(), closing.clone()));
+            }
+            () = closing.cancelled() => return,
+        }
     }
 }
 
@@ -180,8 +305,27 @@ impl fmt::Debug for Tracker {
 
 impl Drop for Tracker {
     fn drop(&mut self) {
-        self.closing.cancel();
+        self.stop.now();
     }
+}
+
+/// Reads the list of forwarders, and starts to ask them.
+fn start_forwarders(
+    config: &Config,
+    clock: Clock,
+    tasks: &TaskTracker,
+    closing: &CancellationToken,
+) -> Result<Option<Arc<Forwarders>>, StartError> {
+    let Some(path) = &config.forwarders else { return Ok(None) };
+    let fail = |error: String| StartError::Forwarders { path: path.clone(), error };
+    let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+    let list = read_list(&text).map_err(|error| fail(error.to_string()))?;
+    let client = TrackerClient::new(None).map_err(|error| fail(error.to_string()))?;
+    let timeout = Duration::from_secs(config.forward_timeout);
+    let keep = Duration::from_secs(config.peer_age);
+    let (forwarders, inbox) = Forwarders::new(list, timeout, keep, clock);
+    tasks.spawn(forwarders.clone().run(inbox, client, closing.clone()));
+    Ok(Some(forwarders))
 }
 
 async fn open_directory(
@@ -201,111 +345,16 @@ async fn open_directory(
         .map_err(|error| StartError::Directory { path, error: Box::new(error) })
 }
 
-async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    match TcpListener::bind(address).await {
-        // No IPv6 on this machine.
-        Err(error)
-            if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-                && matches!(
-                    rustix::io::Errno::from_io_error(&error),
-                    Some(rustix::io::Errno::AFNOSUPPORT | rustix::io::Errno::ADDRNOTAVAIL)
-                ) =>
-        {
-            let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-            tracing::warn!(%address, %error, "no IPv6 here: listening on {v4}");
-            TcpListener::bind(v4).await
-        }
-        outcome => outcome,
-    }
-}
-
-async fn accept(
-    listener: TcpListener,
-    router: Router,
-    connections: Connections,
-    tasks: TaskTracker,
-    closing: CancellationToken,
-) {
-    loop {
-        let permit = tokio::select! {
-            permit = Arc::clone(&connections.free).acquire_owned() => permit,
-            () = closing.cancelled() => return,
-        };
-        // The semaphore is never closed.
-        let Ok(permit) = permit else { return };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = closing.cancelled() => return,
-        };
-        match accepted {
-            Ok((stream, from)) => {
-                let (router, closing) = (router.clone(), closing.clone());
-                tasks.spawn(async move {
-                    serve(stream, from, router, closing).await;
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                // Out of descriptors, mostly: some are given back soon.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-}
-
-async fn serve(stream: TcpStream, from: SocketAddr, router: Router, closing: CancellationToken) {
-    let _ = stream.set_nodelay(true);
-    let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, SEND_TIMEOUT_MS);
-    let service = service_fn(move |request| answer(router.clone(), from, request));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEAD)
-        .pipeline_flush(true)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let outcome = tokio::select! {
-        outcome = connection.as_mut() => outcome,
-        () = closing.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            match timeout(GRACE, connection).await {
-                Ok(outcome) => outcome,
-                Err(_) => return,
-            }
-        }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%from, %error, "connection ends");
-    }
-}
-
-async fn answer(
-    router: Router,
-    from: SocketAddr,
-    mut request: Request<Incoming>,
-) -> Result<Response<Body>, std::convert::Infallible> {
-    request.extensions_mut().insert(ConnectInfo(from));
-    match timeout(REQUEST_TIMEOUT, router.oneshot(request.map(Body::new))).await {
-        Ok(outcome) => outcome,
-        Err(_) => {
-            let mut late = Response::new(Body::from("the request took too long\n"));
-            *late.status_mut() = StatusCode::REQUEST_TIMEOUT;
-            Ok(late)
-        }
-    }
-}
-
 /// Forgets old peers, a share at a time.
 async fn sweep(shared: Arc<Shared>, closing: CancellationToken) {
-    let steps = shared.peers.steps().max(1);
+    let steps = shared.desk.store.steps().max(1);
     let pause = SWEEP / u32::try_from(steps).unwrap_or(u32::MAX);
     for step in (0..steps).cycle() {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = closing.cancelled() => return,
         }
-        let gone = shared.peers.expire(shared.clock.elapsed(), step);
+        let gone = shared.desk.store.expire(shared.clock.elapsed(), step);
         shared.metrics.expired.inc_by(gone as u64);
     }
 }

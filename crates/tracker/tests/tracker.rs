@@ -84,10 +84,8 @@ async fn two_peers_find_each_other_and_one_leaves() {
     let (first, second) = (peer(0xfe, 1001), peer(0xfe, 1002));
     let alone = announce(&tracker, &first).await;
     assert_eq!(alone.peers, []);
-    assert_eq!(
-        (alone.interval, alone.complete, alone.incomplete),
-        (Duration::from_secs(600), Some(0), Some(1))
-    );
+    assert!((570..=630).contains(&alone.interval.as_secs()), "{:?}", alone.interval);
+    assert_eq!((alone.complete, alone.incomplete), (Some(0), Some(1)));
     assert!(alone.tracker_id.is_some());
     let found = announce(&tracker, &second).await;
     let addresses: Vec<_> = found.peers.iter().map(|peer| peer.addr).collect();
@@ -139,7 +137,8 @@ async fn malformed_queries_get_a_failure_reason_and_not_a_dropped_connection() {
     }
     let (_, text) = get(&tracker, "/metrics").await;
     let text = String::from_utf8(text).expect("text");
-    assert!(text.contains(r#"longshore_tracker_announces_total{outcome="Malformed"} 5"#), "{text}");
+    let fault = r#"protocol="http",family="ipv4",fault="malformed"} 7"#;
+    assert!(text.contains(fault), "{text}");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 /// The map, from the top. A crate may depend on those below it.
-const MAP: [&str; 16] = [
+const MAP: [&str; 17] = [
     "longshore",
     "longshore-lab",
     "longshore-node",
@@ -14,6 +14,7 @@ const MAP: [&str; 16] = [
     "longshore-engine",
     "longshore-store",
     "longshore-tracker",
+    "longshore-tracker-client",
     "longshore-sim",
     "longshore-swarm",
     "longshore-api",

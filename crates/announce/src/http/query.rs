@@ -21,7 +21,12 @@ pub(super) fn decode_into(value: &[u8], out: &mut [u8]) -> Option<usize> {
         let (byte, tail) = match first {
             b'%' => {
                 let (&[high, low], tail) = tail.split_first_chunk()?;
-                (hex_digit(high)? << 4 | hex_digit(low)?, tail)
+                let (high, low) = (DIGITS[usize::from(high)], DIGITS[usize::from(low)]);
+                // What is no digit has bits above.
+                if (high | low) > 15 {
+                    return None;
+                }
+                (high << 4 | low, tail)
             }
             b'+' => (b' ', tail),
             plain => (plain, tail),
@@ -46,9 +51,15 @@ pub(super) fn decode_text<'o>(value: &[u8], out: &'o mut [u8; 64]) -> Option<&'o
 }
 
 /// A number in plain digits.
-pub(super) fn number<N: std::str::FromStr>(value: &[u8]) -> Option<N> {
-    let digits = std::str::from_utf8(value).ok()?;
-    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
+pub(super) fn number<N: TryFrom<u64>>(value: &[u8]) -> Option<N> {
+    if value.is_empty() {
+        return None;
+    }
+    let number = value.iter().try_fold(0u64, |number, &byte| {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 { None } else { number.checked_mul(10)?.checked_add(digit.into()) }
+    });
+    number?.try_into().ok()
 }
 
 /// Writes bytes with escapes for all but the unreserved characters (RFC 3986, 2.3).
@@ -62,14 +73,17 @@ pub(super) fn encode(out: &mut String, bytes: &[u8]) {
     }
 }
 
-fn hex_digit(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
+/// What each byte is worth as a hexadecimal digit; 255 for what is none.
+const DIGITS: [u8; 256] = {
+    let (mut digits, mut n) = ([255; 256], 0);
+    #[allow(clippy::indexing_slicing, reason = "evaluated when it is compiled")]
+    while n < 16 {
+        digits[b"0123456789abcdef"[n] as usize] = n as u8;
+        digits[b"0123456789ABCDEF"[n] as usize] = n as u8;
+        n += 1;
     }
-}
+    digits
+};
 
 #[cfg(test)]
 mod tests {

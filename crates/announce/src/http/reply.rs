@@ -145,6 +145,7 @@ impl ScrapeResponse {
                 complete: number(b"complete"),
                 incomplete: number(b"incomplete"),
                 downloaded: number(b"downloaded"),
+                downloaders: file.get(b"downloaders").and_then(count),
             };
             Some((InfoHash::from_bytes(info_hash.try_into().ok()?), stats))
         });
@@ -158,17 +159,25 @@ impl ScrapeResponse {
         bencode::encode_dict(|reply| {
             reply.dict(b"files", |files| {
                 for (info_hash, stats) in &self.files {
-                    files.dict(info_hash.as_bytes(), |file| {
-                        file.unsigned(b"complete", stats.complete.into());
-                        file.unsigned(b"downloaded", stats.downloaded.into());
-                        file.unsigned(b"incomplete", stats.incomplete.into());
-                    });
+                    files.dict(info_hash.as_bytes(), |file| stats.write(file));
                 }
             });
             if let Some(interval) = self.min_request_interval {
                 reply.dict(b"flags", |flags| flags.unsigned(b"min_request_interval", interval.as_secs()));
             }
         })
+    }
+}
+
+impl ScrapeStats {
+    /// Writes the entries of a torrent's dictionary in a scrape.
+    pub fn write(&self, file: &mut DictWriter<'_>) {
+        file.unsigned(b"complete", self.complete.into());
+        file.unsigned(b"downloaded", self.downloaded.into());
+        if let Some(downloaders) = self.downloaders {
+            file.unsigned(b"downloaders", downloaders.into());
+        }
+        file.unsigned(b"incomplete", self.incomplete.into());
     }
 }
 

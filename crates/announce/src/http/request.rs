@@ -25,6 +25,18 @@ impl AnnounceRequest {
     /// # Errors
     /// What is missing or cannot be read.
     pub fn parse_query(query: &[u8]) -> Result<Self, AnnounceError> {
+        Self::read(query, true)
+    }
+
+    /// The same without the `trackerid`, which a tracker of its own name need not read; allocates nothing at all.
+    ///
+    /// # Errors
+    /// What is missing or cannot be read.
+    pub fn parse_without_tracker_id(query: &[u8]) -> Result<Self, AnnounceError> {
+        Self::read(query, false)
+    }
+
+    fn read(query: &[u8], with_tracker_id: bool) -> Result<Self, AnnounceError> {
         if query.len() > MAX_QUERY {
             return Err(AnnounceError::TooLong);
         }
@@ -63,7 +75,7 @@ impl AnnounceRequest {
                         request.ipv6 = Some(ip);
                     }
                 }
-                b"trackerid" => request.tracker_id = parse_tracker_id(value),
+                b"trackerid" if with_tracker_id => request.tracker_id = parse_tracker_id(value),
                 _ => {}
             }
         }
@@ -129,14 +141,21 @@ impl ScrapeRequest {
             return Err(AnnounceError::TooLong);
         }
         let mut info_hashes = Vec::new();
-        for (_, value) in query::pairs(query).filter(|(key, _)| *key == b"info_hash") {
-            let info_hash = query::decode_exactly(value).ok_or(AnnounceError::BadInfoHash)?;
+        for info_hash in Self::hashes(query) {
             if info_hashes.len() == MAX_SCRAPE {
                 return Err(AnnounceError::TooMany);
             }
-            info_hashes.push(InfoHash::from_bytes(info_hash));
+            info_hashes.push(info_hash?);
         }
         Ok(Self { info_hashes })
+    }
+
+    /// The torrents of such a query one after the other, as many as there are; allocates nothing.
+    pub fn hashes(query: &[u8]) -> impl Iterator<Item = Result<InfoHash, AnnounceError>> {
+        query::pairs(query).filter(|(key, _)| *key == b"info_hash").map(|(_, value)| {
+            let info_hash = query::decode_exactly(value).ok_or(AnnounceError::BadInfoHash)?;
+            Ok(InfoHash::from_bytes(info_hash))
+        })
     }
 
     /// The query that says this, without `?`.
@@ -192,7 +211,7 @@ pub enum AnnounceError {
     TooMany,
 }
 
-fn number<N: std::str::FromStr>(key: &'static str, value: &[u8]) -> Result<N, AnnounceError> {
+fn number<N: TryFrom<u64>>(key: &'static str, value: &[u8]) -> Result<N, AnnounceError> {
     query::number(value).ok_or(AnnounceError::BadNumber(key))
 }
 

@@ -25,9 +25,18 @@ pub(crate) struct Args {
     /// Where to listen, instead of `[::]:6969`; may be repeated, or hold commas
     #[arg(long, value_name = "ADDR:PORT", env = "LONGSHORE_TRACKER_LISTEN", value_delimiter = ',', value_parser = node::parse_listen)]
     listen: Option<Vec<SocketAddr>>,
+    /// Whether the same addresses and ports take UDP as well
+    #[arg(long, value_name = "BOOL", env = "LONGSHORE_TRACKER_UDP")]
+    udp: Option<bool>,
+    /// How many threads answer each protocol at each address; 0 for as many as there are cores
+    #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_WORKERS")]
+    workers: Option<usize>,
     /// Seconds between two announces of a peer
     #[arg(long, value_name = "SECONDS", env = "LONGSHORE_TRACKER_INTERVAL")]
     interval: Option<u64>,
+    /// By how many percent that is made shorter or longer at random
+    #[arg(long, value_name = "PERCENT", env = "LONGSHORE_TRACKER_INTERVAL_SPREAD")]
+    interval_spread: Option<u64>,
     /// Seconds that a peer must wait at least
     #[arg(long, value_name = "SECONDS", env = "LONGSHORE_TRACKER_MIN_INTERVAL")]
     min_interval: Option<u64>,
@@ -40,6 +49,18 @@ pub(crate) struct Args {
     /// How many peers an answer holds at most
     #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_MAX_NUMWANT")]
     max_numwant: Option<u32>,
+    /// Seconds that a UDP connection id holds
+    #[arg(long, value_name = "SECONDS", env = "LONGSHORE_TRACKER_CONNECTION_ID_AGE")]
+    connection_id_age: Option<u64>,
+    /// Bytes that the system keeps of UDP packets that come faster than they are answered, for each thread
+    #[arg(long, value_name = "BYTES", env = "LONGSHORE_TRACKER_RECEIVE_BUFFER")]
+    receive_buffer: Option<usize>,
+    /// Whether peers' ids are kept, 20 bytes each, for clients that ask for them
+    #[arg(long, value_name = "BOOL", env = "LONGSHORE_TRACKER_PEER_IDS")]
+    peer_ids: Option<bool>,
+    /// Whether a scrape that names no torrent is answered with all of them
+    #[arg(long, value_name = "BOOL", env = "LONGSHORE_TRACKER_FULL_SCRAPE")]
+    full_scrape: Option<bool>,
     /// How many torrents are kept at most
     #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_MAX_TORRENTS")]
     max_torrents: Option<usize>,
@@ -52,6 +73,15 @@ pub(crate) struct Args {
     /// How many connections are open at most
     #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_MAX_CONNECTIONS")]
     max_connections: Option<usize>,
+    /// Seconds that a connection may stand idle between announces
+    #[arg(long, value_name = "SECONDS", env = "LONGSHORE_TRACKER_IDLE_TIMEOUT")]
+    idle_timeout: Option<u64>,
+    /// A list of other trackers to share peers with (YAML: uri, name, ip, host)
+    #[arg(long, value_name = "FILE", env = "LONGSHORE_TRACKER_FORWARDERS")]
+    forwarders: Option<PathBuf>,
+    /// Seconds that another tracker may take
+    #[arg(long, value_name = "SECONDS", env = "LONGSHORE_TRACKER_FORWARD_TIMEOUT")]
+    forward_timeout: Option<u64>,
     /// The file in which the content directory is kept over restarts; without it, the directory is in memory
     #[arg(long, value_name = "FILE", env = "LONGSHORE_TRACKER_DIRECTORY")]
     directory: Option<PathBuf>,
@@ -73,7 +103,9 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen()?;
     let json = args.json;
-    let tracker = Tracker::start(config(args)?).await.map_err(|error| match error {
+    let config = config(args)?;
+    let udp = config.udp;
+    let tracker = Tracker::start(config).await.map_err(|error| match error {
         StartError::Config(_) => {
             anyhow::Error::new(error).context(Failure::bad_input("the tracker cannot start"))
         }
@@ -89,7 +121,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         screen::say_json(&json!({ "event": "listening", "addresses": tracker.local_addrs() }));
     } else {
         for address in tracker.local_addrs() {
-            screen::say(&format!("tracker on http://{address}/announce"));
+            let udp = if udp { format!(" and udp://{address}") } else { String::new() };
+            screen::say(&format!("tracker on http://{address}/announce{udp}"));
         }
     }
     signals.wait().await;
@@ -136,19 +169,29 @@ fn config(args: Args) -> anyhow::Result<Config> {
     }
     overlay!(
         listen,
+        udp,
+        workers,
         interval,
+        interval_spread,
         min_interval,
         peer_age,
         numwant,
         max_numwant,
+        connection_id_age,
+        receive_buffer,
+        peer_ids,
+        full_scrape,
         max_torrents,
         max_peers,
         ip_from_loopback,
         max_connections,
+        idle_timeout,
+        forward_timeout,
         lease_ttl,
         max_entries,
         max_waiting
     );
+    config.forwarders = args.forwarders.or(config.forwarders);
     config.directory = args.directory.or(config.directory);
     config.directory_token = args.directory_token.or(config.directory_token);
     Ok(config)

@@ -1,0 +1,166 @@
+//! An announce over UDP (BEP 15): connect, then announce, from a socket of its own.
+//!
+//! A connection id is good for the address that asked for it, so a socket that is not shared needs no table of ids,
+//! and the system tells it alone that nobody listens. The two round trips are what HTTP takes as well.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use announce::{
+    AnnounceRequest, AnnounceResponse, Key, MAX_PEERS, Peer,
+    udp::{PROTOCOL_ID, UdpAction, UdpAnnounce, UdpAnswer, UdpHead, encode_url_data},
+};
+use tokio::{
+    net::{UdpSocket, lookup_host},
+    time::timeout,
+};
+
+use crate::{client::Question, error::TrackerError};
+
+/// A lost packet is sent again after this, then after twice this, and so on. The BEP's quarter of a minute is for
+/// trackers that were asked by too many; a deadline comes first here.
+const AGAIN: Duration = Duration::from_secs(1);
+/// The longest answer that is read, in bytes; over IPv4 that is more than a thousand peers.
+const LONGEST_ANSWER: usize = 8 * 1024;
+/// How many addresses of a name are tried.
+const ADDRESSES: usize = 4;
+
+/// Announces to `rest`, the URL behind its scheme.
+pub(crate) async fn announce(
+    from: Option<IpAddr>,
+    rest: &str,
+    question: &Question<'_>,
+) -> Result<AnnounceResponse, TrackerError> {
+    let at = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at_checked(at).unwrap_or((rest, ""));
+    if authority.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+        return Err(TrackerError::Url("a UDP tracker has a port, as in udp://tracker.example:6969"));
+    }
+    let path = path.split('#').next().unwrap_or_default();
+    let found = lookup_host(authority).await?;
+    let usable = |address: &SocketAddr| from.is_none_or(|from| from.is_ipv4() == address.is_ipv4());
+    let addresses: Vec<SocketAddr> = found.filter(usable).take(ADDRESSES).collect();
+    let share = question.deadline / u32::try_from(addresses.len().max(1)).unwrap_or(1);
+    let mut outcome = Err(TrackerError::Unreachable("its name has no address that can be used here".into()));
+    for address in addresses {
+        let one = exchange(from, address, path, question.request);
+        outcome = timeout(share, one).await.unwrap_or(Err(TrackerError::TimedOut));
+        // A refusal is an answer.
+        if matches!(outcome, Ok(_) | Err(TrackerError::Refused { .. })) {
+            break;
+        }
+    }
+    outcome
+}
+
+async fn exchange(
+    from: Option<IpAddr>,
+    tracker: SocketAddr,
+    path: &str,
+    request: &AnnounceRequest,
+) -> Result<AnnounceResponse, TrackerError> {
+    let any = if tracker.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((from.unwrap_or(any), 0)).await?;
+    socket.connect(tracker).await?;
+    let connect =
+        UdpHead { connection: PROTOCOL_ID, action: Some(UdpAction::Connect), transaction: rand::random() };
+    let mut packet = Vec::new();
+    connect.encode(&mut packet);
+    let connection = ask(&socket, &packet, connect.transaction, |answer| match answer {
+        UdpAnswer::Connected(connection) => Some(connection),
+        _ => None,
+    })
+    .await?;
+    let head = UdpHead { connection, action: Some(UdpAction::Announce), transaction: rand::random() };
+    packet.clear();
+    head.encode(&mut packet);
+    packet_of(request).encode(&mut packet);
+    if !path.is_empty() {
+        encode_url_data(path.as_bytes(), &mut packet);
+    }
+    ask(&socket, &packet, head.transaction, |answer| match answer {
+        UdpAnswer::Announced { interval, stats, peers } => Some(AnnounceResponse {
+            complete: Some(stats.complete),
+            incomplete: Some(stats.incomplete),
+            peers: read_peers(peers, tracker.is_ipv4()),
+            ..AnnounceResponse::new(Duration::from_secs(interval.into()))
+        }),
+        _ => None,
+    })
+    .await
+}
+
+fn packet_of(request: &AnnounceRequest) -> UdpAnnounce {
+    let given = |ip| match ip {
+        Some(IpAddr::V4(ip)) => Some(ip),
+        _ => None,
+    };
+    UdpAnnounce {
+        info_hash: request.info_hash,
+        peer_id: request.peer_id,
+        downloaded: request.downloaded,
+        left: request.left,
+        uploaded: request.uploaded,
+        event: request.event,
+        ip: given(request.ip).or(request.ipv4),
+        key: request.key.as_ref().and_then(Key::as_number).unwrap_or(0),
+        numwant: request.numwant,
+        port: request.port,
+    }
+}
+
+/// Sends a packet, again if need be, until its answer comes. Ends with its caller's deadline.
+async fn ask<T>(
+    socket: &UdpSocket,
+    packet: &[u8],
+    transaction: u32,
+    take: impl Fn(UdpAnswer<'_>) -> Option<T>,
+) -> Result<T, TrackerError> {
+    let mut pause = AGAIN;
+    let mut buffer = vec![0; LONGEST_ANSWER];
+    loop {
+        socket.send(packet).await?;
+        let answer = async {
+            loop {
+                let length = socket.recv(&mut buffer).await?;
+                let answer = UdpAnswer::parse(buffer.get(..length).unwrap_or_default());
+                // Anything else is old, or not for us.
+                let Some((_, answer)) = answer.filter(|(of, _)| *of == transaction) else { continue };
+                if let UdpAnswer::Error(reason) = answer {
+                    let reason = String::from_utf8_lossy(reason).into_owned();
+                    return Err(TrackerError::Refused { reason, retry_in: None });
+                }
+                let wrong = || TrackerError::Malformed("it answers something else than was asked".into());
+                return take(answer).ok_or_else(wrong);
+            }
+        };
+        match timeout(pause, answer).await {
+            Ok(outcome) => return outcome,
+            Err(_) => pause *= 2,
+        }
+    }
+}
+
+/// Peers of the packet's own family.
+fn read_peers(compact: &[u8], v4: bool) -> Vec<Peer> {
+    let peer =
+        |ip: IpAddr, port: [u8; 2]| Peer { addr: SocketAddr::new(ip, u16::from_be_bytes(port)), id: None };
+    let peers = if v4 {
+        let (peers, _) = compact.as_chunks::<6>();
+        peers
+            .iter()
+            .take(MAX_PEERS)
+            .map(|&[a, b, c, d, p, q]| peer([a, b, c, d].into(), [p, q]))
+            .collect::<Vec<_>>()
+    } else {
+        let (peers, _) = compact.as_chunks::<18>();
+        let split = |bytes: &[u8; 18]| {
+            let (ip, port) = (bytes.first_chunk::<16>()?, bytes.last_chunk::<2>()?);
+            Some(peer(IpAddr::from(*ip), *port))
+        };
+        peers.iter().take(MAX_PEERS).filter_map(split).collect()
+    };
+    peers.into_iter().filter(|peer| peer.addr.port() != 0).collect()
+}

@@ -1,0 +1,311 @@
+//! The API: what each path but those of announces does with a request.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use ::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use api::{
+    ErrorBody,
+    directory::{
+        Claim, ClaimRequest, Entry, LeaseRequest, MAX_PUBLISH_BODY, MAX_TEXT, MAX_WAIT_MS, PublishRequest,
+        TagRequest,
+    },
+};
+use axum::{
+    Json, Router,
+    extract::{
+        ConnectInfo, DefaultBodyLimit, Path, Query, Request, State,
+        rejection::{JsonRejection, PathRejection, QueryRejection},
+    },
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{any, get, post, put},
+};
+use hash::Digest;
+use tokio::sync::Semaphore;
+
+use crate::{
+    auth::Auth,
+    config::Config,
+    desk::Desk,
+    directory::{Asked, Directory},
+    error::DirectoryError,
+    forward::Forwarders,
+    full_scrape,
+    http::{
+        connection::Connections,
+        exchange::{Action, Exchange},
+    },
+    metrics::{Answer, Levels, Metrics},
+    server::Clock,
+    stats::Stats,
+    tally::{Tallies, Tally},
+};
+
+/// The longest body of any call but a publication, in bytes.
+const MAX_BODY: usize = 16 * 1024;
+
+/// What all handlers share.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) directory: Directory,
+    pub(crate) metrics: Metrics,
+    pub(crate) forwarders: Option<Arc<Forwarders>>,
+    pub(crate) auth: Auth,
+    pub(crate) clock: Clock,
+    pub(crate) connections: Connections,
+    /// Drawn at start: by it a node sees that the tracker restarted and lost all peers.
+    pub(crate) tracker_id: Arc<[u8]>,
+    /// What is counted here of announces and scrapes; it is the first listener's.
+    pub(crate) tally: Arc<Tally>,
+    /// What the listeners count.
+    pub(crate) tallies: Vec<Tallies>,
+    /// One full scrape at a time.
+    pub(crate) full_scrapes: Arc<Semaphore>,
+}
+
+type App = Arc<Shared>;
+
+pub(crate) fn router(shared: App) -> Router {
+    let blob = "/directory/v1/blobs/{digest}";
+    let directory = Router::new()
+        .route(blob, get(entry))
+        .route(blob, put(publish).layer(DefaultBodyLimit::max(MAX_PUBLISH_BODY)))
+        .route("/directory/v1/blobs/{digest}/claim", post(claim))
+        .route("/directory/v1/blobs/{digest}/renew", post(renew))
+        .route("/directory/v1/blobs/{digest}/release", post(release))
+        .route("/directory/v1/tags", get(tag).put(set_tag))
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), check_token));
+    Router::new()
+        .route("/scrape", any(full_or_named_scrape))
+        .route("/stats", get(stats))
+        .route("/stats.json", get(stats))
+        .route("/metrics", get(metrics))
+        .route("/health", get(async || "ok\n"))
+        .route("/", get(async || concat!("longshore tracker ", env!("CARGO_PKG_VERSION"), "\n")))
+        .merge(directory)
+        .fallback(tracker)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(shared)
+}
+
+/// Announces and scrapes on a connection that was used for something else before, with other methods than `GET`, or
+/// with a body; and what there is not.
+async fn tracker(State(app): State<App>, ConnectInfo(from): ConnectInfo<SocketAddr>, uri: Uri) -> Response {
+    // The query as it stands: an info-hash is any bytes, and no text once it is decoded.
+    let (path, query) = (uri.path().as_bytes(), uri.query().unwrap_or_default().as_bytes());
+    let Some(action) = Action::of(path) else { return StatusCode::NOT_FOUND.into_response() };
+    let tally = Arc::clone(&app.tally);
+    let mut body = Vec::new();
+    Exchange::new(Arc::clone(&app.desk), Arc::clone(&app.tracker_id), tally).answer(
+        app.clock.elapsed(),
+        action,
+        path,
+        query,
+        from.ip(),
+        &mut body,
+    );
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))], body).into_response()
+}
+
+async fn full_or_named_scrape(
+    app: State<App>,
+    from: ConnectInfo<SocketAddr>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let names_none = !uri.query().unwrap_or_default().contains("info_hash=");
+    if app.config.full_scrape && names_none {
+        full_scrape::answer(&app, &headers)
+    } else {
+        tracker(app, from, uri).await
+    }
+}
+
+async fn stats(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Result<Response, Failure> {
+    let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let json = uri.path().ends_with(".json") || accepts.starts_with("application/json");
+    let top = uri.query().and_then(|query| query.strip_prefix("top=")?.parse().ok()).unwrap_or(10);
+    let stats = tokio::task::spawn_blocking(move || Stats::gather(&app, top))
+        .await
+        .map_err(|error| Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(if json { Json(stats).into_response() } else { stats.to_string().into_response() })
+}
+
+async fn metrics(State(app): State<App>) -> Result<Response, Failure> {
+    let (torrents, peers) = app.desk.store.totals();
+    let (entries, tags) = app.directory.sizes().await?;
+    let (leases, waiting) = (app.directory.leases(), app.directory.waiting());
+    let connections = app.connections.open();
+    let levels = Levels { torrents, peers, leases, waiting, entries, tags, connections };
+    let forwards = app.forwarders.as_ref().map(|forwarders| forwarders.counts()).unwrap_or_default();
+    let text = app.metrics.text(&app.tallies, &levels, &forwards);
+    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+async fn claim(
+    State(app): State<App>,
+    digest: Result<Path<String>, PathRejection>,
+    body: Result<Json<ClaimRequest>, JsonRejection>,
+) -> Result<Json<Claim>, Failure> {
+    let (digest, Json(body)) = (blob(digest)?, body?);
+    short("node", &body.node)?;
+    let wait = Duration::from_millis(body.wait_ms.min(MAX_WAIT_MS));
+    let mut claim = app.directory.claim(&Asked { digest, node: body.node, wait, stale: body.stale }).await?;
+    app.metrics.claimed(match &claim {
+        Claim::Known(_) => Answer::Known,
+        Claim::Leased(_) => Answer::Leased,
+        Claim::Held { .. } => Answer::Held,
+    });
+    if let Claim::Known(entry) = &mut claim {
+        app.tell_swarm(entry);
+    }
+    Ok(Json(claim))
+}
+
+async fn entry(
+    State(app): State<App>,
+    digest: Result<Path<String>, PathRejection>,
+) -> Result<Json<Entry>, Failure> {
+    let digest = blob(digest)?;
+    let mut entry = app.directory.get(digest).await?.ok_or_else(|| missing(&digest.to_string()))?;
+    app.tell_swarm(&mut entry);
+    Ok(Json(entry))
+}
+
+async fn publish(
+    State(app): State<App>,
+    digest: Result<Path<String>, PathRejection>,
+    body: Result<Json<PublishRequest>, JsonRejection>,
+) -> Result<Json<Entry>, Failure> {
+    let (digest, Json(body)) = (blob(digest)?, body?);
+    if let Some(media_type) = &body.media_type {
+        short("media_type", media_type)?;
+    }
+    let mut entry = app.directory.publish(digest, body).await?;
+    app.metrics.publications.inc();
+    app.tell_swarm(&mut entry);
+    Ok(Json(entry))
+}
+
+async fn renew(
+    State(app): State<App>,
+    digest: Result<Path<String>, PathRejection>,
+    body: Result<Json<LeaseRequest>, JsonRejection>,
+) -> Result<Response, Failure> {
+    let (digest, Json(body)) = (blob(digest)?, body?);
+    short("node", &body.node)?;
+    short("lease", &body.lease)?;
+    Ok(Json(app.directory.renew(digest, &body.node, body.lease).await?).into_response())
+}
+
+async fn release(
+    State(app): State<App>,
+    digest: Result<Path<String>, PathRejection>,
+    body: Result<Json<LeaseRequest>, JsonRejection>,
+) -> Result<StatusCode, Failure> {
+    let (digest, Json(body)) = (blob(digest)?, body?);
+    app.directory.release(&digest, &body.node, &body.lease);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn set_tag(
+    State(app): State<App>,
+    body: Result<Json<TagRequest>, JsonRejection>,
+) -> Result<Response, Failure> {
+    let Json(body) = body?;
+    short("name", &body.name)?;
+    short("media_type", &body.media_type)?;
+    Ok(Json(app.directory.set_tag(body).await?).into_response())
+}
+
+#[derive(serde::Deserialize)]
+struct ByName {
+    name: String,
+}
+
+async fn tag(
+    State(app): State<App>,
+    query: Result<Query<ByName>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let Query(ByName { name }) = query?;
+    short("name", &name)?;
+    let tag = app.directory.tag(name.clone()).await?.ok_or_else(|| missing(&name))?;
+    Ok(Json(tag).into_response())
+}
+
+async fn check_token(State(app): State<App>, headers: HeaderMap, request: Request, next: Next) -> Response {
+    if app.auth.allows(&headers) {
+        return next.run(request).await;
+    }
+    app.metrics.refused.inc();
+    let body =
+        Json(ErrorBody::new("the content directory asks for a token, and this is none or not the one"));
+    let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))];
+    (StatusCode::UNAUTHORIZED, challenge, body).into_response()
+}
+
+impl Shared {
+    /// Adds what the tracker knows of the entry's swarm.
+    fn tell_swarm(&self, entry: &mut Entry) {
+        let stats = self.desk.store.scrape(&entry.info_hash).unwrap_or_default();
+        entry.complete = Some(stats.complete);
+        entry.incomplete = Some(stats.incomplete);
+    }
+}
+
+/// A call that failed: a status and a sentence.
+struct Failure(StatusCode, String);
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.0, Json(ErrorBody::new(self.1))).into_response()
+    }
+}
+
+impl From<DirectoryError> for Failure {
+    fn from(error: DirectoryError) -> Self {
+        let status = match &error {
+            DirectoryError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            DirectoryError::Full(_) | DirectoryError::Closing => StatusCode::SERVICE_UNAVAILABLE,
+            DirectoryError::Database(_) | DirectoryError::Lost(_) => {
+                tracing::error!(%error, "the content directory failed");
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        };
+        Self(status, error.to_string())
+    }
+}
+
+impl From<JsonRejection> for Failure {
+    fn from(rejection: JsonRejection) -> Self {
+        Self(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for Failure {
+    fn from(rejection: QueryRejection) -> Self {
+        Self(rejection.status(), rejection.body_text())
+    }
+}
+
+fn blob(digest: Result<Path<String>, PathRejection>) -> Result<Digest, Failure> {
+    let Path(digest) = digest.map_err(|rejection| Failure(rejection.status(), rejection.body_text()))?;
+    digest.parse().map_err(|error: hash::DigestError| Failure(StatusCode::BAD_REQUEST, error.to_string()))
+}
+
+fn short(name: &str, text: &str) -> Result<(), Failure> {
+    if (1..=MAX_TEXT).contains(&text.len()) {
+        return Ok(());
+    }
+    let length = text.len();
+    Err(Failure(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        format!("`{name}` has {length} bytes: it must have 1 to {MAX_TEXT}"),
+    ))
+}
+
+fn missing(what: &str) -> Failure {
+    Failure(StatusCode::NOT_FOUND, format!("{what} is not in the directory"))
+}

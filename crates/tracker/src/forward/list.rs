@@ -1,0 +1,146 @@
+//! The file that lists forwarders, in retracker's form: YAML, a list of `uri`, `name`, `ip`, `host`.
+
+use std::net::IpAddr;
+
+use serde::Deserialize;
+use tracker_client::TrackerClient;
+
+/// The longest file, in bytes.
+const LONGEST: usize = 1024 * 1024;
+/// The most forwarders: all are asked for every peer.
+const MOST: usize = 64;
+
+/// A tracker to forward to.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forwarder {
+    /// Its announce URL: `http://`, `https://` or `udp://`. May hold a secret.
+    pub uri: String,
+    /// What it is called in logs and metrics; the URL's host where absent.
+    #[serde(default)]
+    pub name: String,
+    /// The address that it is told our peers have (`ip=` and `ipv4=`), where they share one.
+    #[serde(default)]
+    pub ip: Option<IpAddr>,
+    /// By which `Host` it is asked, where that is not the URL's.
+    #[serde(default)]
+    pub host: Option<String>,
+}
+
+/// Why a list of forwarders is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListError {
+    /// Not YAML, or not of this form.
+    #[error("it is no list of forwarders (uri, name, ip, host): {0}")]
+    Form(String),
+    /// Too long.
+    #[error("it is longer than {LONGEST} bytes")]
+    TooLong,
+    /// Too many.
+    #[error("it has {0} forwarders: {MOST} are allowed")]
+    TooMany(usize),
+    /// A URL that cannot be asked.
+    #[error("forwarder {number}: its uri must begin with http://, https:// or udp://, and name a host")]
+    Uri {
+        /// Which, from 1.
+        number: usize,
+    },
+    /// A `Host` that cannot be sent.
+    #[error("forwarder {number}: `{host}` is no host name")]
+    Host {
+        /// Which, from 1.
+        number: usize,
+        /// The name.
+        host: String,
+    },
+    /// Two of one name.
+    #[error("two forwarders are called `{0}`: give one another `name`")]
+    Twice(String),
+}
+
+/// Reads a list. An empty file is an empty list.
+///
+/// # Errors
+/// [`ListError`]
+pub fn read_list(text: &str) -> Result<Vec<Forwarder>, ListError> {
+    if text.len() > LONGEST {
+        return Err(ListError::TooLong);
+    }
+    let list: Option<Vec<Forwarder>> =
+        serde_saphyr::from_str(text).map_err(|error| ListError::Form(error.to_string()))?;
+    let mut list = list.unwrap_or_default();
+    if list.len() > MOST {
+        return Err(ListError::TooMany(list.len()));
+    }
+    for number in 1..=list.len() {
+        let (before, rest) = list.split_at_mut(number - 1);
+        let Some(forwarder) = rest.first_mut() else { break };
+        let host = host_of(&forwarder.uri).ok_or(ListError::Uri { number })?;
+        if forwarder.name.is_empty() {
+            host.clone_into(&mut forwarder.name);
+        }
+        if before.iter().any(|other| other.name == forwarder.name) {
+            return Err(ListError::Twice(forwarder.name.clone()));
+        }
+        let sendable = |host: &str| !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic());
+        if let Some(host) = forwarder.host.as_ref().filter(|host| !sendable(host)) {
+            return Err(ListError::Host { number, host: host.clone() });
+        }
+    }
+    Ok(list)
+}
+
+/// Host and port of a URL, without what may be secret.
+fn host_of(uri: &str) -> Option<&str> {
+    let rest = TrackerClient::SCHEMES.iter().find_map(|scheme| uri.strip_prefix(scheme))?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let host = authority.rsplit('@').next()?;
+    (!host.is_empty() && !host.starts_with(':')).then_some(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn retrackers_own_example_is_read() {
+        let list = read_list(
+            "- uri: http://bt.example/ann?uk=secret\n  ip: 192.0.2.1\n  host: other.example\n\
+             - name: second\n  uri: udp://[2001:db8::1]:6969\n- uri: https://u:p@third.example:8443/announce\n",
+        )
+        .expect("reads");
+        let names: Vec<&str> = list.iter().map(|forwarder| forwarder.name.as_str()).collect();
+        assert_eq!(names, ["bt.example", "second", "third.example:8443"]);
+        assert_eq!(list[0].ip, Some([192, 0, 2, 1].into()));
+        assert_eq!(list[0].host.as_deref(), Some("other.example"));
+        assert_eq!(read_list(""), Ok(vec![]));
+        assert_eq!(read_list("# nobody yet\n"), Ok(vec![]));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let error = |text: &str| read_list(text).expect_err(text).to_string();
+        assert!(error("- url: http://x/\n").contains("url"));
+        assert!(error("- uri: [\n").contains("list of forwarders"));
+        assert!(error("uri: http://x/").contains("list of forwarders"));
+        for wrong in ["ftp://x/", "http://", "http:///announce", "x", "udp://:1"] {
+            assert!(error(&format!("- uri: '{wrong}'\n")).contains("forwarder 1"), "{wrong}");
+        }
+        assert!(error("- uri: http://x/a\n- uri: http://x/b\n").contains("called `x`"));
+        assert!(error("- uri: http://x/a\n  host: \"a\\nb\"\n").contains("host name"));
+        assert_eq!(read_list(&"- uri: http://x/\n".repeat(65)), Err(ListError::TooMany(65)));
+        assert_eq!(read_list(&"#".repeat(LONGEST + 1)), Err(ListError::TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,200}|(- uri: [a-z:/\\[\\]@{}&*!]{0,20}\n){0,4}") {
+            if let Ok(list) = read_list(&text) {
+                prop_assert!(list.iter().all(|forwarder| !forwarder.name.is_empty()));
+            }
+        }
+    }
+}

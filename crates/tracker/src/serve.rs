@@ -1,0 +1,137 @@
+//! The API's connections, which come from the HTTP workers with what these have read already.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use ::http::{Request, Response, StatusCode};
+use axum::{Router, body::Body, extract::ConnectInfo};
+use bytes::{Buf as _, Bytes};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use crate::{
+    http::{connection::HandedOver, worker::MAX_HEAD},
+    server::GRACE,
+};
+
+/// How long the head of a request may take, and how long a connection may stand idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a request may take from its head to the answer's: the longest wait of a claim, and a slow body.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Serves a connection until it ends.
+pub(crate) async fn connection(handed: HandedOver, router: Router, closing: CancellationToken) {
+    let HandedOver { stream, from, output, input, place } = handed;
+    // Counted as long as it is open.
+    let _place = place;
+    let Ok(mut stream) = TcpStream::from_std(stream) else { return };
+    if !matches!(timeout(HEAD_TIMEOUT, stream.write_all(&output)).await, Ok(Ok(()))) {
+        return;
+    }
+    let stream = Rewound { first: input.into(), stream };
+    let service = service_fn(move |request| answer(router.clone(), from, request));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .pipeline_flush(true)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = closing.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            match timeout(GRACE, connection).await {
+                Ok(outcome) => outcome,
+                Err(_) => return,
+            }
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%from, %error, "connection ends");
+    }
+}
+
+async fn answer(
+    router: Router,
+    from: SocketAddr,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, std::convert::Infallible> {
+    request.extensions_mut().insert(ConnectInfo(from));
+    match timeout(REQUEST_TIMEOUT, router.oneshot(request.map(Body::new))).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            let mut late = Response::new(Body::from("the request took too long\n"));
+            *late.status_mut() = StatusCode::REQUEST_TIMEOUT;
+            Ok(late)
+        }
+    }
+}
+
+/// A stream of which the first bytes were read already.
+struct Rewound {
+    first: Bytes,
+    stream: TcpStream,
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.first.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, to);
+        }
+        let length = self.first.len().min(to.remaining());
+        to.put_slice(self.first.get(..length).unwrap_or_default());
+        self.first.advance(length);
+        if self.first.is_empty() {
+            self.first = Bytes::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

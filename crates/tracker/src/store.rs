@@ -1,0 +1,9 @@
+//! The peer store: all peers of all torrents. It knows nothing of protocols, sockets or clocks.
+
+mod peers;
+mod request;
+mod secret;
+mod swarm;
+
+pub use peers::{Limits, PeerStore, TorrentStats};
+pub use request::{Announce, Announced, Name, Outcome, Peers};

@@ -1,0 +1,158 @@
+//! Counters, one set for each worker and family, so that workers do not wait for one another's.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use crate::store::Outcome;
+
+/// What went wrong with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It makes no sense.
+    Malformed,
+    /// It is not welcome.
+    Refused,
+    /// Its UDP connection id is not one that we gave to its address, or is too old.
+    Connection,
+    /// It is longer than anything sensible.
+    TooLong,
+    /// It was not all there in time, or its answer was not taken in time.
+    Slow,
+    /// There was no room for it.
+    Busy,
+}
+
+impl Fault {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Malformed, Self::Refused, Self::Connection, Self::TooLong, Self::Slow, Self::Busy];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Refused => "refused",
+            Self::Connection => "connection",
+            Self::TooLong => "too_long",
+            Self::Slow => "slow",
+            Self::Busy => "busy",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Protocol {
+    Udp,
+    Http,
+}
+
+impl Protocol {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Http => "http",
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn bump(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What one worker counts of one family.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Counts {
+    /// Connections: TCP's, or UDP's connection ids given.
+    pub(crate) connects: Counter,
+    announces: [Counter; Outcome::ALL.len()],
+    pub(crate) scrapes: Counter,
+    faults: [Counter; Fault::ALL.len()],
+}
+
+impl Counts {
+    pub(crate) fn announced(&self, outcome: Outcome) {
+        if let Some(counter) = self.announces.get(outcome as usize) {
+            counter.bump();
+        }
+    }
+
+    pub(crate) fn fault(&self, fault: Fault) {
+        if let Some(counter) = self.faults.get(fault as usize) {
+            counter.bump();
+        }
+    }
+}
+
+/// What one worker counts.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    v4: Counts,
+    v6: Counts,
+}
+
+impl Tally {
+    /// Those of an address's family; an IPv4 address that is written as IPv6 counts as what it is.
+    pub(crate) fn of(&self, ip: IpAddr) -> &Counts {
+        match ip.to_canonical() {
+            IpAddr::V4(_) => &self.v4,
+            IpAddr::V6(_) => &self.v6,
+        }
+    }
+}
+
+/// What all workers of a listener count.
+#[derive(Debug, Clone)]
+pub(crate) struct Tallies {
+    pub(crate) listener: SocketAddr,
+    pub(crate) protocol: Protocol,
+    pub(crate) workers: Vec<Arc<Tally>>,
+}
+
+/// One family's counters of one listener, summed up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sums {
+    pub(crate) listener: SocketAddr,
+    pub(crate) protocol: Protocol,
+    pub(crate) family: &'static str,
+    pub(crate) connects: u64,
+    pub(crate) announces: [u64; Outcome::ALL.len()],
+    pub(crate) scrapes: u64,
+    pub(crate) faults: [u64; Fault::ALL.len()],
+}
+
+impl Tallies {
+    pub(crate) fn new(listener: SocketAddr, protocol: Protocol, workers: usize) -> Self {
+        Self { listener, protocol, workers: (0..workers).map(|_| Arc::default()).collect() }
+    }
+
+    /// IPv4's and IPv6's.
+    pub(crate) fn sums<'a>(&'a self) -> [Sums; 2] {
+        ["ipv4", "ipv6"].map(|family| {
+            let of = |tally: &'a Arc<Tally>| if family == "ipv4" { &tally.v4 } else { &tally.v6 };
+            let sum = |read: &dyn Fn(&Counts) -> u64| self.workers.iter().map(|tally| read(of(tally))).sum();
+            let at = |counters: &[Counter], n: usize| counters.get(n).map_or(0, Counter::get);
+            Sums {
+                listener: self.listener,
+                protocol: self.protocol,
+                family,
+                connects: sum(&|counts| counts.connects.get()),
+                announces: std::array::from_fn(|n| sum(&|counts| at(&counts.announces, n))),
+                scrapes: sum(&|counts| counts.scrapes.get()),
+                faults: std::array::from_fn(|n| sum(&|counts| at(&counts.faults, n))),
+            }
+        })
+    }
+}
