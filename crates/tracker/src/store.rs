@@ -4,6 +4,7 @@ mod peers;
 mod request;
 mod secret;
 mod swarm;
+mod torrent;
 
 pub use peers::{Limits, PeerStore, TorrentStats};
 pub use request::{Announce, Announced, Name, Outcome, Peers};

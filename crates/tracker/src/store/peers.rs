@@ -16,7 +16,8 @@ use metainfo::InfoHash;
 use super::{
     request::{Announce, Announced, Outcome, Peers},
     secret::Secret,
-    swarm::{Asker, Kind, Record, Swarm, Who},
+    swarm::{Asker, Counts, Indexes, Kind, Record, Who},
+    torrent::Torrent,
 };
 
 /// What the store keeps, and gives away, at most.
@@ -57,16 +58,9 @@ pub struct PeerStore {
 #[repr(align(64))]
 struct Shard {
     torrents: HashTable<Torrent>,
+    indexes: Indexes,
     /// State of the generator of random offsets (xorshift: it only has to spread).
     random: u32,
-}
-
-#[derive(Debug)]
-struct Torrent {
-    info_hash: InfoHash,
-    downloaded: u32,
-    v4: Swarm<6>,
-    v6: Swarm<18>,
 }
 
 /// Ages in few bits: time in ticks, of which the longest age has at most 120.
@@ -76,6 +70,15 @@ struct Ticks {
     length: u64,
     peer_age: u8,
     interval: u8,
+}
+
+/// What a pick is for.
+struct Wish {
+    want: usize,
+    /// Where the asker stands in the list of its family.
+    at: Option<usize>,
+    who: Who,
+    random: u32,
 }
 
 /// A torrent's numbers by family, for statistics.
@@ -111,7 +114,7 @@ impl PeerStore {
             // The state must not be 0, and shards should differ.
             let random =
                 (seed as u32 ^ (seed >> 32) as u32).wrapping_add(n as u32).wrapping_mul(0x9e37_79b9) | 1;
-            Mutex::new(Shard { torrents: HashTable::new(), random })
+            Mutex::new(Shard { torrents: HashTable::new(), indexes: Indexes::new(), random })
         };
         Self {
             shards: (0..SHARDS).map(shard).collect(),
@@ -131,12 +134,13 @@ impl PeerStore {
         let want = request.numwant.unwrap_or(self.limits.numwant).min(self.limits.max_numwant) as usize;
         let stopped = request.event == Event::Stopped;
         let (v4, v6) = match request.ip {
-            IpAddr::V4(ip) => (Some(self.record(request, ip.octets(), who, now)), None),
-            IpAddr::V6(ip) => (None, Some(self.record(request, ip.octets(), who, now))),
+            IpAddr::V4(ip) => (Some(self.record::<4, 6>(request, ip.octets(), who, now)), None),
+            IpAddr::V6(ip) => (None, Some(self.record::<16, 18>(request, ip.octets(), who, now))),
         };
         let mut shard = self.shard(hash);
         let random = shard.random();
-        let torrent = match shard.torrents.find_mut(hash, |torrent| torrent.info_hash == request.info_hash) {
+        let shard = &mut *shard;
+        let torrent = match shard.torrents.find_mut(hash, |torrent| torrent.is(&request.info_hash)) {
             Some(torrent) => torrent,
             None => {
                 let outcome = if stopped {
@@ -153,24 +157,23 @@ impl PeerStore {
                     return Announced { outcome, stats, want, random };
                 }
                 self.torrents.fetch_add(1, Relaxed);
-                let hash_of = |torrent: &Torrent| self.secret.torrent(torrent.info_hash.as_bytes());
+                let hash_of = |torrent: &Torrent| self.secret.torrent(torrent.info_hash().as_bytes());
                 shard.torrents.insert_unique(hash, Torrent::new(request.info_hash), hash_of).into_mut()
             }
         };
-        let downloaded = &mut torrent.downloaded;
+        let indexes = &mut shard.indexes;
         let (outcome, at) = match (v4, v6) {
-            (Some(record), _) => self.take(&mut torrent.v4, downloaded, request, &record),
-            (_, Some(record)) => self.take(&mut torrent.v6, downloaded, request, &record),
+            (Some(record), _) => self.take(torrent, indexes, request, &record),
+            (_, Some(record)) => self.take(torrent, indexes, request, &record),
             // One of them is there.
             (None, None) => (Outcome::Deaf, None),
         };
         if !stopped && want > 0 {
-            torrent.pick(request, want, at, who, random, peers);
+            self.pick(torrent, indexes, request, &Wish { want, at, who, random }, peers);
         }
         let stats = torrent.stats();
-        if torrent.len() == 0
-            && let Ok(entry) =
-                shard.torrents.find_entry(hash, |torrent| torrent.info_hash == request.info_hash)
+        if torrent.is_empty()
+            && let Ok(entry) = shard.torrents.find_entry(hash, |torrent| torrent.is(&request.info_hash))
         {
             entry.remove();
             self.torrents.fetch_sub(1, Relaxed);
@@ -181,7 +184,7 @@ impl PeerStore {
     /// A torrent's numbers; `None` when nobody announced it.
     pub fn scrape(&self, info_hash: &InfoHash) -> Option<ScrapeStats> {
         let hash = self.secret.torrent(info_hash.as_bytes());
-        self.shard(hash).torrents.find(hash, |torrent| torrent.info_hash == *info_hash).map(Torrent::stats)
+        self.shard(hash).torrents.find(hash, |torrent| torrent.is(info_hash)).map(Torrent::stats)
     }
 
     /// How many steps of [`PeerStore::expire`] and [`PeerStore::visit`] make a round.
@@ -197,14 +200,19 @@ impl PeerStore {
             let Some(shard) = self.shards.get(step % self.shards.len().max(1)) else { return all };
             let mut shard = lock(shard);
             let (mut gone, before) = (0, shard.torrents.len());
-            shard.torrents.retain(|torrent| {
-                gone += torrent.v4.expire(now, self.ticks.peer_age, MOST_EXPIRED - gone, &self.secret);
-                gone += torrent.v6.expire(now, self.ticks.peer_age, MOST_EXPIRED - gone, &self.secret);
-                torrent.len() > 0
+            let Shard { torrents, indexes, .. } = &mut *shard;
+            torrents.retain(|torrent| {
+                let before = gone;
+                gone += self.expire_family::<6>(torrent, indexes, now, MOST_EXPIRED - gone);
+                gone += self.expire_family::<18>(torrent, indexes, now, MOST_EXPIRED - gone);
+                if gone > before {
+                    torrent.fit();
+                }
+                !torrent.is_empty()
             });
             if shard.torrents.capacity() > 64 && shard.torrents.len() < shard.torrents.capacity() / 8 {
                 let room = shard.torrents.len() * 2;
-                shard.torrents.shrink_to(room, |torrent| self.secret.torrent(torrent.info_hash.as_bytes()));
+                shard.torrents.shrink_to(room, |torrent| self.secret.torrent(torrent.info_hash().as_bytes()));
             }
             self.torrents.fetch_sub(before - shard.torrents.len(), Relaxed);
             self.peers.fetch_sub(gone, Relaxed);
@@ -223,7 +231,7 @@ impl PeerStore {
     /// Shows the torrents of one shard, for `step` of `0..steps()`. It is locked meanwhile.
     pub fn visit(&self, step: usize, mut to: impl FnMut(&TorrentStats)) {
         if let Some(shard) = self.shards.get(step) {
-            lock(shard).torrents.iter().for_each(|torrent| to(&torrent.by_family()));
+            lock(shard).torrents.iter().for_each(|torrent| to(&TorrentStats::of(torrent)));
         }
     }
 
@@ -231,16 +239,17 @@ impl PeerStore {
     pub fn memory(&self, step: usize) -> usize {
         let shard = self.shards.get(step).map(lock);
         shard.map_or(0, |shard| {
-            let peers = shard.torrents.iter().map(|torrent| torrent.v4.memory() + torrent.v6.memory());
-            shard.torrents.allocation_size() + peers.sum::<usize>()
+            let blocks = shard.torrents.iter().map(Torrent::memory).sum::<usize>();
+            let indexes = shard.indexes.values().map(HashTable::allocation_size).sum::<usize>();
+            shard.torrents.allocation_size() + blocks + indexes
         })
     }
 
     /// Enters the announce into the list of the asker's family; says where it stands there.
     fn take<const W: usize>(
         &self,
-        swarm: &mut Swarm<W>,
-        downloaded: &mut u32,
+        torrent: &mut Torrent,
+        indexes: &mut Indexes,
         request: &Announce<'_>,
         record: &Record<'_, W>,
     ) -> (Outcome, Option<usize>) {
@@ -248,6 +257,7 @@ impl PeerStore {
         if request.port == 0 {
             return (if stopped { Outcome::Stopped } else { Outcome::Deaf }, None);
         }
+        let mut swarm = torrent.swarm::<W>(indexes, &self.secret);
         let found = swarm.find(&record.wire, record.hash);
         if let Some(at) = found {
             let (who, age) = (swarm.who(at), record.seen.wrapping_sub(swarm.seen(at)));
@@ -255,24 +265,95 @@ impl PeerStore {
                 return (Outcome::Foreign, Some(at));
             }
         }
-        if request.event == Event::Completed && found.is_none_or(|at| swarm.kind(at) != Kind::Seed) {
-            // Said again by one that is known as a seed, it is no second download.
-            *downloaded = downloaded.saturating_add(1);
-        }
-        match found {
+        let was_seed = found.is_some_and(|at| swarm.kind(at) == Kind::Seed);
+        let (outcome, at) = match found {
             Some(at) if stopped => {
-                swarm.remove(at, &self.secret);
+                swarm.remove(at);
                 self.peers.fetch_sub(1, Relaxed);
                 (Outcome::Stopped, None)
             }
             None if stopped => (Outcome::Stopped, None),
-            Some(at) => (Outcome::Renewed, Some(swarm.update(at, record, &self.secret))),
+            Some(at) => (Outcome::Renewed, Some(swarm.update(at, record))),
             None if self.peers.fetch_add(1, Relaxed) >= self.limits.peers => {
                 self.peers.fetch_sub(1, Relaxed);
                 (Outcome::Full, None)
             }
-            None => (Outcome::Added, Some(swarm.insert(record, &self.secret, self.limits.ids))),
+            None => {
+                torrent.reserve::<W>(self.limits.ids);
+                swarm = torrent.swarm::<W>(indexes, &self.secret);
+                (Outcome::Added, Some(swarm.insert(record)))
+            }
+        };
+        let counts = swarm.counts;
+        torrent.keep::<W>(counts);
+        if outcome == Outcome::Stopped && found.is_some() {
+            torrent.fit();
         }
+        if request.event == Event::Completed && !was_seed {
+            // Said again by one that is known as a seed, it is no second download.
+            torrent.count_download();
+        }
+        (outcome, at)
+    }
+
+    /// Peers for the asker; where it can use both families, of both in the proportion in which there are any.
+    fn pick(
+        &self,
+        torrent: &mut Torrent,
+        indexes: &mut Indexes,
+        request: &Announce<'_>,
+        wish: &Wish,
+        peers: &mut Peers,
+    ) {
+        // Who lacks nothing needs those who do.
+        let hungry = request.kind() != Kind::Downloader;
+        let Wish { want, at, who, random } = *wish;
+        let own = at.map_or(Asker::Nobody, Asker::At);
+        let other = Asker::Named(who, request.port);
+        let count = |counts: Counts| if hungry { counts.downloaders as usize } else { counts.len() };
+        let (v4, v6) = (count(torrent.counts::<6>()), count(torrent.counts::<18>()));
+        let Peers { v4: wires4, v6: wires6, ids4, ids6 } = peers;
+        // Both change nothing, but a swarm is only to be had so.
+        let mut pick_v4 = |torrent: &mut Torrent, indexes: &mut Indexes, want, asker| {
+            let ids = request.ids.then_some(&mut *ids4);
+            torrent.swarm::<6>(indexes, &self.secret).pick(want, hungry, random, asker, wires4, ids)
+        };
+        let mut pick_v6 = |torrent: &mut Torrent, indexes: &mut Indexes, want, asker| {
+            let ids = request.ids.then_some(&mut *ids6);
+            torrent.swarm::<18>(indexes, &self.secret).pick(want, hungry, random, asker, wires6, ids)
+        };
+        let both = request.both_families;
+        // The share of the asker's own family; the other gets the rest.
+        let share = |own: usize, other: usize| {
+            if other == 0 || !both { want } else { (want * own).div_ceil(own + other) }
+        };
+        if request.ip.is_ipv4() {
+            let rest = want - pick_v4(torrent, indexes, share(v4, v6), own);
+            if both && v6 > 0 {
+                pick_v6(torrent, indexes, rest, other);
+            }
+        } else {
+            let rest = want - pick_v6(torrent, indexes, share(v6, v4), own);
+            if both && v4 > 0 {
+                pick_v4(torrent, indexes, rest, other);
+            }
+        }
+    }
+
+    fn expire_family<const W: usize>(
+        &self,
+        torrent: &mut Torrent,
+        indexes: &mut Indexes,
+        now: u8,
+        most: usize,
+    ) -> usize {
+        let mut swarm = torrent.swarm::<W>(indexes, &self.secret);
+        let gone = swarm.expire(now, self.ticks.peer_age, most);
+        let counts = swarm.counts;
+        if gone > 0 {
+            torrent.keep::<W>(counts);
+        }
+        gone
     }
 
     fn record<'a, const A: usize, const W: usize>(
@@ -327,70 +408,14 @@ impl Shard {
     }
 }
 
-impl Torrent {
-    fn new(info_hash: InfoHash) -> Self {
-        Self { info_hash, downloaded: 0, v4: Swarm::default(), v6: Swarm::default() }
-    }
-
-    fn len(&self) -> usize {
-        self.v4.len() + self.v6.len()
-    }
-
-    /// Peers for the asker; where it can use both families, of both in the proportion in which there are any.
-    fn pick(
-        &self,
-        request: &Announce<'_>,
-        want: usize,
-        at: Option<usize>,
-        who: Who,
-        random: u32,
-        peers: &mut Peers,
-    ) {
-        // Who lacks nothing needs those who do.
-        let hungry = request.kind() != Kind::Downloader;
-        let own = at.map_or(Asker::Nobody, Asker::At);
-        let other = Asker::Named(who, request.port);
-        let count = |all: usize, downloaders: u32| if hungry { downloaders as usize } else { all };
-        let v4 = count(self.v4.len(), self.v4.downloaders());
-        let v6 = count(self.v6.len(), self.v6.downloaders());
-        let Peers { v4: wires4, v6: wires6, ids4, ids6 } = peers;
-        let mut pick_v4 = |want, asker| {
-            let ids = request.ids.then_some(&mut *ids4);
-            self.v4.pick(want, hungry, random, asker, wires4, ids)
-        };
-        let mut pick_v6 = |want, asker| {
-            let ids = request.ids.then_some(&mut *ids6);
-            self.v6.pick(want, hungry, random, asker, wires6, ids)
-        };
-        // The share of the asker's own family; the other gets the rest.
-        let share = |own: usize, other: usize| {
-            if other == 0 || !request.both_families { want } else { (want * own).div_ceil(own + other) }
-        };
-        let both = request.both_families;
-        if request.ip.is_ipv4() {
-            let rest = want - pick_v4(share(v4, v6), own);
-            pick_v6(if both { rest } else { 0 }, other);
-        } else {
-            let rest = want - pick_v6(share(v6, v4), own);
-            pick_v4(if both { rest } else { 0 }, other);
-        }
-    }
-
-    fn stats(&self) -> ScrapeStats {
-        ScrapeStats {
-            complete: self.v4.seeds().saturating_add(self.v6.seeds()),
-            incomplete: self.v4.incomplete().saturating_add(self.v6.incomplete()),
-            downloaded: self.downloaded,
-            downloaders: Some(self.v4.downloaders().saturating_add(self.v6.downloaders())),
-        }
-    }
-
-    fn by_family(&self) -> TorrentStats {
-        TorrentStats {
-            info_hash: self.info_hash,
-            v4: (self.v4.seeds(), self.v4.incomplete()),
-            v6: (self.v6.seeds(), self.v6.incomplete()),
-            stats: self.stats(),
+impl TorrentStats {
+    fn of(torrent: &Torrent) -> Self {
+        let (v4, v6) = (torrent.counts::<6>(), torrent.counts::<18>());
+        Self {
+            info_hash: torrent.info_hash(),
+            v4: (v4.seeds, v4.incomplete()),
+            v6: (v6.seeds, v6.incomplete()),
+            stats: torrent.stats(),
         }
     }
 }

@@ -1,11 +1,14 @@
-//! The peers of one torrent and one address family: dense columns of fixed-size fields in one allocation.
+//! The peers of one torrent and one address family, in the torrent's block: dense columns of fixed-size fields.
 //!
 //! One column is the addresses as they go out, so that an answer is a copy of a slice or two. The peers stand in
 //! order of kind: downloaders, then partial seeds, then seeds; so what a seed may be told is one slice as well, and
 //! the counts are where the kinds begin. A peer is found by a byte of its address's hash in the column before, with
 //! all else that is known of it, so that mostly one place of the memory is waited for; a large swarm has an index.
 
+use std::collections::HashMap;
+
 use hashbrown::HashTable;
+use metainfo::InfoHash;
 
 use super::secret::Secret;
 
@@ -56,72 +59,65 @@ pub(super) enum Asker {
 }
 
 /// Above this many peers there is an index; it goes when there are half as many.
-const INDEXED: usize = 2048;
+pub(super) const INDEXED: usize = 2048;
 
 /// How many marks are looked at together.
 const BLOCK: usize = 16;
 
 /// What is known of a peer beside its address: a byte of the address's hash, `seen`, and `who` (two bytes).
-type Mark = [u8; MARK];
-const MARK: usize = 4;
+pub(super) type Mark = [u8; 4];
 
-/// The bytes of a peer id, where ids are kept.
-const ID: usize = 20;
+/// A peer's id.
+pub(super) type Id = [u8; 20];
 
-#[derive(Debug, Default)]
-pub(super) struct Swarm<const W: usize> {
-    /// The columns for `capacity` peers, one behind the other: marks, addresses, and ids if they are kept.
-    data: Box<[u8]>,
-    capacity: u32,
-    downloaders: u32,
-    paused: u32,
-    seeds: u32,
-    index: Option<Box<HashTable<u32>>>,
+/// The indexes of a shard's large swarms: where each address stands.
+pub(super) type Indexes = HashMap<(InfoHash, usize), HashTable<u32>>;
+
+/// How many peers of each kind there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Counts {
+    pub(super) downloaders: u32,
+    pub(super) paused: u32,
+    pub(super) seeds: u32,
 }
 
-struct Columns<D> {
-    marks: D,
-    wires: D,
-    ids: D,
-}
-
-impl<const W: usize> Swarm<W> {
-    pub(super) fn len(&self) -> usize {
+impl Counts {
+    pub(super) const fn len(&self) -> usize {
         (self.downloaders + self.paused + self.seeds) as usize
     }
 
-    pub(super) fn seeds(&self) -> u32 {
-        self.seeds
-    }
-
-    pub(super) fn downloaders(&self) -> u32 {
-        self.downloaders
-    }
-
     /// Downloaders and partial seeds.
-    pub(super) fn incomplete(&self) -> u32 {
+    pub(super) const fn incomplete(&self) -> u32 {
         self.downloaders + self.paused
     }
+}
 
-    /// Bytes on the heap.
-    pub(super) fn memory(&self) -> usize {
-        let index = self.index.as_ref().map_or(0, |index| index.allocation_size());
-        self.data.len() + index
-    }
+/// A swarm while it is worked on; its counts must be written back to the torrent.
+pub(super) struct Swarm<'a, const W: usize> {
+    pub(super) info_hash: InfoHash,
+    pub(super) counts: Counts,
+    // All columns are as long as there is room.
+    pub(super) marks: &'a mut [Mark],
+    pub(super) wires: &'a mut [[u8; W]],
+    /// Empty if ids are not kept.
+    pub(super) ids: &'a mut [Id],
+    pub(super) indexes: &'a mut Indexes,
+    pub(super) secret: &'a Secret,
+}
 
+impl<const W: usize> Swarm<'_, W> {
     /// Where a peer stands.
     pub(super) fn find(&self, wire: &[u8; W], hash: u64) -> Option<usize> {
-        let wires = self.wires();
-        if let Some(index) = &self.index {
-            return index.find(hash, |&at| wires.get(at as usize) == Some(wire)).map(|&at| at as usize);
+        if let Some(index) = self.index() {
+            let found = index.find(hash, |&at| self.wires.get(at as usize) == Some(wire));
+            return found.map(|&at| at as usize);
         }
         // Blocks of marks are looked through without a branch, which the compiler makes a few instructions each.
-        let (blocks, rest) = self.marks().as_chunks::<BLOCK>();
+        let (blocks, rest) = self.marks.get(..self.counts.len()).unwrap_or_default().as_chunks::<BLOCK>();
         let tag = tag(hash);
-        let is_it = |at: usize, mark: &Mark| mark[0] == tag && wires.get(at) == Some(wire);
         let place = |first: usize, marks: &[Mark]| {
-            let found = marks.iter().zip(first..).find(|(mark, at)| is_it(*at, mark));
-            found.map(|(_, at)| at)
+            let is_it = |mark: &Mark, at: usize| mark[0] == tag && self.wires.get(at) == Some(wire);
+            marks.iter().zip(first..).find(|&(mark, at)| is_it(mark, at)).map(|(_, at)| at)
         };
         for (block, first) in blocks.iter().zip((0..).step_by(BLOCK)) {
             let hit = block
@@ -135,9 +131,9 @@ impl<const W: usize> Swarm<W> {
     }
 
     pub(super) fn kind(&self, at: usize) -> Kind {
-        if at < self.downloaders as usize {
+        if at < self.counts.downloaders as usize {
             Kind::Downloader
-        } else if at < self.incomplete() as usize {
+        } else if at < self.counts.incomplete() as usize {
             Kind::Paused
         } else {
             Kind::Seed
@@ -154,60 +150,64 @@ impl<const W: usize> Swarm<W> {
         self.mark(at)[1]
     }
 
-    /// Enters a peer that is not there yet; says where it stands.
-    pub(super) fn insert(&mut self, record: &Record<'_, W>, secret: &Secret, keep_ids: bool) -> usize {
-        let at = self.len();
-        if at >= self.capacity as usize {
-            // By an eighth, as what is not used is paid for a million times.
-            self.resize(at + (at / 8).max(2), keep_ids);
+    /// Enters a peer that is not there yet, for which there must be room; says where it stands.
+    pub(super) fn insert(&mut self, record: &Record<'_, W>) -> usize {
+        let at = self.counts.len();
+        if let Some(wire) = self.wires.get_mut(at) {
+            *wire = record.wire;
         }
-        self.write(at, record);
-        self.seeds += 1;
-        if let Some(index) = &mut self.index {
-            let wires = split(&self.data, self.capacity as usize * MARK).1.as_chunks().0;
-            index.insert_unique(record.hash, at as u32, |&at| hash_at::<W>(wires, at, secret));
-        }
-        let at = self.move_to(at, record.kind, secret);
-        if self.index.is_none() && self.len() > INDEXED {
-            let (wires, mut index) = (self.wires(), HashTable::with_capacity(self.len()));
-            for (at, wire) in (0u32..).zip(wires) {
-                index.insert_unique(secret.address(wire), at, |&at| hash_at::<W>(wires, at, secret));
+        self.mark_anew(at, record);
+        self.counts.seeds += 1;
+        let (wires, secret, key) = (&*self.wires, self.secret, (self.info_hash, W));
+        let hash_of = |&at: &u32| hash_at(wires, at as usize, secret);
+        let length = self.counts.len();
+        let index = if length > INDEXED / 2 { self.indexes.get_mut(&key) } else { None };
+        if let Some(index) = index {
+            index.insert_unique(record.hash, at as u32, hash_of);
+        } else if length > INDEXED {
+            let mut index = HashTable::with_capacity(length);
+            for (at, wire) in (0u32..).zip(wires.iter().take(length)) {
+                index.insert_unique(secret.address(wire), at, hash_of);
             }
-            self.index = Some(Box::new(index));
+            self.indexes.insert(key, index);
         }
-        at
+        self.move_to(at, record.kind)
     }
 
     /// Renews the record at `at`; says where it stands then.
-    pub(super) fn update(&mut self, at: usize, record: &Record<'_, W>, secret: &Secret) -> usize {
-        let columns = self.columns_mut();
-        if let Some(mark) = columns.marks.as_chunks_mut().0.get_mut(at) {
-            *mark = record.mark();
-        }
-        if let Some(id) = columns.ids.as_chunks_mut().0.get_mut(at) {
-            *id = *record.id;
-        }
-        self.move_to(at, record.kind, secret)
+    pub(super) fn update(&mut self, at: usize, record: &Record<'_, W>) -> usize {
+        self.mark_anew(at, record);
+        self.move_to(at, record.kind)
     }
 
-    pub(super) fn remove(&mut self, at: usize, secret: &Secret) {
-        self.take_out(at, secret);
-        self.fit();
+    pub(super) fn remove(&mut self, at: usize) {
+        if at >= self.counts.len() {
+            return;
+        }
+        let (at, last) = (self.move_to(at, Kind::Seed), self.counts.len() - 1);
+        self.swap(at, last);
+        let hash = hash_at(self.wires, last, self.secret);
+        if let Some(index) = self.index_mut()
+            && let Ok(entry) = index.find_entry(hash, |&at| at as usize == last)
+        {
+            entry.remove();
+        }
+        self.counts.seeds -= 1;
+        if self.counts.len() == INDEXED / 2 {
+            self.indexes.remove(&(self.info_hash, W));
+        }
     }
 
     /// Removes records whose last announce lies more than `age` ticks before `now`, at most `most` of them; says how
     /// many. Ages are less than 256 ticks.
-    pub(super) fn expire(&mut self, now: u8, age: u8, most: usize, secret: &Secret) -> usize {
-        let (mut gone, mut end) = (0, self.len());
+    pub(super) fn expire(&mut self, now: u8, age: u8, most: usize) -> usize {
+        let (mut gone, mut end) = (0, self.counts.len());
         // From the end, as a removal only moves records that come after it.
         while gone < most {
-            let marks = self.marks().get(..end).unwrap_or_default();
+            let marks = self.marks.get(..end).unwrap_or_default();
             let Some(at) = marks.iter().rposition(|mark| now.wrapping_sub(mark[1]) > age) else { break };
-            self.take_out(at, secret);
+            self.remove(at);
             (gone, end) = (gone + 1, at);
-        }
-        if gone > 0 {
-            self.fit();
         }
         gone
     }
@@ -223,7 +223,7 @@ impl<const W: usize> Swarm<W> {
         wires: &mut Vec<u8>,
         mut ids: Option<&mut Vec<u8>>,
     ) -> usize {
-        let all = if downloaders_only { self.downloaders as usize } else { self.len() };
+        let all = if downloaders_only { self.counts.downloaders as usize } else { self.counts.len() };
         if all == 0 || want == 0 {
             return 0;
         }
@@ -232,10 +232,8 @@ impl<const W: usize> Swarm<W> {
         let start = if take < all { ((u64::from(random) * all as u64) >> 32) as usize } else { 0 };
         let end = (start + take).min(all);
         let (first, second) = (start..end, 0..take - (end - start));
-        let columns = self.columns();
         let is_named = |at: usize, who: Who, port: u16| {
-            self.who(at) == who
-                && self.wires().get(at).is_some_and(|wire| wire.ends_with(&port.to_be_bytes()))
+            self.who(at) == who && self.wires.get(at).is_some_and(|wire| wire.ends_with(&port.to_be_bytes()))
         };
         let skip = match asker {
             Asker::At(place) => Some(place).filter(|place| first.contains(place) || second.contains(place)),
@@ -253,40 +251,37 @@ impl<const W: usize> Swarm<W> {
         for range in ranges.into_iter().flatten() {
             let range = range.start..range.end.min(range.start + left);
             left -= range.len();
-            wires.extend_from_slice(columns.wires.get(range.start * W..range.end * W).unwrap_or_default());
+            wires.extend_from_slice(self.wires.get(range.clone()).unwrap_or_default().as_flattened());
             if let Some(ids) = &mut ids {
-                ids.extend_from_slice(columns.ids.get(range.start * ID..range.end * ID).unwrap_or_default());
+                ids.extend_from_slice(self.ids.get(range).unwrap_or_default().as_flattened());
             }
         }
         given
     }
 
-    fn write(&mut self, at: usize, record: &Record<'_, W>) {
-        let columns = self.columns_mut();
-        if let Some(mark) = columns.marks.as_chunks_mut().0.get_mut(at) {
-            *mark = record.mark();
+    fn mark_anew(&mut self, at: usize, record: &Record<'_, W>) {
+        let [low, high] = record.who.0.to_le_bytes();
+        if let Some(mark) = self.marks.get_mut(at) {
+            *mark = [tag(record.hash), record.seen, low, high];
         }
-        if let Some(wire) = columns.wires.as_chunks_mut().0.get_mut(at) {
-            *wire = record.wire;
-        }
-        if let Some(id) = columns.ids.as_chunks_mut::<ID>().0.get_mut(at) {
+        if let Some(id) = self.ids.get_mut(at) {
             *id = *record.id;
         }
     }
 
     /// Moves a record among those of its kind; says where it is then.
-    fn move_to(&mut self, at: usize, kind: Kind, secret: &Secret) -> usize {
+    fn move_to(&mut self, at: usize, kind: Kind) -> usize {
         let (mut at, mut now) = (at, self.kind(at));
         while now < kind {
             // To the end of its kind, and that end before it.
-            let last = self.downloaders + if now == Kind::Paused { self.paused } else { 0 } - 1;
-            self.swap(at, last as usize, secret);
+            let last = self.counts.downloaders + if now == Kind::Paused { self.counts.paused } else { 0 } - 1;
+            self.swap(at, last as usize);
             at = last as usize;
             now = self.shift_down(now);
         }
         while now > kind {
-            let first = self.downloaders + if now == Kind::Seed { self.paused } else { 0 };
-            self.swap(at, first as usize, secret);
+            let first = self.counts.downloaders + if now == Kind::Seed { self.counts.paused } else { 0 };
+            self.swap(at, first as usize);
             at = first as usize;
             now = self.shift_up(now);
         }
@@ -296,12 +291,12 @@ impl<const W: usize> Swarm<W> {
     /// The last of `kind` becomes one of the next kind.
     fn shift_down(&mut self, kind: Kind) -> Kind {
         if kind == Kind::Downloader {
-            self.downloaders -= 1;
-            self.paused += 1;
+            self.counts.downloaders -= 1;
+            self.counts.paused += 1;
             Kind::Paused
         } else {
-            self.paused -= 1;
-            self.seeds += 1;
+            self.counts.paused -= 1;
+            self.counts.seeds += 1;
             Kind::Seed
         }
     }
@@ -309,39 +304,22 @@ impl<const W: usize> Swarm<W> {
     /// The first of `kind` becomes one of the kind before.
     fn shift_up(&mut self, kind: Kind) -> Kind {
         if kind == Kind::Seed {
-            self.seeds -= 1;
-            self.paused += 1;
+            self.counts.seeds -= 1;
+            self.counts.paused += 1;
             Kind::Paused
         } else {
-            self.paused -= 1;
-            self.downloaders += 1;
+            self.counts.paused -= 1;
+            self.counts.downloaders += 1;
             Kind::Downloader
         }
     }
 
-    fn take_out(&mut self, at: usize, secret: &Secret) {
-        if at >= self.len() {
+    fn swap(&mut self, a: usize, b: usize) {
+        if a == b || a.max(b) >= self.marks.len() {
             return;
         }
-        let (at, last) = (self.move_to(at, Kind::Seed, secret), self.len() - 1);
-        self.swap(at, last, secret);
-        if let Some(index) = &mut self.index {
-            let wires = split(&self.data, self.capacity as usize * MARK).1.as_chunks().0;
-            let hash = hash_at::<W>(wires, last as u32, secret);
-            if let Ok(entry) = index.find_entry(hash, |&at| at as usize == last) {
-                entry.remove();
-            }
-        }
-        self.seeds -= 1;
-    }
-
-    fn swap(&mut self, a: usize, b: usize, secret: &Secret) {
-        if a == b {
-            return;
-        }
-        if let Some(index) = &mut self.index {
-            let wires = split(&self.data, self.capacity as usize * MARK).1.as_chunks().0;
-            let [hash_a, hash_b] = [a, b].map(|at| hash_at::<W>(wires, at as u32, secret));
+        let [hash_a, hash_b] = [a, b].map(|at| hash_at(self.wires, at, self.secret));
+        if let Some(index) = self.index_mut() {
             // First both are looked up by their places, then both are changed.
             if let Some(at) = index.find_mut(hash_a, |&at| at as usize == a) {
                 *at = u32::MAX;
@@ -353,85 +331,24 @@ impl<const W: usize> Swarm<W> {
                 *at = b as u32;
             }
         }
-        let columns = self.columns_mut();
-        if a.max(b) * MARK >= columns.marks.len() {
-            return;
+        self.marks.swap(a, b);
+        self.wires.swap(a, b);
+        if !self.ids.is_empty() {
+            self.ids.swap(a, b);
         }
-        columns.marks.as_chunks_mut::<MARK>().0.swap(a, b);
-        columns.wires.as_chunks_mut::<W>().0.swap(a, b);
-        if !columns.ids.is_empty() {
-            columns.ids.as_chunks_mut::<ID>().0.swap(a, b);
-        }
-    }
-
-    /// Gives back room when much is unused.
-    fn fit(&mut self) {
-        let length = self.len();
-        if length < INDEXED / 2 {
-            self.index = None;
-        }
-        if length == 0 || length + 4 < self.capacity as usize * 3 / 4 {
-            self.resize(length + length / 8, self.keeps_ids());
-        }
-    }
-
-    /// Moves the columns to where they stand with another capacity.
-    fn resize(&mut self, capacity: usize, ids: bool) {
-        let stride = W + MARK + if ids { ID } else { 0 };
-        let mut new = Self {
-            data: vec![0; capacity * stride].into(),
-            capacity: capacity as u32,
-            downloaders: self.downloaders,
-            paused: self.paused,
-            seeds: self.seeds,
-            index: self.index.take(),
-        };
-        let (from, to) = (self.columns(), new.columns_mut());
-        for (from, to) in [(from.marks, to.marks), (from.wires, to.wires), (from.ids, to.ids)] {
-            // Either may be the longer.
-            let length = from.len().min(to.len());
-            if let (Some(from), Some(to)) = (from.get(..length), to.get_mut(..length)) {
-                to.copy_from_slice(from);
-            }
-        }
-        *self = new;
-    }
-
-    fn keeps_ids(&self) -> bool {
-        self.data.len() > self.capacity as usize * (W + MARK)
     }
 
     fn mark(&self, at: usize) -> Mark {
-        self.marks().get(at).copied().unwrap_or_default()
+        self.marks.get(at).copied().unwrap_or_default()
     }
 
-    fn marks(&self) -> &[Mark] {
-        self.data.as_chunks().0.get(..self.len()).unwrap_or_default()
+    fn index(&self) -> Option<&HashTable<u32>> {
+        // No small swarm has one, and most are small.
+        if self.counts.len() > INDEXED / 2 { self.indexes.get(&(self.info_hash, W)) } else { None }
     }
 
-    fn wires(&self) -> &[[u8; W]] {
-        self.columns().wires.as_chunks().0.get(..self.len()).unwrap_or_default()
-    }
-
-    fn columns(&self) -> Columns<&[u8]> {
-        let capacity = self.capacity as usize;
-        let (marks, rest) = split(&self.data, capacity * MARK);
-        let (wires, ids) = split(rest, capacity * W);
-        Columns { marks, wires, ids }
-    }
-
-    fn columns_mut(&mut self) -> Columns<&mut [u8]> {
-        let capacity = self.capacity as usize;
-        let (marks, rest) = split_mut(&mut self.data, capacity * MARK);
-        let (wires, ids) = split_mut(rest, capacity * W);
-        Columns { marks, wires, ids }
-    }
-}
-
-impl<const W: usize> Record<'_, W> {
-    fn mark(&self) -> Mark {
-        let [low, high] = self.who.0.to_le_bytes();
-        [tag(self.hash), self.seen, low, high]
+    fn index_mut(&mut self) -> Option<&mut HashTable<u32>> {
+        if self.counts.len() > INDEXED / 2 { self.indexes.get_mut(&(self.info_hash, W)) } else { None }
     }
 }
 
@@ -439,174 +356,6 @@ const fn tag(hash: u64) -> u8 {
     (hash >> 48) as u8
 }
 
-fn hash_at<const W: usize>(wires: &[[u8; W]], at: u32, secret: &Secret) -> u64 {
-    wires.get(at as usize).map_or(0, |wire| secret.address(wire))
-}
-
-fn split(data: &[u8], at: usize) -> (&[u8], &[u8]) {
-    data.split_at_checked(at).unwrap_or_default()
-}
-
-fn split_mut(data: &mut [u8], at: usize) -> (&mut [u8], &mut [u8]) {
-    data.split_at_mut_checked(at).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const SECRET: Secret = Secret::new(7);
-
-    type Model = BTreeMap<u16, (u8, Kind)>;
-
-    fn record(port: u16, seen: u8, kind: Kind) -> Record<'static, 6> {
-        let [high, low] = port.to_be_bytes();
-        let wire = [127, 0, 0, 1, high, low];
-        Record { wire, hash: SECRET.address(&wire), who: Who(port), seen, kind, id: &[9; 20] }
-    }
-
-    fn ports(wires: &[u8]) -> Vec<u16> {
-        let mut ports: Vec<u16> =
-            wires.as_chunks::<6>().0.iter().map(|wire| u16::from_be_bytes([wire[4], wire[5]])).collect();
-        ports.sort_unstable();
-        ports
-    }
-
-    fn all(swarm: &Swarm<6>, downloaders_only: bool) -> Vec<u16> {
-        let mut wires = Vec::new();
-        swarm.pick(usize::MAX - 1, downloaders_only, 7, Asker::Nobody, &mut wires, None);
-        ports(&wires)
-    }
-
-    /// Any sequence of changes leaves the same peers as a plain map would, with the index and without.
-    fn agrees(steps: &[(u16, u8)], keep_ids: bool) {
-        let mut swarm = Swarm::<6>::default();
-        let mut model = Model::new();
-        for (now, &(port, step)) in (0u32..).zip(steps) {
-            let now = (now / 16) as u8;
-            let kind = [Kind::Downloader, Kind::Seed, Kind::Paused][usize::from(step % 3)];
-            let record = record(port, now, kind);
-            let found = swarm.find(&record.wire, record.hash);
-            assert_eq!(found.map(|at| (swarm.seen(at), swarm.kind(at))), model.get(&port).copied());
-            match (step, found) {
-                (0, Some(at)) => {
-                    swarm.remove(at, &SECRET);
-                    model.remove(&port);
-                }
-                (1, _) => {
-                    let gone = swarm.expire(now, 3, usize::MAX, &SECRET);
-                    let before = model.len();
-                    model.retain(|_, (seen, _)| now.wrapping_sub(*seen) <= 3);
-                    assert_eq!(gone, before - model.len());
-                }
-                (_, Some(at)) => {
-                    swarm.update(at, &record, &SECRET);
-                    model.insert(port, (now, kind));
-                }
-                (_, None) => {
-                    swarm.insert(&record, &SECRET, keep_ids);
-                    model.insert(port, (now, kind));
-                }
-            }
-            let count = |kind| model.values().filter(|(_, other)| *other == kind).count() as u32;
-            assert_eq!(swarm.len(), model.len());
-            assert_eq!(swarm.seeds(), count(Kind::Seed));
-            assert_eq!(swarm.downloaders(), count(Kind::Downloader));
-            assert_eq!(swarm.incomplete(), count(Kind::Downloader) + count(Kind::Paused));
-        }
-        assert_eq!(all(&swarm, false), model.keys().copied().collect::<Vec<_>>());
-        let downloaders = model.iter().filter(|(_, (_, kind))| *kind == Kind::Downloader);
-        assert_eq!(all(&swarm, true), downloaders.map(|(&port, _)| port).collect::<Vec<_>>());
-        for (&port, &(seen, _)) in &model {
-            let record = record(port, seen, Kind::Seed);
-            let at = swarm.find(&record.wire, record.hash).expect("known");
-            assert_eq!((swarm.who(at), swarm.seen(at)), (Who(port), seen));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_small_swarm_agrees_with_a_map(
-            steps in proptest::collection::vec((0u16..12, 0u8..10), 0..150),
-            keep_ids: bool,
-        ) {
-            agrees(&steps, keep_ids);
-        }
-
-        #[test]
-        fn a_pick_is_of_different_peers_as_many_as_can_be(
-            kinds in proptest::collection::vec(0u8..3, 0..20),
-            want in 0usize..25,
-            downloaders_only: bool,
-            random: u32,
-            asker in 0u16..25,
-            named: bool,
-        ) {
-            let mut swarm = Swarm::<6>::default();
-            for (port, &kind) in (0u16..).zip(&kinds) {
-                let kind = [Kind::Downloader, Kind::Seed, Kind::Paused][usize::from(kind)];
-                swarm.insert(&record(port, 0, kind), &SECRET, true);
-            }
-            let at = swarm.find(&record(asker, 0, Kind::Seed).wire, record(asker, 0, Kind::Seed).hash);
-            let who = match at {
-                _ if named => Asker::Named(Who(asker), asker),
-                Some(at) => Asker::At(at),
-                None => Asker::Nobody,
-            };
-            let mut eligible = all(&swarm, downloaders_only);
-            eligible.retain(|&port| port != asker);
-            let (mut wires, mut ids) = (Vec::new(), Vec::new());
-            let given = swarm.pick(want, downloaders_only, random, who, &mut wires, Some(&mut ids));
-            let mut picked = ports(&wires);
-            prop_assert_eq!((given, given * 20), (picked.len(), ids.len()));
-            prop_assert_eq!(given, want.min(eligible.len()));
-            picked.dedup();
-            prop_assert_eq!(picked.len(), given);
-            prop_assert!(picked.iter().all(|port| eligible.contains(port)));
-        }
-    }
-
-    #[test]
-    fn a_large_swarm_agrees_with_a_map_while_it_grows_and_shrinks() {
-        let grow = (0..5000u16).map(|port| (port, 2 + (port % 3) as u8));
-        let mix = (0..5000u16).map(|port| (port.wrapping_mul(37) % 5000, (port % 7) as u8 + 2));
-        let shrink = (0..4900u16).map(|port| (port, 0));
-        agrees(&grow.chain(mix).chain(shrink).collect::<Vec<_>>(), false);
-    }
-
-    #[test]
-    fn a_pick_begins_anywhere() {
-        let mut swarm = Swarm::<6>::default();
-        for port in 0..10 {
-            swarm.insert(&record(port, 0, Kind::Seed), &SECRET, false);
-        }
-        let mut firsts = std::collections::BTreeSet::new();
-        for random in (0..=u32::MAX).step_by(1 << 26) {
-            let mut wires = Vec::new();
-            swarm.pick(4, false, random, Asker::At(3), &mut wires, None);
-            firsts.insert(u16::from_be_bytes([wires[4], wires[5]]));
-        }
-        assert_eq!(firsts.len(), 9);
-    }
-
-    #[test]
-    fn room_is_ample_by_an_eighth_at_most() {
-        let mut swarm = Swarm::<6>::default();
-        for port in 0..40_000 {
-            swarm.insert(&record(port, 0, Kind::Seed), &SECRET, false);
-            let used = swarm.len() * 10;
-            assert!(swarm.data.len() <= used + used / 8 + 20, "{} for {used}", swarm.data.len());
-        }
-        for port in 0..40_000 {
-            let at = swarm.find(&record(port, 0, Kind::Seed).wire, record(port, 0, Kind::Seed).hash);
-            swarm.remove(at.expect("known"), &SECRET);
-            let used = swarm.len() * 10;
-            assert!(swarm.data.len() <= used + used / 3 + 80, "{} for {used}", swarm.data.len());
-        }
-        assert_eq!(swarm.memory(), 0);
-    }
+fn hash_at<const W: usize>(wires: &[[u8; W]], at: usize, secret: &Secret) -> u64 {
+    wires.get(at).map_or(0, |wire| secret.address(wire))
 }
