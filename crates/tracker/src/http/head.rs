@@ -1,7 +1,7 @@
 //! The head of a request, read in place (RFC 9112), as far as announces and scrapes need it.
 //!
-//! Only a plain `GET` without a body is read here. Whatever else begins a connection is [`Parsed::Other`] and left to
-//! a whole HTTP implementation, which also finds the words for what is broken.
+//! Only a plain `GET` without a body is read here. Other requests are [`Parsed::Other`] and left to a whole HTTP
+//! implementation.
 
 /// What stands at the beginning of some bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,8 +10,10 @@ pub enum Parsed<'a> {
     Partial,
     /// A request without a body, and how many bytes it has.
     Get(Head<'a>, usize),
-    /// Something else.
+    /// Another request, or the beginning of one.
     Other,
+    /// No request.
+    Broken,
 }
 
 /// A request without a body.
@@ -29,6 +31,9 @@ pub struct Head<'a> {
     fields: &'a [u8],
 }
 
+/// The longest method that anybody has thought of.
+const MAX_METHOD: usize = 20;
+
 /// The most header fields in a head: what the API takes as well.
 const MAX_FIELDS: usize = 100;
 
@@ -37,10 +42,10 @@ impl<'a> Parsed<'a> {
     pub fn read(bytes: &'a [u8]) -> Self {
         const METHOD: &[u8] = b"GET /";
         let Some(rest) = bytes.strip_prefix(METHOD) else {
-            return if METHOD.starts_with(bytes) { Self::Partial } else { Self::Other };
+            return if METHOD.starts_with(bytes) { Self::Partial } else { Self::of_method(bytes) };
         };
         let Some((line, mut rest)) = line(rest) else { return Self::Partial };
-        let Some((target, old)) = request_line(line) else { return Self::Other };
+        let Some((target, old)) = request_line(line) else { return Self::Broken };
         // The slash belongs to it.
         let target = bytes.get(METHOD.len() - 1..METHOD.len() + target.len()).unwrap_or_default();
         let fields = rest;
@@ -55,7 +60,7 @@ impl<'a> Parsed<'a> {
                 return Self::Get(Head { path, query, old, keep_alive, fields }, bytes.len() - tail.len());
             }
             rest = tail;
-            let Some((name, value)) = field(line) else { return Self::Other };
+            let Some((name, value)) = field(line) else { return Self::Broken };
             match name.len() {
                 10 if name.eq_ignore_ascii_case(b"connection") => {
                     for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
@@ -72,7 +77,19 @@ impl<'a> Parsed<'a> {
                 _ => {}
             }
         }
+        // Too many fields: the other implementation has the same bound, and the words for it.
         Self::Other
+    }
+
+    /// What begins with no `GET` and a path.
+    fn of_method(bytes: &[u8]) -> Self {
+        let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+        match bytes.get(method) {
+            _ if method > MAX_METHOD => Self::Broken,
+            None => Self::Partial,
+            Some(b' ') if method > 0 => Self::Other,
+            Some(_) => Self::Broken,
+        }
     }
 }
 
@@ -150,20 +167,14 @@ mod tests {
 
     #[test]
     fn what_is_no_plain_get_is_left_to_others() {
-        let others: [&[u8]; 13] = [
+        let others: [&[u8]; 7] = [
             b"POST /announce HTTP/1.1\r\n\r\n",
             b"HEAD /announce HTTP/1.1\r\n\r\n",
+            b"OPTIONS * HTTP/1.1",
             b"GET http://t/announce HTTP/1.1\r\n\r\n",
-            b"GET /announce HTTP/2.0\r\n\r\n",
-            b"GET /announce\r\n\r\n",
-            b"GET /a b HTTP/1.1\r\n\r\n",
-            b"GET /a\x01b HTTP/1.1\r\n\r\n",
             b"GET / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
             b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
             b"GET / HTTP/1.1\r\nExpect: 100-continue\r\n\r\n",
-            b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
-            b"GET / HTTP/1.1\r\nA: b\r\n folded: c\r\n\r\n",
-            b"\x16\x03\x01",
         ];
         for other in others {
             assert_eq!(Parsed::read(other), Parsed::Other, "{}", other.escape_ascii());
@@ -173,6 +184,27 @@ mod tests {
         let fewer = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(100));
         assert_eq!(get(fewer.as_bytes()).1, fewer.len());
         assert_eq!(get(b"GET / HTTP/1.1\r\nContent-Length: 0\r\n\r\n").0.path, b"/");
+    }
+
+    #[test]
+    fn what_is_no_request_is_known_at_once() {
+        let broken: [&[u8]; 9] = [
+            b"nonsense",
+            b"\x16\x03\x01",
+            b"\r\n",
+            b"GETGETGETGETGETGETGETGET",
+            b"GET /announce HTTP/2.0\r\n",
+            b"GET /announce\r\n",
+            b"GET /a b HTTP/1.1\r\n",
+            b"GET /a\x01b HTTP/1.1\r\n",
+            b"GET / HTTP/1.1\r\nA: b\r\n folded\r\n",
+        ];
+        for broken in broken {
+            assert_eq!(Parsed::read(broken), Parsed::Broken, "{}", broken.escape_ascii());
+        }
+        for partial in [&b""[..], b"G", b"GET", b"GET ", b"GET /a", b"POST", b"GET / HTTP/1.1\r\nno colo"] {
+            assert_eq!(Parsed::read(partial), Parsed::Partial, "{}", partial.escape_ascii());
+        }
     }
 
     proptest! {

@@ -305,6 +305,14 @@ impl Loop {
                 }
                 Parsed::Partial => return Part::Waits,
                 Parsed::Other => return Part::Foreign,
+                Parsed::Broken => {
+                    self.worker.exchange.tally.of(from).fault(Fault::Malformed);
+                    answers.extend_from_slice(
+                        b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 24\r\n\
+                          Connection: close\r\n\r\nthis is no HTTP request\n",
+                    );
+                    return Part::Last;
+                }
                 Parsed::Get(head, length) => {
                     let Some(action) = Action::of(head.path) else { return Part::Foreign };
                     if self.is_full_scrape(action, head.query) {
