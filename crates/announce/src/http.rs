@@ -1,5 +1,6 @@
-//! Announce and scrape over HTTP: requests as query strings, replies as bencode.
+//! Announce and scrape over HTTP: requests as query strings, replies as bencode, and the heads around requests.
 
+pub mod head;
 mod query;
 mod reply;
 mod request;

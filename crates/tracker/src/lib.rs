@@ -47,6 +47,5 @@ pub use config::{Config, ConfigError};
 pub use desk::{Answer, Hooks, Refusal};
 pub use error::{DirectoryError, StartError};
 pub use forward::{Forwarder, ListError, read_list};
-pub use http::head;
 pub use server::{Tracker, run};
 pub use store::{Announce, Announced, Limits, Name, Outcome, PeerStore, Peers, TorrentStats};

@@ -126,3 +126,105 @@ impl Exchange {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use announce::{
+        Event, ScrapeStats,
+        udp::{ANNOUNCE_LENGTH, MAX_UDP_SCRAPE, UdpAnswer},
+    };
+    use proptest::prelude::*;
+    use wire::PeerId;
+
+    use super::*;
+    use crate::desk::tests::desk;
+
+    fn exchange() -> Exchange {
+        Exchange::new(Arc::new(desk()), [1, 2], Duration::from_secs(7200), Arc::default())
+    }
+
+    fn announce(id: u64, torrent: u8, port: u16) -> Vec<u8> {
+        let mut packet = Vec::new();
+        UdpHead { connection: id, action: Some(UdpAction::Announce), transaction: 9 }.encode(&mut packet);
+        let announce = UdpAnnounce {
+            info_hash: InfoHash::from_bytes([torrent; 20]),
+            peer_id: PeerId::from_bytes([port as u8; 20]),
+            downloaded: 0,
+            left: 5,
+            uploaded: 0,
+            event: Event::Started,
+            ip: None,
+            key: 7,
+            numwant: None,
+            port,
+        };
+        announce.encode(&mut packet);
+        packet
+    }
+
+    fn ask(exchange: &mut Exchange, packet: &[u8], from: IpAddr) -> Vec<u8> {
+        let mut out = Vec::new();
+        exchange.answer(Duration::from_secs(100), packet, from, &mut out);
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn who_has_no_id_gets_no_more_than_he_sent(
+            packet in proptest::collection::vec(any::<u8>(), 0..200),
+            action in 0u8..5,
+            known_protocol: bool,
+            from: IpAddr,
+        ) {
+            let mut packet = packet;
+            if let Some(head) = packet.first_chunk_mut::<12>() {
+                head[8..].copy_from_slice(&[0, 0, 0, action]);
+                if known_protocol {
+                    head[..8].copy_from_slice(&announce::udp::PROTOCOL_ID.to_be_bytes());
+                }
+            }
+            let answer = ask(&mut exchange(), &packet, from);
+            prop_assert!(answer.len() <= packet.len());
+            let connected = matches!(UdpAnswer::parse(&answer), Some((_, UdpAnswer::Connected(_))));
+            prop_assert!(answer.is_empty() || connected && known_protocol && action == 0);
+        }
+
+        #[test]
+        fn whatever_follows_a_right_id_is_answered_within_a_packet(
+            rest in proptest::collection::vec(any::<u8>(), 8..1492),
+            action in 0u8..5,
+            from: IpAddr,
+        ) {
+            let mut exchange = exchange();
+            let id = exchange.ids.give(Duration::from_secs(100), from.to_canonical());
+            let mut packet = [&id.to_be_bytes()[..], &rest].concat();
+            packet[8..12].copy_from_slice(&[0, 0, 0, action]);
+            let answer = ask(&mut exchange, &packet, from);
+            prop_assert!((8..=MAX_ANSWER).contains(&answer.len()));
+            prop_assert_eq!(&answer[4..8], &packet[12..16]);
+            let parsed = UdpAnswer::parse(&answer);
+            match action {
+                1 if packet.len() >= ANNOUNCE_LENGTH => prop_assert!(
+                    matches!(parsed, Some((_, UdpAnswer::Announced { .. }))),
+                    "{parsed:?}"
+                ),
+                2 if packet.len() > 16 && (packet.len() - 16).is_multiple_of(20) => {
+                    let Some((_, UdpAnswer::Scraped(stats))) = parsed else { panic!("{parsed:?}") };
+                    let asked = ((packet.len() - 16) / 20).min(MAX_UDP_SCRAPE);
+                    prop_assert_eq!(stats, vec![ScrapeStats::default(); asked]);
+                }
+                _ => prop_assert!(matches!(parsed, Some((_, UdpAnswer::Error(_)))), "{parsed:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_written_as_ipv6_is_the_ipv4_address_that_it_is() {
+        let mut exchange = exchange();
+        let mapped: IpAddr = "::ffff:10.0.0.1".parse().expect("an address");
+        let id = exchange.ids.give(Duration::from_secs(100), [10, 0, 0, 1].into());
+        ask(&mut exchange, &announce(id, 1, 1001), mapped);
+        let answer = ask(&mut exchange, &announce(id, 1, 1002), [10, 0, 0, 1].into());
+        assert_eq!(answer.get(ANSWER_HEAD..), Some(&[10, 0, 0, 1, 0x03, 0xe9][..]));
+    }
+}

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use announce::http::head::Parsed;
 use rustix::{
     buffer::spare_capacity,
     event::{
@@ -26,7 +27,6 @@ use tokio::sync::mpsc;
 use super::{
     connection::{Connection, Connections, HandedOver, Place},
     exchange::{Action, Exchange},
-    head::Parsed,
 };
 use crate::{server::Clock, tally::Fault};
 
