@@ -6,6 +6,7 @@ pub(crate) mod get;
 pub(crate) mod lab;
 pub(crate) mod node;
 pub(crate) mod pull;
+mod retracker;
 pub(crate) mod seed;
 pub(crate) mod status;
 pub(crate) mod tracker;

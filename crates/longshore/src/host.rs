@@ -62,6 +62,19 @@ impl StopSignals {
     }
 }
 
+/// SIGHUP, from when this is made on: from then it does not end the process.
+pub(crate) struct Reload(Signal);
+
+impl Reload {
+    pub(crate) fn listen() -> anyhow::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup()).context("cannot listen for signals")?))
+    }
+
+    pub(crate) async fn wait(&mut self) {
+        self.0.recv().await;
+    }
+}
+
 /// Seconds since 1970.
 #[allow(clippy::disallowed_methods, reason = "the command line tells people dates")]
 pub(crate) fn unix_time() -> u64 {

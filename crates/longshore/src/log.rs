@@ -19,12 +19,12 @@ pub(crate) struct LogArgs {
     filter: Option<String>,
 }
 
-/// Starts logging.
-pub(crate) fn start(args: &LogArgs) -> anyhow::Result<()> {
+/// Starts logging; `debug` is for a command that has a flag of its own for it.
+pub(crate) fn start(args: &LogArgs, debug: bool) -> anyhow::Result<()> {
     let filter = match args.filter.as_deref().filter(|filter| !filter.is_empty()) {
         Some(filter) => EnvFilter::try_new(filter)
             .with_context(|| Failure::bad_input(format!("`{filter}` is no log filter")))?,
-        None => EnvFilter::new(match args.verbose {
+        None => EnvFilter::new(match args.verbose.max(if debug { 2 } else { 0 }) {
             0 => "warn",
             1 => "info",
             2 => "info,longshore=debug,longshore_engine=debug,longshore_tracker=debug,longshore_store=debug",

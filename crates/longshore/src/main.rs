@@ -57,7 +57,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = log::start(&cli.log).and_then(|()| match cli.command {
+    let debug = matches!(&cli.command, Command::Tracker(args) if args.retracker.debug);
+    let outcome = log::start(&cli.log, debug).and_then(|()| match cli.command {
         Command::Config(args) => {
             commands::config::run(&args);
             Ok(())

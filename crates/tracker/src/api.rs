@@ -1,6 +1,10 @@
 //! The API: what each path but those of announces does with a request.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use ::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use api::{
@@ -29,7 +33,6 @@ use crate::{
     desk::Desk,
     directory::{Asked, Directory},
     error::DirectoryError,
-    forward::Forwarders,
     full_scrape,
     http::{
         connection::Connections,
@@ -50,7 +53,6 @@ pub(crate) struct Shared {
     pub(crate) desk: Arc<Desk>,
     pub(crate) directory: Directory,
     pub(crate) metrics: Metrics,
-    pub(crate) forwarders: Option<Arc<Forwarders>>,
     pub(crate) auth: Auth,
     pub(crate) clock: Clock,
     pub(crate) connections: Connections,
@@ -76,14 +78,17 @@ pub(crate) fn router(shared: App) -> Router {
         .route("/directory/v1/blobs/{digest}/release", post(release))
         .route("/directory/v1/tags", get(tag).put(set_tag))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), check_token));
-    Router::new()
-        .route("/scrape", any(full_or_named_scrape))
+    let figures = Router::new()
         .route("/stats", get(stats))
         .route("/stats.json", get(stats))
         .route("/metrics", get(metrics))
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), check_place));
+    Router::new()
+        .route("/scrape", any(full_or_named_scrape))
         .route("/health", get(async || "ok\n"))
         .route("/", get(async || concat!("longshore tracker ", env!("CARGO_PKG_VERSION"), "\n")))
         .merge(directory)
+        .merge(figures)
         .fallback(tracker)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(shared)
@@ -91,7 +96,12 @@ pub(crate) fn router(shared: App) -> Router {
 
 /// Announces and scrapes on a connection that was used for something else before, with other methods than `GET`, or
 /// with a body; and what there is not.
-async fn tracker(State(app): State<App>, ConnectInfo(from): ConnectInfo<SocketAddr>, uri: Uri) -> Response {
+async fn tracker(
+    State(app): State<App>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
     // The query as it stands: an info-hash is any bytes, and no text once it is decoded.
     let (path, query) = (uri.path().as_bytes(), uri.query().unwrap_or_default().as_bytes());
     let Some(action) = Action::of(path) else { return StatusCode::NOT_FOUND.into_response() };
@@ -102,7 +112,7 @@ async fn tracker(State(app): State<App>, ConnectInfo(from): ConnectInfo<SocketAd
         action,
         path,
         query,
-        from.ip(),
+        app.asker(from, &headers),
         &mut body,
     );
     ([(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))], body).into_response()
@@ -115,11 +125,32 @@ async fn full_or_named_scrape(
     headers: HeaderMap,
 ) -> Response {
     let names_none = !uri.query().unwrap_or_default().contains("info_hash=");
-    if app.config.full_scrape && names_none {
+    if !app.config.full_scrape || !names_none {
+        return tracker(app, from, uri, headers).await;
+    }
+    let (State(app), ConnectInfo(from)) = (app, from);
+    if app.desk.policy.load().may_see(app.asker(from, &headers)) {
         full_scrape::answer(&app, &headers)
     } else {
-        tracker(app, from, uri).await
+        not_from_there()
     }
+}
+
+/// Lets through whoever may see statistics.
+async fn check_place(
+    State(app): State<App>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let may = app.desk.policy.load().may_see(app.asker(from, request.headers()));
+    if may { next.run(request).await } else { not_from_there() }
+}
+
+fn not_from_there() -> Response {
+    let error =
+        ErrorBody::new("this may be seen from some networks only, and this is none of them: `stats_from`");
+    (StatusCode::FORBIDDEN, Json(error)).into_response()
 }
 
 async fn stats(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Result<Response, Failure> {
@@ -138,7 +169,8 @@ async fn metrics(State(app): State<App>) -> Result<Response, Failure> {
     let (leases, waiting) = (app.directory.leases(), app.directory.waiting());
     let connections = app.connections.open();
     let levels = Levels { torrents, peers, leases, waiting, entries, tags, connections };
-    let forwards = app.forwarders.as_ref().map(|forwarders| forwarders.counts()).unwrap_or_default();
+    let forwards = app.desk.policy.load().forwarders.as_ref().map(|forwarders| forwarders.counts());
+    let forwards = forwards.unwrap_or_default();
     let text = app.metrics.text(&app.tallies, &levels, &forwards);
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
@@ -247,6 +279,15 @@ async fn check_token(State(app): State<App>, headers: HeaderMap, request: Reques
 }
 
 impl Shared {
+    /// Who asks: whoever is behind `from`, where that is a trusted proxy.
+    fn asker(&self, from: SocketAddr, headers: &HeaderMap) -> IpAddr {
+        let field = |name: &[u8]| {
+            let name = std::str::from_utf8(name).unwrap_or_default();
+            headers.get_all(name).iter().map(HeaderValue::as_bytes).collect()
+        };
+        self.desk.policy.load().client(from.ip(), field)
+    }
+
     /// Adds what the tracker knows of the entry's swarm.
     fn tell_swarm(&self, entry: &mut Entry) {
         let stats = self.desk.store.scrape(&entry.info_hash).unwrap_or_default();

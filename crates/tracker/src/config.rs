@@ -8,6 +8,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::Network;
+
 /// The tracker's configuration. The defaults are for a fleet in one network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -63,9 +65,27 @@ pub struct Config {
     /// torrent.
     pub max_peers: usize,
 
-    /// Whether a peer on this machine may say by `ip=` at which address others reach it. Its own, 127.0.0.1, is
-    /// of no use to them. Turn off behind a reverse proxy on this machine.
-    pub ip_from_loopback: bool,
+    /// Networks from which a peer may say by `ip=` at which address others reach it. By default this machine: a
+    /// peer's own address here, 127.0.0.1, is of no use to others.
+    pub ip_from: Vec<Network>,
+
+    /// Networks of reverse proxies, which say in a header for whom they ask.
+    pub trusted_proxies: Vec<Network>,
+
+    /// The header in which they do: `X-Real-IP`, `X-Forwarded-For`, or another.
+    pub real_ip_header: String,
+
+    /// A file of info-hashes, one on each line: only these torrents are served.
+    pub allow: Option<PathBuf>,
+
+    /// A file of info-hashes, one on each line: these torrents are not served.
+    pub deny: Option<PathBuf>,
+
+    /// A file of keys, one on each line. Announce URLs must then hold one of them: `/KEY/announce` or `/announce/KEY`.
+    pub keys: Option<PathBuf>,
+
+    /// Networks from which statistics, metrics and full scrapes may be seen; none for everywhere.
+    pub stats_from: Vec<Network>,
 
     /// How many connections are open at most.
     pub max_connections: usize,
@@ -116,7 +136,13 @@ impl Default for Config {
             full_scrape: false,
             max_torrents: 2_000_000,
             max_peers: 20_000_000,
-            ip_from_loopback: true,
+            ip_from: vec![Network::LOOPBACK_V4, Network::LOOPBACK_V6],
+            trusted_proxies: Vec::new(),
+            real_ip_header: "X-Real-IP".to_owned(),
+            allow: None,
+            deny: None,
+            keys: None,
+            stats_from: Vec::new(),
             max_connections: 16_384,
             idle_timeout: 60,
             forwarders: None,
@@ -147,6 +173,9 @@ pub enum ConfigError {
         /// What it may be.
         must: &'static str,
     },
+    /// Not the name of a header.
+    #[error("`real_ip_header` is `{0}`: it must be the name of a header, such as X-Forwarded-For")]
+    Header(String),
     /// A token that protects nothing.
     #[error("`directory_token` is empty: leave it out, or set one")]
     EmptyToken,
@@ -187,10 +216,45 @@ impl Config {
         require(self.workers <= 1024, "workers", self.workers as u64, "at most 1024")?;
         let forward = self.forward_timeout;
         require((1..=60).contains(&forward), "forward_timeout", forward, "1 to 60 seconds")?;
+        if self.real_ip_header.is_empty() || !self.real_ip_header.bytes().all(|byte| byte.is_ascii_graphic())
+        {
+            return Err(ConfigError::Header(self.real_ip_header.clone()));
+        }
         let idle = self.idle_timeout;
         require((1..=3600).contains(&idle), "idle_timeout", idle, "1 to 3600 seconds")?;
         let connections = self.max_connections as u64;
         require((1..=1 << 20).contains(&connections), "max_connections", connections, "1 to 1048576")
+    }
+
+    /// The settings that differ in `other`, and that hold from the start to the end.
+    pub(crate) fn fixed_that_differ(&self, other: &Self) -> Vec<&'static str> {
+        macro_rules! differ {
+            ($($setting:ident),*) => {
+                [$((stringify!($setting), self.$setting != other.$setting)),*]
+            };
+        }
+        let settings = differ!(
+            listen,
+            udp,
+            workers,
+            peer_age,
+            numwant,
+            max_numwant,
+            connection_id_age,
+            receive_buffer,
+            peer_ids,
+            full_scrape,
+            max_torrents,
+            max_peers,
+            max_connections,
+            idle_timeout,
+            directory,
+            lease_ttl,
+            directory_token,
+            max_entries,
+            max_waiting
+        );
+        settings.into_iter().filter_map(|(setting, differs)| differs.then_some(setting)).collect()
     }
 
     /// How many threads answer each protocol at each address.

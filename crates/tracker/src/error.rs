@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
-use crate::config::ConfigError;
+use crate::{config::ConfigError, policy::FileError};
 
 /// Why the tracker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -23,14 +23,12 @@ pub enum StartError {
     /// The system gives no thread, or no descriptor.
     #[error("the system refuses the tracker what it needs: {0}")]
     System(#[source] io::Error),
-    /// The list of forwarders is of no use.
-    #[error("cannot use the list of forwarders {}: {error}", path.display())]
-    Forwarders {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        error: String,
-    },
+    /// A file that the configuration names is of no use.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// There is no client for forwarders.
+    #[error(transparent)]
+    Client(#[from] tracker_client::SetupError),
     /// The directory's file cannot be opened.
     #[error("cannot open the content directory at {}: {error}", path.display())]
     Directory {

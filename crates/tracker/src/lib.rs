@@ -9,7 +9,7 @@
 //!
 //! [`Tracker::start`] binds and serves; [`run`] does so until told to stop. [`PeerStore`] is the tracker's heart
 //! and knows nothing of protocols, sockets or clocks. One pure way leads from an announce to its answer, by whatever
-//! protocol it came (`desk`); what else takes part in it does so through [`Hooks`].
+//! protocol it came (`desk`); who may ask what (`policy`) can be changed while it runs.
 //!
 //! **Never:** an outgoing connection but to forwarders, a peer's word on its own address (but from this very machine), a queue or
 //! table without a bound, a wait without a deadline, a UDP answer to who was not given a connection id.
@@ -35,7 +35,8 @@ mod http;
 mod leases;
 mod listen;
 mod metrics;
-mod rules;
+mod network;
+mod policy;
 mod serve;
 mod server;
 mod stats;
@@ -44,8 +45,10 @@ mod tally;
 mod udp;
 
 pub use config::{Config, ConfigError};
-pub use desk::{Answer, Hooks, Refusal};
+pub use desk::{Answer, Refusal};
 pub use error::{DirectoryError, StartError};
 pub use forward::{Forwarder, ListError, read_list};
+pub use network::{Network, NetworkError};
+pub use policy::{ContentError, FileError};
 pub use server::{Tracker, run};
 pub use store::{Announce, Announced, Limits, Name, Outcome, PeerStore, Peers, TorrentStats};

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::{
@@ -27,10 +28,10 @@ use crate::{
     api::{self, Shared},
     auth::Auth,
     config::Config,
-    desk::{Desk, Hooks, Pace},
+    desk::Desk,
     directory::{Directory, FLUSH_EVERY},
     error::{DirectoryError, StartError},
-    forward::{Forwarders, read_list},
+    forward::{Forwarder, Forwarders},
     http::{
         self,
         connection::{Connections, HandedOver},
@@ -38,7 +39,7 @@ use crate::{
     },
     listen::{self, Bound},
     metrics::Metrics,
-    rules::Rules,
+    policy::{self, Policy},
     serve,
     store::{Limits, PeerStore},
     tally::{Protocol, Tallies},
@@ -87,6 +88,10 @@ impl Clock {
 pub struct Tracker {
     addresses: Vec<SocketAddr>,
     directory: Directory,
+    desk: Arc<Desk>,
+    forwarding: Forwarding,
+    /// As it was at the start.
+    config: Config,
     stop: Stop,
     tasks: TaskTracker,
     threads: Vec<JoinHandle<()>>,
@@ -124,9 +129,8 @@ impl Tracker {
         let stop = Stop::new().map_err(StartError::System)?;
         let (clock, tasks) = (Clock::start(), TaskTracker::new());
         let directory = open_directory(&config, clock, stop.tasks.clone()).await?;
-        let forwarders = start_forwarders(&config, clock, &tasks, &stop.tasks)?;
-        let hooks = forwarders.clone().map(|forwarders| Rules { forwarders: Some(forwarders) });
-        let hooks = hooks.map(|rules| Box::new(rules) as Box<dyn Hooks>);
+        let mut forwarding = Forwarding::new(clock, tasks.clone(), stop.tasks.clone());
+        let policy = Policy::read(&config, forwarding.set(&config)?)?;
         let mut tallies = Vec::new();
         for bound in &listeners {
             // One more for what the API answers.
@@ -135,10 +139,9 @@ impl Tracker {
         }
         let tally = tallies.first().and_then(|tallies| tallies.workers.last()).cloned().unwrap_or_default();
         let shared = Arc::new(Shared {
-            desk: Arc::new(desk(&config, hooks)),
+            desk: Arc::new(desk(&config, policy)),
             directory,
             metrics: Metrics::new(),
-            forwarders,
             auth: Auth::new(config.directory_token.as_deref()),
             clock,
             connections: Connections::new(config.max_connections),
@@ -153,6 +156,9 @@ impl Tracker {
         let mut tracker = Self {
             addresses,
             directory: shared.directory.clone(),
+            desk: Arc::clone(&shared.desk),
+            forwarding,
+            config: shared.config.clone(),
             stop: stop.clone(),
             tasks: tasks.clone(),
             threads: Vec::new(),
@@ -174,6 +180,21 @@ impl Tracker {
     /// All addresses.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Takes over what of a configuration can be changed while the tracker runs, and reads the files anew that it
+    /// names: no peer is lost, no announce goes unanswered. Gives the settings that differ and take a restart.
+    ///
+    /// # Errors
+    /// When the configuration or a file is of no use; then all is as it was.
+    pub fn reload(&mut self, config: &Config) -> Result<Vec<&'static str>, StartError> {
+        config.check()?;
+        Config { peer_age: self.config.peer_age, ..config.clone() }.check()?;
+        // Files first: forwarders are not stopped for a policy that cannot be had.
+        Policy::read(config, None)?;
+        let policy = Policy::read(config, self.forwarding.set(config)?)?;
+        self.desk.policy.store(Arc::new(policy));
+        Ok(self.config.fixed_that_differ(config))
     }
 
     /// Stops: no new connections, claims that wait are answered, others have five seconds, and the directory is
@@ -207,8 +228,7 @@ impl Stop {
     }
 }
 
-fn desk(config: &Config, hooks: Option<Box<dyn Hooks>>) -> Desk {
-    let seconds = |seconds: u64| u32::try_from(seconds).unwrap_or(u32::MAX);
+fn desk(config: &Config, policy: Policy) -> Desk {
     let limits = Limits {
         torrents: config.max_torrents,
         peers: config.max_peers,
@@ -218,20 +238,7 @@ fn desk(config: &Config, hooks: Option<Box<dyn Hooks>>) -> Desk {
         max_numwant: config.max_numwant,
         ids: config.peer_ids,
     };
-    Desk {
-        store: PeerStore::new(limits, rand::random()),
-        pace: Pace {
-            interval: seconds(config.interval),
-            // Never so long that a peer is forgotten before it comes back.
-            spread: seconds(
-                (config.interval * config.interval_spread / 100)
-                    .min(config.peer_age.saturating_sub(config.interval + 1)),
-            ),
-            min_interval: seconds(config.min_interval),
-        },
-        ip_from_loopback: config.ip_from_loopback,
-        hooks,
-    }
+    Desk { store: PeerStore::new(limits, rand::random()), policy: ArcSwap::from_pointee(policy) }
 }
 
 /// The threads that answer announces. When one cannot be started, those before it end.
@@ -309,23 +316,41 @@ impl Drop for Tracker {
     }
 }
 
-/// Reads the list of forwarders, and starts to ask them.
-fn start_forwarders(
-    config: &Config,
+/// The forwarders that are asked now.
+struct Forwarding {
     clock: Clock,
-    tasks: &TaskTracker,
-    closing: &CancellationToken,
-) -> Result<Option<Arc<Forwarders>>, StartError> {
-    let Some(path) = &config.forwarders else { return Ok(None) };
-    let fail = |error: String| StartError::Forwarders { path: path.clone(), error };
-    let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
-    let list = read_list(&text).map_err(|error| fail(error.to_string()))?;
-    let client = TrackerClient::new(None).map_err(|error| fail(error.to_string()))?;
-    let timeout = Duration::from_secs(config.forward_timeout);
-    let keep = Duration::from_secs(config.peer_age);
-    let (forwarders, inbox) = Forwarders::new(list, timeout, keep, clock);
-    tasks.spawn(forwarders.clone().run(inbox, client, closing.clone()));
-    Ok(Some(forwarders))
+    tasks: TaskTracker,
+    closing: CancellationToken,
+    /// By the list and the time each has.
+    running: Option<((Vec<Forwarder>, u64), Arc<Forwarders>, CancellationToken)>,
+}
+
+impl Forwarding {
+    fn new(clock: Clock, tasks: TaskTracker, closing: CancellationToken) -> Self {
+        Self { clock, tasks, closing, running: None }
+    }
+
+    /// Has the forwarders asked that the configuration lists. Those that are asked already keep what they know.
+    fn set(&mut self, config: &Config) -> Result<Option<Arc<Forwarders>>, StartError> {
+        let list = config.forwarders.as_deref().map(policy::forwarders).transpose()?.unwrap_or_default();
+        if let Some((running, forwarders, stop)) = &self.running {
+            if *running == (list.clone(), config.forward_timeout) {
+                return Ok(Some(forwarders.clone()));
+            }
+            stop.cancel();
+            self.running = None;
+        }
+        if list.is_empty() {
+            return Ok(None);
+        }
+        let (timeout, keep) =
+            (Duration::from_secs(config.forward_timeout), Duration::from_secs(config.peer_age));
+        let (client, stop) = (TrackerClient::new(None)?, self.closing.child_token());
+        let (forwarders, inbox) = Forwarders::new(list.clone(), timeout, keep, self.clock);
+        self.tasks.spawn(forwarders.clone().run(inbox, client, stop.clone()));
+        self.running = Some(((list, config.forward_timeout), forwarders.clone(), stop));
+        Ok(Some(forwarders))
+    }
 }
 
 async fn open_directory(

@@ -14,6 +14,7 @@ use metainfo::InfoHash;
 use crate::{
     desk::Desk,
     http::exchange::passkey,
+    policy::KEY_WANTED,
     store::{Announce, Name, Peers},
     tally::{Fault, Tally},
 };
@@ -116,6 +117,10 @@ impl Exchange {
         transaction: u32,
         out: &mut Vec<u8>,
     ) -> Result<(), (Fault, &'static str)> {
+        // A scrape over UDP cannot hold one.
+        if !self.desk.policy.load().may_scrape(b"") {
+            return Err((Fault::Refused, KEY_WANTED));
+        }
         let hashes = scrape_hashes(packet).ok_or((Fault::Malformed, "a scrape names whole info-hashes"))?;
         self.tally.of(from).scrapes.bump();
         encode_scraped(transaction, out);

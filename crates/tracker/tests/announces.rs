@@ -15,7 +15,7 @@ use announce::{
     udp::{MAX_UDP_SCRAPE, PROTOCOL_ID, UdpAction, UdpAnnounce, UdpAnswer, UdpHead, encode_url_data},
 };
 use metainfo::InfoHash;
-use tracker::{Announce, Announced, Config, Hooks, Peers, Refusal, Tracker};
+use tracker::{Config, Tracker};
 use wire::PeerId;
 
 const WAIT: Duration = Duration::from_secs(20);
@@ -564,42 +564,34 @@ async fn statistics_are_for_people_and_for_scripts() {
     .await;
 }
 
-struct Members;
-
-impl Hooks for Members {
-    fn admit(&self, _: Duration, request: &Announce<'_>) -> Result<(), Refusal> {
-        let retry_in = Some(announce::RetryIn::After(Duration::from_secs(300)));
-        (request.passkey == b"k1").then_some(()).ok_or(Refusal { reason: "members only", retry_in })
-    }
-
-    fn announced(&self, _: Duration, _: &Announce<'_>, _: &Announced, peers: &mut Peers) {
-        peers.add(SocketAddr::from(([10, 9, 9, 9], 9)));
-    }
-}
-
 #[tokio::test]
 async fn keys_come_by_path_and_by_option_and_refusals_say_when_to_come_back() {
-    let tracker =
-        Tracker::start_with(config(Ipv4Addr::LOCALHOST), Some(Box::new(Members))).await.expect("starts");
-    let to = tracker.local_addr().expect("bound");
+    let list = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(list.path(), "k1 the fleet's\n").expect("written");
+    let (tracker, to) =
+        start(Config { keys: Some(list.path().to_owned()), ..config(Ipv4Addr::LOCALHOST) }).await;
     with(move || {
         let mut stream = connect(to);
+        stream
+            .write_all(&get(&append_to_url("/k1/announce", &peer(1, 1000, 5).to_query()), ""))
+            .expect("sends");
+        read(&mut stream);
         let mut say = |path: &str| {
             stream.write_all(&get(&append_to_url(path, &peer(1, 1001, 5).to_query()), "")).expect("sends");
             AnnounceResponse::parse(&read(&mut stream).1).expect("bencode")
         };
         for path in ["/k1/announce", "/announce/k1"] {
             let Reply::Ok(response) = say(path) else { panic!("refused") };
-            assert_eq!(addresses(&response), ["10.9.9.9:9"]);
+            assert_eq!(addresses(&response), ["127.0.0.1:1000"]);
         }
         for path in ["/announce", "/k2/announce"] {
             let Reply::Failure { reason, retry_in } = say(path) else { panic!("taken") };
-            assert_eq!(reason, "members only");
-            assert_eq!(retry_in, Some(announce::RetryIn::After(Duration::from_secs(300))));
+            assert!(reason.contains("wants a key"), "{reason}");
+            assert_eq!(retry_in, Some(announce::RetryIn::After(Duration::from_secs(900))));
         }
         let udp = Udp::connect(to);
         let mut packet = udp.packet(&udp_peer(1, 1002, 5));
-        assert_eq!(udp.ask(&packet), Got::Error("members only".to_owned()));
+        assert!(matches!(udp.ask(&packet), Got::Error(reason) if reason.contains("wants a key")));
         encode_url_data(b"/announce/k1?x=y", &mut packet);
         assert!(matches!(udp.ask(&packet), Got::Announced(_, _, peers) if peers.len() == 12));
     })

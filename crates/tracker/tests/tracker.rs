@@ -111,7 +111,7 @@ async fn a_peer_beside_the_tracker_may_say_where_others_reach_it() {
     announce(&tracker, &local).await;
     let found = announce(&tracker, &peer(1, 1002)).await;
     assert_eq!(found.peers.first().map(|peer| peer.addr), Some(SocketAddr::from(([10, 1, 2, 3], 1001))));
-    let strict = Tracker::start(Config { ip_from_loopback: false, ..config() }).await.expect("starts");
+    let strict = Tracker::start(Config { ip_from: Vec::new(), ..config() }).await.expect("starts");
     announce(&strict, &local).await;
     let found = announce(&strict, &peer(1, 1002)).await;
     assert_eq!(found.peers.first().map(|peer| peer.addr), Some(SocketAddr::from(([127, 0, 0, 1], 1001))));

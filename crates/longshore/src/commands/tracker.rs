@@ -7,9 +7,14 @@ use std::{
 
 use anyhow::Context as _;
 use serde_json::json;
-use tracker::{Config, DirectoryError, StartError, Tracker};
+use tracker::{Config, DirectoryError, Network, StartError, Tracker};
 
-use crate::{failure::Failure, host::StopSignals, screen};
+use super::retracker::Retracker;
+use crate::{
+    failure::Failure,
+    host::{Reload, StopSignals},
+    screen,
+};
 
 /// Every setting of the tracker's configuration, to be given by a flag or, below it, the environment. What neither
 /// gives is the file's, and then the default.
@@ -67,9 +72,27 @@ pub(crate) struct Args {
     /// How many peers are kept at most, over all torrents
     #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_MAX_PEERS")]
     max_peers: Option<usize>,
-    /// Whether a peer on this machine may say at which address others reach it
-    #[arg(long, value_name = "BOOL", env = "LONGSHORE_TRACKER_IP_FROM_LOOPBACK")]
-    ip_from_loopback: Option<bool>,
+    /// Networks from which a peer may say at which address others reach it; this machine by default
+    #[arg(long, value_name = "NETWORK", env = "LONGSHORE_TRACKER_IP_FROM", value_delimiter = ',')]
+    ip_from: Option<Vec<Network>>,
+    /// Networks of reverse proxies, which say in a header for whom they ask
+    #[arg(long, value_name = "NETWORK", env = "LONGSHORE_TRACKER_TRUSTED_PROXIES", value_delimiter = ',')]
+    trusted_proxies: Option<Vec<Network>>,
+    /// The header in which they do
+    #[arg(long, value_name = "NAME", env = "LONGSHORE_TRACKER_REAL_IP_HEADER")]
+    real_ip_header: Option<String>,
+    /// A list of info-hashes: only these torrents are served
+    #[arg(long, value_name = "FILE", env = "LONGSHORE_TRACKER_ALLOW")]
+    allow: Option<PathBuf>,
+    /// A list of info-hashes: these torrents are not served
+    #[arg(long, value_name = "FILE", env = "LONGSHORE_TRACKER_DENY")]
+    deny: Option<PathBuf>,
+    /// A list of keys, of which announce URLs must hold one: /KEY/announce
+    #[arg(long, value_name = "FILE", env = "LONGSHORE_TRACKER_KEYS")]
+    keys: Option<PathBuf>,
+    /// Networks from which statistics, metrics and full scrapes may be seen; everywhere by default
+    #[arg(long, value_name = "NETWORK", env = "LONGSHORE_TRACKER_STATS_FROM", value_delimiter = ',')]
+    stats_from: Option<Vec<Network>>,
     /// How many connections are open at most
     #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_MAX_CONNECTIONS")]
     max_connections: Option<usize>,
@@ -98,14 +121,18 @@ pub(crate) struct Args {
     /// How many claims wait at the same time at most
     #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_MAX_WAITING")]
     max_waiting: Option<usize>,
+
+    #[command(flatten)]
+    pub(crate) retracker: Retracker,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen()?;
+    let mut reload = Reload::listen()?;
     let json = args.json;
-    let config = config(args)?;
+    let config = config(&args)?;
     let udp = config.udp;
-    let tracker = Tracker::start(config).await.map_err(|error| match error {
+    let mut tracker = Tracker::start(config).await.map_err(|error| match error {
         StartError::Config(_) => {
             anyhow::Error::new(error).context(Failure::bad_input("the tracker cannot start"))
         }
@@ -125,9 +152,26 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             screen::say(&format!("tracker on http://{address}/announce{udp}"));
         }
     }
-    signals.wait().await;
+    loop {
+        tokio::select! {
+            () = signals.wait() => break,
+            () = reload.wait() => again(&mut tracker, &args),
+        }
+    }
     tracker.shutdown().await;
     Ok(())
+}
+
+/// Reads configuration and lists anew, at SIGHUP. What cannot be used changes nothing.
+fn again(tracker: &mut Tracker, args: &Args) {
+    let reloaded = config(args).and_then(|config| Ok(tracker.reload(&config)?));
+    match reloaded {
+        Ok(fixed) if fixed.is_empty() => tracing::warn!("configuration and lists are read anew"),
+        Ok(fixed) => {
+            tracing::warn!("configuration and lists are read anew; for these restart: {}", fixed.join(", "));
+        }
+        Err(error) => tracing::error!("nothing is changed: {error:#}"),
+    }
 }
 
 /// The content directory's file cannot be opened. Of a missing folder the database says only that something is missing.
@@ -151,7 +195,7 @@ fn unusable_directory(path: &Path, error: DirectoryError) -> anyhow::Error {
 }
 
 /// The file, then environment and flags above it.
-fn config(args: Args) -> anyhow::Result<Config> {
+fn config(args: &Args) -> anyhow::Result<Config> {
     let mut config = match &args.config {
         Some(path) => {
             let unusable = || Failure::bad_input(format!("cannot use the configuration {}", path.display()));
@@ -160,10 +204,11 @@ fn config(args: Args) -> anyhow::Result<Config> {
         }
         None => Config::default(),
     };
+    args.retracker.apply(&mut config)?;
     macro_rules! overlay {
         ($($setting:ident),*) => {
-            $(if let Some(value) = args.$setting {
-                config.$setting = value;
+            $(if let Some(value) = &args.$setting {
+                config.$setting.clone_from(value);
             })*
         };
     }
@@ -183,7 +228,10 @@ fn config(args: Args) -> anyhow::Result<Config> {
         full_scrape,
         max_torrents,
         max_peers,
-        ip_from_loopback,
+        ip_from,
+        trusted_proxies,
+        real_ip_header,
+        stats_from,
         max_connections,
         idle_timeout,
         forward_timeout,
@@ -191,9 +239,14 @@ fn config(args: Args) -> anyhow::Result<Config> {
         max_entries,
         max_waiting
     );
-    config.forwarders = args.forwarders.or(config.forwarders);
-    config.directory = args.directory.or(config.directory);
-    config.directory_token = args.directory_token.or(config.directory_token);
+    macro_rules! overlay_optional {
+        ($($setting:ident),*) => {
+            $(if args.$setting.is_some() {
+                config.$setting.clone_from(&args.$setting);
+            })*
+        };
+    }
+    overlay_optional!(allow, deny, keys, forwarders, directory, directory_token);
     Ok(config)
 }
 
@@ -205,7 +258,7 @@ mod tests {
     fn parsed(line: &[&str]) -> anyhow::Result<Config> {
         let command = Args::augment_args(clap::Command::new("tracker"));
         let matches = command.try_get_matches_from([&["tracker"], line].concat())?;
-        config(Args::from_arg_matches(&matches)?)
+        config(&Args::from_arg_matches(&matches)?)
     }
 
     #[test]
@@ -218,6 +271,37 @@ mod tests {
             assert_eq!(argument.get_long(), Some(setting.replace('_', "-").as_str()));
             let variable = format!("LONGSHORE_TRACKER_{}", setting.to_uppercase());
             assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(variable.as_str()));
+        }
+    }
+
+    #[test]
+    fn retrackers_command_line_means_what_it_means_there() {
+        let line =
+            ["-l", ":8080", "-d", "-x", "-p", "-a", "0.5", "-i", "10", "-t", "3", "-f", "forwarders.yml"];
+        let config = parsed(&line).expect("good");
+        assert_eq!(config.listen, ["[::]:8080".parse().expect("an address")]);
+        assert_eq!((config.peer_age, config.interval, config.forward_timeout), (30, 10, 3));
+        assert_eq!(config.trusted_proxies, Network::EVERYWHERE);
+        assert_eq!(config.forwarders, Some("forwarders.yml".into()));
+        assert_eq!(config.check(), Ok(()));
+        let own = parsed(&["-l", "127.0.0.1:1", "--listen", "127.0.0.1:2"]).expect("good");
+        assert_eq!(own.listen, ["127.0.0.1:2".parse().expect("an address")], "our flag stands above it");
+        assert!(parsed(&["-a", "-1"]).is_err() && parsed(&["-l", "8080"]).is_err());
+        let command = Args::augment_args(clap::Command::new("tracker"));
+        for variable in [
+            "LISTEN_ADDR",
+            "PEER_AGE",
+            "DEBUG_MODE",
+            "X_REAL_IP",
+            "FORWARD_TIMEOUT",
+            "ENABLE_PROMETHEUS",
+            "ANNOUNCE_INTERVAL",
+            "FORWARDS_FILE",
+        ] {
+            assert!(
+                command.get_arguments().any(|a| a.get_env().is_some_and(|env| env == variable)),
+                "{variable}"
+            );
         }
     }
 

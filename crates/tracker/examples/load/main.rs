@@ -57,7 +57,7 @@ fn tracker(address: SocketAddr) -> ! {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let listen = vec![address];
     let config =
-        longshore_tracker::Config { listen, ip_from_loopback: false, ..longshore_tracker::Config::default() };
+        longshore_tracker::Config { listen, ip_from: Vec::new(), ..longshore_tracker::Config::default() };
     let never = longshore_tracker::run(config, std::future::pending());
     runtime.block_on(never).unwrap();
     unreachable!("it runs until it is killed")

@@ -7,6 +7,7 @@ use announce::{AnnounceRequest, MAX_SCRAPE, PeerFormat, ScrapeRequest};
 use crate::{
     bencoded,
     desk::Desk,
+    policy::KEY_WANTED,
     store::{Announce, Name, Peers},
     tally::{Fault, Tally},
 };
@@ -58,6 +59,11 @@ impl Exchange {
         Self { desk, tracker_id, tally, peers: Peers::new() }
     }
 
+    /// Who asks: whoever is behind `from`, where that is a trusted proxy.
+    pub(crate) fn client<'a>(&self, from: IpAddr, field: impl FnOnce(&[u8]) -> Vec<&'a [u8]>) -> IpAddr {
+        self.desk.policy.load().client(from, field)
+    }
+
     /// Writes the answer's body, bencode in any case, behind what `out` holds.
     pub(crate) fn answer(
         &mut self,
@@ -70,7 +76,7 @@ impl Exchange {
     ) {
         match action {
             Action::Announce => self.announce(now, path, query, from, out),
-            Action::Scrape => self.scrape(query, from, out),
+            Action::Scrape => self.scrape(path, query, from, out),
         }
     }
 
@@ -111,8 +117,12 @@ impl Exchange {
         }
     }
 
-    fn scrape(&self, query: &[u8], from: IpAddr, out: &mut Vec<u8>) {
+    fn scrape(&self, path: &[u8], query: &[u8], from: IpAddr, out: &mut Vec<u8>) {
         let counts = self.tally.of(from);
+        if !self.desk.policy.load().may_scrape(passkey(path)) {
+            counts.fault(Fault::Refused);
+            return bencoded::failed(KEY_WANTED, None, out);
+        }
         let (mut asked, mut fault) = (0, None);
         for info_hash in ScrapeRequest::hashes(query) {
             asked += 1;

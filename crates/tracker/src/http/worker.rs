@@ -319,6 +319,7 @@ impl Loop {
                         return Part::Foreign;
                     }
                     let keep_alive = head.keep_alive;
+                    let from = self.worker.exchange.client(from, |name| head.field(name).collect());
                     let frame = Frame::begin(answers, &self.date, head.old, keep_alive);
                     self.worker.exchange.answer(self.now, action, head.path, head.query, from, answers);
                     frame.end(answers);

@@ -1,0 +1,325 @@
+//! Who may ask what, and how that is answered: all that a reload changes.
+
+use std::{
+    collections::HashSet,
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use announce::RetryIn;
+use metainfo::InfoHash;
+
+use crate::{
+    Config, Network,
+    desk::Refusal,
+    forward::{Forwarder, Forwarders, ListError, read_list},
+    store::Announce,
+};
+
+/// The longest list, in bytes: of info-hashes, some millions.
+const LONGEST: u64 = 256 * 1024 * 1024;
+/// When whoever was refused may ask again: lists and keys change.
+const AGAIN: RetryIn = RetryIn::After(Duration::from_secs(15 * 60));
+
+/// What whoever has no key is told.
+pub(crate) const KEY_WANTED: &str =
+    "this tracker wants a key in its URL, and this is none or not a valid one";
+
+/// The policy that holds now.
+pub(crate) struct Policy {
+    pub(crate) pace: Pace,
+    /// From here a peer is believed the address that it says it has.
+    ip_from: Vec<Network>,
+    /// From here the header below is believed.
+    proxies: Vec<Network>,
+    /// In small letters.
+    real_ip_header: Vec<u8>,
+    allowed: Option<HashSet<InfoHash>>,
+    denied: HashSet<InfoHash>,
+    keys: Option<HashSet<Vec<u8>>>,
+    stats_from: Vec<Network>,
+    pub(crate) forwarders: Option<Arc<Forwarders>>,
+}
+
+/// How often peers announce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// Seconds.
+    pub(crate) interval: u32,
+    /// Seconds by which it is made shorter or longer at random, so that a crowd does not come back as one.
+    pub(crate) spread: u32,
+    pub(crate) min_interval: u32,
+}
+
+/// Why a file that the configuration names is of no use.
+#[derive(Debug, thiserror::Error)]
+#[error("`{setting}`: cannot use {}: {error}", path.display())]
+pub struct FileError {
+    /// The setting that names it.
+    pub setting: &'static str,
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    #[source]
+    pub error: ContentError,
+}
+
+/// What is wrong with a file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContentError {
+    /// It cannot be read.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// It is too long.
+    #[error("it is longer than {LONGEST} bytes")]
+    TooLong,
+    /// A line is no info-hash.
+    #[error("line {0} does not begin with an info-hash of 40 hexadecimal digits")]
+    NoInfoHash(usize),
+    /// A line is no key.
+    #[error("line {0} is no key: write letters, digits, - and _ alone")]
+    NoKey(usize),
+    /// It is no list of forwarders.
+    #[error("{0}")]
+    Forwarders(#[from] ListError),
+}
+
+impl Policy {
+    /// Reads what the configuration names, but for the forwarders, which run.
+    pub(crate) fn read(config: &Config, forwarders: Option<Arc<Forwarders>>) -> Result<Self, FileError> {
+        let allowed = config.allow.as_deref().map(|path| info_hashes("allow", path)).transpose()?;
+        let denied = config.deny.as_deref().map(|path| info_hashes("deny", path)).transpose()?;
+        let keys = config.keys.as_deref().map(keys).transpose()?;
+        Ok(Self {
+            pace: Pace::of(config),
+            ip_from: config.ip_from.clone(),
+            proxies: config.trusted_proxies.clone(),
+            real_ip_header: config.real_ip_header.to_ascii_lowercase().into_bytes(),
+            allowed,
+            denied: denied.unwrap_or_default(),
+            keys,
+            stats_from: config.stats_from.clone(),
+            forwarders,
+        })
+    }
+
+    /// Whether an announce is taken.
+    pub(crate) fn admit(&self, request: &Announce<'_>) -> Result<(), Refusal> {
+        let refuse = |reason| Err(Refusal { reason, retry_in: Some(AGAIN) });
+        if self.keys.as_ref().is_some_and(|keys| !keys.contains(request.passkey)) {
+            return refuse(KEY_WANTED);
+        }
+        if !self.serves(&request.info_hash) {
+            return refuse("this torrent is not served here");
+        }
+        self.forwarders.as_ref().map_or(Ok(()), |forwarders| forwarders.admit(request))
+    }
+
+    /// Whether the torrents' numbers may be asked for with this key.
+    pub(crate) fn may_scrape(&self, passkey: &[u8]) -> bool {
+        self.keys.as_ref().is_none_or(|keys| keys.contains(passkey))
+    }
+
+    /// Whether a torrent is served at all.
+    pub(crate) fn serves(&self, info_hash: &InfoHash) -> bool {
+        self.allowed.as_ref().is_none_or(|allowed| allowed.contains(info_hash))
+            && !self.denied.contains(info_hash)
+    }
+
+    /// Whether an address may see statistics, metrics, and all torrents at once.
+    pub(crate) fn may_see(&self, from: IpAddr) -> bool {
+        self.stats_from.is_empty() || within(&self.stats_from, from)
+    }
+
+    /// Where a peer is taken to be that asks from `from` and says that it is at `claimed`.
+    pub(crate) fn address(&self, from: IpAddr, claimed: Option<IpAddr>) -> IpAddr {
+        let claimed = claimed.map(|ip| ip.to_canonical());
+        let claimed = claimed.filter(|ip| !ip.is_unspecified() && !ip.is_multicast());
+        claimed.filter(|_| within(&self.ip_from, from)).unwrap_or(from)
+    }
+
+    /// The client behind `from`, where that is a proxy that may be believed; `field` gives the values of a header. Of
+    /// several addresses, as in `X-Forwarded-For`, it is the last that is not such a proxy itself.
+    pub(crate) fn client<'a>(&self, from: IpAddr, field: impl FnOnce(&[u8]) -> Vec<&'a [u8]>) -> IpAddr {
+        let from = from.to_canonical();
+        if self.proxies.is_empty() || !within(&self.proxies, from) {
+            return from;
+        }
+        let mut client = from;
+        let values = field(&self.real_ip_header);
+        let addresses = values.iter().rev().flat_map(|value| value.rsplit(|byte| *byte == b','));
+        for address in addresses.map(parse_ip) {
+            // Before what nobody can read stands what anybody may have written.
+            let Some(address) = address else { break };
+            client = address;
+            if !within(&self.proxies, address) {
+                break;
+            }
+        }
+        client
+    }
+}
+
+impl Pace {
+    fn of(config: &Config) -> Self {
+        let seconds = |seconds: u64| u32::try_from(seconds).unwrap_or(u32::MAX);
+        // Never so long that a peer is forgotten before it comes back.
+        let longest = config.peer_age.saturating_sub(config.interval + 1);
+        Self {
+            interval: seconds(config.interval),
+            spread: seconds((config.interval * config.interval_spread / 100).min(longest)),
+            min_interval: seconds(config.min_interval),
+        }
+    }
+}
+
+/// Reads the list of forwarders.
+pub(crate) fn forwarders(path: &Path) -> Result<Vec<Forwarder>, FileError> {
+    let fail = |error| FileError { setting: "forwarders", path: path.to_owned(), error };
+    read(path).and_then(|text| Ok(read_list(&text)?)).map_err(fail)
+}
+
+fn info_hashes(setting: &'static str, path: &Path) -> Result<HashSet<InfoHash>, FileError> {
+    let fail = |error| FileError { setting, path: path.to_owned(), error };
+    parse_info_hashes(&read(path).map_err(fail)?).map_err(fail)
+}
+
+fn keys(path: &Path) -> Result<HashSet<Vec<u8>>, FileError> {
+    let fail = |error| FileError { setting: "keys", path: path.to_owned(), error };
+    parse_keys(&read(path).map_err(fail)?).map_err(fail)
+}
+
+/// An info-hash at the beginning of each line, as opentracker has it; what follows, and a line behind `#`, is for
+/// people.
+fn parse_info_hashes(text: &str) -> Result<HashSet<InfoHash>, ContentError> {
+    lines(text)
+        .map(|(number, line)| {
+            let info_hash = line.get(..40).and_then(|hash| hash.parse().ok());
+            let ends = line.as_bytes().get(40).is_none_or(|byte| !byte.is_ascii_alphanumeric());
+            info_hash.filter(|_| ends).ok_or(ContentError::NoInfoHash(number))
+        })
+        .collect()
+}
+
+/// A key on each line, and what is for people behind a blank.
+fn parse_keys(text: &str) -> Result<HashSet<Vec<u8>>, ContentError> {
+    lines(text)
+        .map(|(number, line)| {
+            let key = line.split_ascii_whitespace().next().unwrap_or_default();
+            let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+            // These are the paths themselves.
+            let is_path = key == "announce" || key == "scrape";
+            let is_key = !is_path && key.bytes().all(good);
+            if is_key { Ok(key.as_bytes().to_vec()) } else { Err(ContentError::NoKey(number)) }
+        })
+        .collect()
+}
+
+/// The lines that say something, numbered from 1.
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = (1..).zip(text.lines().map(str::trim));
+    lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+}
+
+fn read(path: &Path) -> Result<String, ContentError> {
+    if fs::metadata(path)?.len() > LONGEST {
+        return Err(ContentError::TooLong);
+    }
+    Ok(fs::read_to_string(path)?)
+}
+
+fn within(networks: &[Network], ip: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(ip))
+}
+
+fn parse_ip(text: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(text).ok()?.trim();
+    let ip: IpAddr = text.trim_start_matches('[').trim_end_matches(']').parse().ok()?;
+    Some(ip.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    fn policy(change: impl FnOnce(&mut Config)) -> Policy {
+        let mut config = Config::default();
+        change(&mut config);
+        Policy::read(&config, None).expect("good")
+    }
+
+    fn networks(networks: &[&str]) -> Vec<Network> {
+        networks.iter().map(|network| network.parse().expect("a network")).collect()
+    }
+
+    #[test]
+    fn an_address_is_believed_only_from_where_it_may_be_said() {
+        let usual = policy(|_| {});
+        assert_eq!(usual.address(ip("127.0.0.1"), Some(ip("10.1.1.1"))), ip("10.1.1.1"));
+        assert_eq!(usual.address(ip("::1"), Some(ip("224.0.0.1"))), ip("::1"));
+        assert_eq!(usual.address(ip("10.0.0.1"), Some(ip("10.1.1.1"))), ip("10.0.0.1"));
+        let lan = policy(|config| config.ip_from = networks(&["10.0.0.0/8", "fd00::/8"]));
+        assert_eq!(lan.address(ip("10.0.0.1"), Some(ip("192.0.2.1"))), ip("192.0.2.1"));
+        assert_eq!(lan.address(ip("127.0.0.1"), Some(ip("192.0.2.1"))), ip("127.0.0.1"));
+    }
+
+    #[test]
+    fn a_client_behind_proxies_is_the_last_address_that_no_proxy_could_have_made_up() {
+        let proxies = |config: &mut Config| {
+            config.trusted_proxies = networks(&["10.0.0.0/8", "192.0.2.7"]);
+            config.real_ip_header = "X-Forwarded-For".into();
+        };
+        let policy = policy(proxies);
+        let client = |from: &str, values: &[&'static str]| {
+            let values: Vec<&[u8]> = values.iter().map(|value| value.as_bytes()).collect();
+            policy.client(ip(from), |name| {
+                assert_eq!(name, b"x-forwarded-for");
+                values
+            })
+        };
+        assert_eq!(client("203.0.113.1", &["1.1.1.1"]), ip("203.0.113.1"), "no proxy");
+        assert_eq!(client("10.0.0.1", &["6.6.6.6, 1.1.1.1"]), ip("1.1.1.1"), "the first is made up");
+        assert_eq!(client("10.0.0.1", &["6.6.6.6", "1.1.1.1, 192.0.2.7"]), ip("1.1.1.1"));
+        assert_eq!(client("10.0.0.1", &["1.1.1.1, nonsense"]), ip("10.0.0.1"));
+        assert_eq!(client("10.0.0.1", &[" [2001:db8::1] "]), ip("2001:db8::1"));
+        assert_eq!(client("::ffff:10.0.0.1", &["10.0.0.9"]), ip("10.0.0.9"), "proxies all the way");
+        assert_eq!(client("10.0.0.1", &[]), ip("10.0.0.1"));
+    }
+
+    #[test]
+    fn lists_are_read_and_their_errors_have_a_line() {
+        let hash = "0123456789abcdef0123456789abcdef01234567";
+        let list = parse_info_hashes(&format!("# served\n\n{hash} a name\n{}\n", hash.to_uppercase()));
+        assert_eq!(list.expect("good").len(), 1);
+        for wrong in [&hash[1..], &format!("{hash}0"), "x", &format!("ä{hash}")] {
+            let error = parse_info_hashes(&format!("#\n{wrong}\n")).expect_err(wrong);
+            assert!(matches!(error, ContentError::NoInfoHash(2)), "{error}");
+        }
+        let keys = parse_keys("k1 the fleet's\nK-2_3\n").expect("good");
+        assert!(keys.contains(&b"k1"[..]) && keys.contains(&b"K-2_3"[..]) && keys.len() == 2);
+        for wrong in ["a/b", "announce", "scrape", "ä", "a?b"] {
+            assert!(matches!(parse_keys(wrong), Err(ContentError::NoKey(1))), "{wrong}");
+        }
+        let missing = Config { keys: Some("/nonexistent/keys".into()), ..Config::default() };
+        let error = Policy::read(&missing, None).err().expect("no file").to_string();
+        assert!(error.contains("`keys`") && error.contains("/nonexistent/keys"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_list_or_an_error(text in "\\PC{0,100}|([0-9a-f ]{38,42}\n){0,4}") {
+            let _ = (parse_info_hashes(&text), parse_keys(&text));
+            let _ = parse_ip(text.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Lists, proxies, networks, and changing them while the tracker runs.
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+extern crate longshore_tracker as tracker;
+
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+
+use announce::{AnnounceRequest, AnnounceResponse, Event, Reply, append_to_url};
+use metainfo::InfoHash;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+use tracker::{Config, Network, Tracker};
+use wire::PeerId;
+
+fn config() -> Config {
+    Config { listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))], ..Config::default() }
+}
+
+async fn get(tracker: &Tracker, target: &str, fields: &str) -> (u16, Vec<u8>) {
+    let exchange = async {
+        let mut stream = TcpStream::connect(tracker.local_addr().expect("bound")).await.expect("connects");
+        let head = format!("GET {target} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n{fields}\r\n");
+        stream.write_all(head.as_bytes()).await.expect("sends");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("reads");
+        answer
+    };
+    let answer = timeout(Duration::from_secs(30), exchange).await.expect("an answer in time");
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
+    let status = std::str::from_utf8(&answer[9..12]).expect("text").parse().expect("a status");
+    (status, answer[end..].to_vec())
+}
+
+/// The addresses that an announce is answered, or why it is refused.
+async fn announce(tracker: &Tracker, torrent: u8, port: u16, fields: &str) -> Result<Vec<String>, String> {
+    let (info_hash, id) = (InfoHash::from_bytes([torrent; 20]), PeerId::ours([port as u8; 12]));
+    let request =
+        AnnounceRequest { left: 5, event: Event::Started, ..AnnounceRequest::new(info_hash, id, port) };
+    let (_, body) = get(tracker, &append_to_url("/announce", &request.to_query()), fields).await;
+    match AnnounceResponse::parse(&body).expect("an answer") {
+        Reply::Ok(response) => Ok(response.peers.iter().map(|peer| peer.addr.to_string()).collect()),
+        Reply::Failure { reason, .. } => Err(reason),
+    }
+}
+
+/// A file of info-hashes.
+fn list(folder: &TempDir, name: &str, torrents: &[u8]) -> Option<PathBuf> {
+    let lines = torrents.iter().map(|torrent| format!("{} x\n", InfoHash::from_bytes([*torrent; 20])));
+    let path = folder.path().join(name);
+    fs::write(&path, lines.collect::<String>()).expect("written");
+    Some(path)
+}
+
+#[tokio::test]
+async fn lists_say_what_is_served_and_a_reload_changes_them_without_losing_a_peer() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (allow, deny) = (list(&folder, "allow", &[1, 2]), list(&folder, "deny", &[2]));
+    let mut config = Config { allow, deny, ..config() };
+    let mut tracker = Tracker::start(config.clone()).await.expect("starts");
+    assert_eq!(announce(&tracker, 1, 1001, "").await, Ok(vec![]));
+    for torrent in [2, 3] {
+        let refused = announce(&tracker, torrent, 1001, "").await;
+        assert!(refused.as_ref().is_err_and(|reason| reason.contains("not served")), "{refused:?}");
+    }
+    list(&folder, "allow", &[1, 3]);
+    config.interval = 700;
+    assert_eq!(tracker.reload(&config).expect("good"), Vec::<&str>::new());
+    assert_eq!(announce(&tracker, 3, 1002, "").await, Ok(vec![]));
+    assert_eq!(announce(&tracker, 1, 1002, "").await, Ok(vec!["127.0.0.1:1001".to_owned()]), "still there");
+    // What cannot be used changes nothing.
+    fs::write(folder.path().join("allow"), "nonsense\n").expect("written");
+    let error = tracker.reload(&config).expect_err("a broken list").to_string();
+    assert!(error.contains("line 1"), "{error}");
+    assert_eq!(announce(&tracker, 3, 1003, "").await, Ok(vec!["127.0.0.1:1002".to_owned()]));
+    let restart = Config { allow: None, max_peers: 7, workers: 3, ..config };
+    assert_eq!(tracker.reload(&restart).expect("good"), ["workers", "max_peers"]);
+    assert!(announce(&tracker, 9, 1001, "").await.is_ok());
+    tracker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_proxy_is_believed_only_where_it_is_trusted() {
+    let open = Tracker::start(config()).await.expect("starts");
+    let spoof = "X-Real-IP: 203.0.113.9\r\n";
+    announce(&open, 1, 1001, spoof).await.expect("taken");
+    assert_eq!(announce(&open, 1, 1002, "").await, Ok(vec!["127.0.0.1:1001".to_owned()]));
+    let trusted_proxies = vec!["127.0.0.0/8".parse::<Network>().expect("a network")];
+    let behind = Tracker::start(Config { trusted_proxies, ..config() }).await.expect("starts");
+    announce(&behind, 1, 1001, spoof).await.expect("taken");
+    assert_eq!(announce(&behind, 1, 1002, "").await, Ok(vec!["203.0.113.9:1001".to_owned()]));
+}
+
+#[tokio::test]
+async fn figures_are_shown_to_some_networks_only() {
+    let stats_from = vec!["203.0.113.0/24".parse::<Network>().expect("a network")];
+    let trusted_proxies = vec![Network::LOOPBACK_V4];
+    let config = Config { stats_from, trusted_proxies, full_scrape: true, ..config() };
+    let tracker = Tracker::start(config).await.expect("starts");
+    for path in ["/stats", "/stats.json", "/metrics", "/scrape"] {
+        assert_eq!(get(&tracker, path, "").await.0, 403, "{path}");
+        assert_eq!(get(&tracker, path, "X-Real-IP: 203.0.113.9\r\n").await.0, 200, "{path}");
+    }
+    assert_eq!(get(&tracker, "/health", "").await.0, 200);
+}
