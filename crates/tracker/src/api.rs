@@ -38,7 +38,7 @@ use crate::{
         connection::Connections,
         exchange::{Action, Exchange},
     },
-    metrics::{Answer, Levels, Metrics},
+    metrics::{self, Answer, Levels, Metrics},
     server::Clock,
     stats::Stats,
     tally::{Tallies, Tally},
@@ -163,7 +163,7 @@ async fn stats(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Result<R
     Ok(if json { Json(stats).into_response() } else { stats.to_string().into_response() })
 }
 
-async fn metrics(State(app): State<App>) -> Result<Response, Failure> {
+async fn metrics(State(app): State<App>, headers: HeaderMap) -> Result<Response, Failure> {
     let (torrents, peers) = app.desk.store.totals();
     let (entries, tags) = app.directory.sizes().await?;
     let (leases, waiting) = (app.directory.leases(), app.directory.waiting());
@@ -172,7 +172,13 @@ async fn metrics(State(app): State<App>) -> Result<Response, Failure> {
     let forwards = app.desk.policy.load().forwarders.as_ref().map(|forwarders| forwarders.counts());
     let forwards = forwards.unwrap_or_default();
     let text = app.metrics.text(&app.tallies, &levels, &forwards);
-    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (text, kind) = if accept.contains("application/openmetrics-text") {
+        (text, "application/openmetrics-text; version=1.0.0; charset=utf-8")
+    } else {
+        (metrics::classic(&text), "text/plain; version=0.0.4; charset=utf-8")
+    };
+    let kind = HeaderValue::from_static(kind);
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 

@@ -198,11 +198,60 @@ impl Collector for Requests {
     }
 }
 
+/// The same in the older text format (0.0.4), for whoever does not ask for OpenMetrics: there, what is told of a
+/// counter has its samples' name.
+pub(crate) fn classic(openmetrics: &str) -> String {
+    let counters: Vec<&str> = openmetrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
+    let mut text = String::with_capacity(openmetrics.len());
+    for line in openmetrics.lines() {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some("EOF" | "UNIT"), ..) => continue,
+            (Some("#"), Some(word), Some(name), Some(rest)) if counters.contains(&name) => {
+                text.push_str(&format!("# {word} {name}_total {rest}"));
+            }
+            _ => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
+}
+
 #[derive(Debug)]
 struct Labels<'a>(&'a [(&'a str, &'a str)]);
 
 impl EncodeLabelSet for Labels<'_> {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
         self.0.iter().try_for_each(|label| label.encode(encoder.encode_label()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_older_format_names_counters_as_their_samples_and_has_no_end() {
+        let metrics = Metrics::new();
+        metrics.claimed(Answer::Known);
+        let levels =
+            Levels { torrents: 1, peers: 2, leases: 0, waiting: 0, entries: 0, tags: 0, connections: 0 };
+        let text = metrics.text(&[], &levels, &[("far".to_owned(), "200".to_owned(), 3)]);
+        assert!(text.ends_with("# EOF\n") && text.contains("# TYPE longshore_tracker_claims counter"));
+        let text = classic(&text);
+        assert!(!text.contains("# EOF"), "{text}");
+        for line in [
+            "# TYPE longshore_tracker_claims_total counter",
+            "longshore_tracker_claims_total{answer=\"Known\"} 1",
+            "# TYPE longshore_tracker_peers gauge",
+            "longshore_tracker_peers 2",
+            "requests 0",
+            "forwarder_status{name=\"far\",status=\"200\"} 3",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
     }
 }

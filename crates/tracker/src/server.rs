@@ -321,8 +321,15 @@ struct Forwarding {
     clock: Clock,
     tasks: TaskTracker,
     closing: CancellationToken,
-    /// By the list and the time each has.
-    running: Option<((Vec<Forwarder>, u64), Arc<Forwarders>, CancellationToken)>,
+    running: Option<Running>,
+}
+
+struct Running {
+    list: Vec<Forwarder>,
+    /// Seconds that each has.
+    timeout: u64,
+    forwarders: Arc<Forwarders>,
+    stop: CancellationToken,
 }
 
 impl Forwarding {
@@ -333,12 +340,13 @@ impl Forwarding {
     /// Has the forwarders asked that the configuration lists. Those that are asked already keep what they know.
     fn set(&mut self, config: &Config) -> Result<Option<Arc<Forwarders>>, StartError> {
         let list = config.forwarders.as_deref().map(policy::forwarders).transpose()?.unwrap_or_default();
-        if let Some((running, forwarders, stop)) = &self.running {
-            if *running == (list.clone(), config.forward_timeout) {
-                return Ok(Some(forwarders.clone()));
-            }
-            stop.cancel();
-            self.running = None;
+        if let Some(running) =
+            self.running.take_if(|running| running.list != list || running.timeout != config.forward_timeout)
+        {
+            running.stop.cancel();
+        }
+        if let Some(running) = &self.running {
+            return Ok(Some(running.forwarders.clone()));
         }
         if list.is_empty() {
             return Ok(None);
@@ -348,7 +356,8 @@ impl Forwarding {
         let (client, stop) = (TrackerClient::new(None)?, self.closing.child_token());
         let (forwarders, inbox) = Forwarders::new(list.clone(), timeout, keep, self.clock);
         self.tasks.spawn(forwarders.clone().run(inbox, client, stop.clone()));
-        self.running = Some(((list, config.forward_timeout), forwarders.clone(), stop));
+        let timeout = config.forward_timeout;
+        self.running = Some(Running { list, timeout, forwarders: forwarders.clone(), stop });
         Ok(Some(forwarders))
     }
 }
