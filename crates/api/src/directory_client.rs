@@ -25,8 +25,9 @@ use crate::{
 /// A client of one directory, or of several trackers that stand in for each other.
 ///
 /// With several addresses a call goes to the one that answered last, and on to the next only when it
-/// cannot be reached. Leases are not shared between trackers: while some nodes reach only the second
-/// one, a blob may be fetched from the origin twice. That is the price; nothing breaks.
+/// cannot be reached, or says that it cannot do its work now. Trackers whose directory is one etcd share
+/// its leases. Others do not: while some nodes reach only the second one, a blob may be fetched from the
+/// origin twice, and nothing breaks.
 ///
 /// It warns when calls begin to fail, and once more when they succeed again: the failures in between are
 /// the same news, and callers need not tell it.
@@ -42,7 +43,7 @@ pub struct DirectoryClient {
 
 impl DirectoryClient {
     /// How long a call other than a waiting claim may take, unless set otherwise.
-    pub const DEADLINE: Duration = Duration::from_secs(5);
+    pub const DEADLINE: Duration = Duration::from_secs(8);
 
     /// A client of the trackers at `bases`, such as `http://host:6969`.
     pub fn new<S: AsRef<str>>(
@@ -193,9 +194,12 @@ impl DirectoryClient {
                 url.query_pairs_mut().append_pair("name", name);
             }
             match self.transport.json(method.clone(), url, body, deadline).await {
-                Err(error @ (CallError::Unreachable { .. } | CallError::NotAllowed { .. })) => {
-                    failed = Some(error);
-                }
+                // One that is cut off from what it needs is no better than one that is gone.
+                Err(
+                    error @ (CallError::Unreachable { .. }
+                    | CallError::NotAllowed { .. }
+                    | CallError::Unavailable { .. }),
+                ) => failed = Some(error),
                 outcome => {
                     self.preferred.store(index, Ordering::Relaxed);
                     return outcome;

@@ -17,6 +17,7 @@
 
 mod client;
 mod content;
+mod etcd;
 mod process;
 mod tracker;
 
@@ -31,6 +32,7 @@ use std::{
 
 pub use client::{Aria2, Client, Libtorrent, Longshore, Qbittorrent, Rtorrent};
 pub use content::{Content, info_hash, make_torrent, noise};
+pub use etcd::{Certificate, Etcd};
 pub use process::Process;
 pub use tracker::Tracker;
 

@@ -52,7 +52,7 @@ enum Command {
     /// Show what the node holds and does
     Status(commands::status::Args),
     /// Run a tracker with the content directory
-    Tracker(commands::tracker::Args),
+    Tracker(Box<commands::tracker::Args>),
 }
 
 fn main() -> ExitCode {
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
         Command::Pull(args) => host::block_on(commands::pull::run(args)),
         Command::Seed(args) => host::block_on(commands::seed::run(args)),
         Command::Status(args) => host::block_on(commands::status::run(args)),
-        Command::Tracker(args) => host::block_on(commands::tracker::run(args)),
+        Command::Tracker(args) => host::block_on(commands::tracker::run(*args)),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

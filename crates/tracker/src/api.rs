@@ -165,10 +165,9 @@ async fn stats(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Result<R
 
 async fn metrics(State(app): State<App>, headers: HeaderMap) -> Result<Response, Failure> {
     let (torrents, peers) = app.desk.store.totals();
-    let (entries, tags) = app.directory.sizes().await?;
-    let (leases, waiting) = (app.directory.leases(), app.directory.waiting());
-    let connections = app.connections.open();
-    let levels = Levels { torrents, peers, leases, waiting, entries, tags, connections };
+    let (sizes, etcd) = (app.directory.sizes().await?, app.directory.etcd());
+    let (waiting, connections) = (app.directory.waiting(), app.connections.open());
+    let levels = Levels { torrents, peers, waiting, sizes, connections, etcd };
     let forwards = app.desk.policy.load().forwarders.as_ref().map(|forwarders| forwarders.counts());
     let forwards = forwards.unwrap_or_default();
     let text = app.metrics.text(&app.tallies, &levels, &forwards);
@@ -244,7 +243,7 @@ async fn release(
     body: Result<Json<LeaseRequest>, JsonRejection>,
 ) -> Result<StatusCode, Failure> {
     let (digest, Json(body)) = (blob(digest)?, body?);
-    app.directory.release(&digest, &body.node, &body.lease);
+    app.directory.release(&digest, &body.node, &body.lease).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -315,8 +314,15 @@ impl From<DirectoryError> for Failure {
     fn from(error: DirectoryError) -> Self {
         let status = match &error {
             DirectoryError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            DirectoryError::Full(_) | DirectoryError::Closing => StatusCode::SERVICE_UNAVAILABLE,
-            DirectoryError::Database(_) | DirectoryError::Lost(_) => {
+            // Of an etcd that fails, its client tells: once, and not at every call.
+            DirectoryError::Full(_)
+            | DirectoryError::Closing
+            | DirectoryError::Etcd(_)
+            | DirectoryError::Contended(_) => StatusCode::SERVICE_UNAVAILABLE,
+            DirectoryError::Database(_)
+            | DirectoryError::Lost(_)
+            | DirectoryError::Setup(_)
+            | DirectoryError::File { .. } => {
                 tracing::error!(%error, "the content directory failed");
                 StatusCode::INTERNAL_SERVER_ERROR
             }

@@ -1,11 +1,14 @@
 //! What can be set. The comments are the example file's.
 
 use std::{
+    fmt,
     net::{Ipv6Addr, SocketAddr},
     path::PathBuf,
+    str::FromStr,
     time::Duration,
 };
 
+use etcd::{Address, AddressError, Password};
 use serde::{Deserialize, Serialize};
 
 use crate::Network;
@@ -100,9 +103,21 @@ pub struct Config {
     /// Seconds that a forwarder may take.
     pub forward_timeout: u64,
 
-    /// The content directory's file. Without it the directory is in memory, and a restart costs the origin one
-    /// more copy of what is pulled afterwards.
-    pub directory: Option<PathBuf>,
+    /// Where the content directory is: a file, or etcd, which trackers share
+    /// (`etcd://[user@]host:2379,host2:2379[/prefix]`, `etcds://…` over TLS). Without either the directory is in
+    /// memory, and a restart costs the origin one more copy of what is pulled afterwards.
+    pub directory: Option<Home>,
+
+    /// With `etcds://`, the file of the certificates (PEM) by which etcd's are judged; without it, by the system's.
+    pub directory_ca: Option<PathBuf>,
+
+    /// The file that holds the password of etcd's user, on one line. It may be in the variable
+    /// `LONGSHORE_TRACKER_DIRECTORY_PASSWORD` instead.
+    pub directory_password_file: Option<PathBuf>,
+
+    /// The password itself, which stands in no configuration file.
+    #[serde(skip)]
+    pub directory_password: Option<Password>,
 
     /// Seconds that a lease to fetch from the origin lasts unless it is renewed: how long a fleet waits when the
     /// node that fetches dies.
@@ -148,11 +163,75 @@ impl Default for Config {
             forwarders: None,
             forward_timeout: 2,
             directory: None,
+            directory_ca: None,
+            directory_password_file: None,
+            directory_password: None,
             lease_ttl: 10,
             directory_token: None,
             max_entries: 1_000_000,
             max_waiting: 16_384,
         }
+    }
+}
+
+/// Where the content directory is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Home {
+    /// A file, of this tracker alone.
+    File(PathBuf),
+    /// etcd.
+    Etcd(Address),
+}
+
+/// Why a text is no home of the directory.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HomeError {
+    /// Nothing at all.
+    #[error("it is empty: give a file, or etcd://…")]
+    Empty,
+    /// A URL, but not one of etcd.
+    #[error("it is a URL of `{0}`: a tracker's directory is a file, or etcd://…")]
+    Url(String),
+    /// Meant for etcd.
+    #[error(transparent)]
+    Etcd(#[from] AddressError),
+}
+
+impl FromStr for Home {
+    type Err = HomeError;
+
+    fn from_str(text: &str) -> Result<Self, HomeError> {
+        match text.split_once("://") {
+            None if text.is_empty() => Err(HomeError::Empty),
+            None => Ok(Self::File(text.into())),
+            Some(("etcd" | "etcds", _)) => Ok(Self::Etcd(text.parse()?)),
+            Some((scheme, _)) => Err(HomeError::Url(scheme.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Etcd(address) => address.fmt(f),
+        }
+    }
+}
+
+impl TryFrom<String> for Home {
+    type Error = HomeError;
+
+    fn try_from(text: String) -> Result<Self, HomeError> {
+        text.parse()
+    }
+}
+
+impl From<Home> for String {
+    fn from(home: Home) -> Self {
+        home.to_string()
     }
 }
 
@@ -179,6 +258,18 @@ pub enum ConfigError {
     /// A token that protects nothing.
     #[error("`directory_token` is empty: leave it out, or set one")]
     EmptyToken,
+    /// Something for etcd, and no etcd.
+    #[error("`{0}` is for a directory in etcd: set `directory` to etcd://… or etcds://…, or leave it out")]
+    NoEtcd(&'static str),
+    /// A user of etcd without a password.
+    #[error(
+        "`directory` names a user of etcd: give the password with `directory_password_file`, or in the variable \
+         LONGSHORE_TRACKER_DIRECTORY_PASSWORD"
+    )]
+    NoPassword,
+    /// Certificates, and no TLS.
+    #[error("`directory_ca` is for TLS: write `directory` with etcds:// instead of etcd://, or leave it out")]
+    NoTls,
 }
 
 impl Config {
@@ -193,6 +284,7 @@ impl Config {
         if self.directory_token.as_deref() == Some("") {
             return Err(ConfigError::EmptyToken);
         }
+        self.check_directory()?;
         let day = 1..=86_400;
         require(day.contains(&self.interval), "interval", self.interval, "1 to 86400 seconds")?;
         require(self.min_interval <= self.interval, "min_interval", self.min_interval, "at most `interval`")?;
@@ -249,6 +341,8 @@ impl Config {
             max_connections,
             idle_timeout,
             directory,
+            directory_ca,
+            directory_password_file,
             lease_ttl,
             directory_token,
             max_entries,
@@ -262,6 +356,21 @@ impl Config {
         match self.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
+        }
+    }
+
+    fn check_directory(&self) -> Result<(), ConfigError> {
+        let (ca, password_file) = (self.directory_ca.is_some(), self.directory_password_file.is_some());
+        match &self.directory {
+            Some(Home::Etcd(address)) => {
+                if address.user().is_some() && !password_file && self.directory_password.is_none() {
+                    return Err(ConfigError::NoPassword);
+                }
+                if ca && !address.tls() { Err(ConfigError::NoTls) } else { Ok(()) }
+            }
+            _ if ca => Err(ConfigError::NoEtcd("directory_ca")),
+            _ if password_file => Err(ConfigError::NoEtcd("directory_password_file")),
+            _ => Ok(()),
         }
     }
 
@@ -293,5 +402,25 @@ mod tests {
         let config: Config = serde_json::from_str(r#"{"interval": 60}"#).expect("parses");
         assert_eq!((config.interval, config.numwant), (60, 50));
         assert!(serde_json::from_str::<Config>(r#"{"intervall": 60}"#).is_err());
+    }
+    #[test]
+    fn the_directory_is_a_file_or_etcd_and_what_goes_with_etcd_goes_with_it_alone() {
+        let home = |text: &str| text.parse::<Home>();
+        assert_eq!(home("/var/lib/d.redb"), Ok(Home::File("/var/lib/d.redb".into())));
+        assert!(matches!(home("etcd://a,b/p"), Ok(Home::Etcd(_))));
+        assert_eq!(home("http://a"), Err(HomeError::Url("http".to_owned())));
+        assert!(matches!(home("etcd://"), Err(HomeError::Etcd(_))) && home("") == Err(HomeError::Empty));
+        let text = r#"{"directory": "etcds://u@a:1/p", "directory_ca": "ca"}"#;
+        let mut config: Config = serde_json::from_str(text).expect("parses");
+        assert_eq!(config.check(), Err(ConfigError::NoPassword));
+        config.directory_password = Some(Password::new("secret"));
+        assert_eq!(config.check(), Ok(()));
+        assert!(!format!("{config:?}").contains("secret"));
+        let written = serde_json::to_string(&config).expect("writes");
+        assert!(written.contains("etcds://u@a:1/p") && !written.contains("secret"), "{written}");
+        config.directory = home("etcd://a").ok();
+        assert_eq!(config.check(), Err(ConfigError::NoTls));
+        config.directory = None;
+        assert_eq!(config.check(), Err(ConfigError::NoEtcd("directory_ca")));
     }
 }

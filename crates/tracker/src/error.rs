@@ -2,7 +2,12 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
-use crate::{config::ConfigError, policy::FileError};
+use hash::Digest;
+
+use crate::{
+    config::{ConfigError, Home},
+    policy::FileError,
+};
 
 /// Why the tracker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -29,11 +34,11 @@ pub enum StartError {
     /// There is no client for forwarders.
     #[error(transparent)]
     Client(#[from] tracker_client::SetupError),
-    /// The directory's file cannot be opened.
-    #[error("cannot open the content directory at {}: {error}", path.display())]
+    /// The directory cannot be opened.
+    #[error("cannot open the content directory {}: {error}", home.as_ref().map_or("in memory".to_owned(), |home| format!("at {home}")))]
     Directory {
-        /// The file.
-        path: PathBuf,
+        /// Where it is to be.
+        home: Option<Home>,
         /// What is wrong.
         #[source]
         error: Box<DirectoryError>,
@@ -56,6 +61,24 @@ pub enum DirectoryError {
     /// The database reports an error.
     #[error("the directory's database failed: {0}")]
     Database(#[source] Box<redb::Error>),
+    /// etcd cannot be called as configured.
+    #[error("{0}")]
+    Setup(#[source] etcd::SetupError),
+    /// A file that goes with etcd cannot be read.
+    #[error("cannot read {}: {error}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// The system's words.
+        #[source]
+        error: io::Error,
+    },
+    /// etcd does not do it.
+    #[error("{0}")]
+    Etcd(#[source] etcd::Error),
+    /// Trackers take a blob's lease from one another.
+    #[error("the lease of {0} changes hands all the time: try again")]
+    Contended(Digest),
     /// A task was lost.
     #[error("the directory's work was cut short: {0}")]
     Lost(String),

@@ -1,11 +1,12 @@
-//! Who may fetch a blob from its origin, and who waits for it. No clock: time is an argument.
+//! Who may fetch a blob from its origin, and who waits for it, where one tracker alone gives leases. No clock: time
+//! is an argument.
 //!
 //! A lease lives in memory: after a restart the holders' renewals bring it back. Those who wait sleep until
 //! the lease is ended or would run out, and then claim again; whoever comes first has it.
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -24,16 +25,25 @@ struct Lease {
     id: String,
     node: String,
     until: Duration,
-    end: End,
+    end: Arc<End>,
 }
 
 /// How those who wait learn that a lease ended before it ran out. Sticky: it cannot be missed.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct End {
     /// Given back, or published.
     pub(crate) over: CancellationToken,
     /// Published.
     pub(crate) published: CancellationToken,
+}
+
+impl End {
+    pub(crate) fn tell(&self, published: bool) {
+        if published {
+            self.published.cancel();
+        }
+        self.over.cancel();
+    }
 }
 
 /// What a claim comes to.
@@ -46,7 +56,7 @@ pub(crate) enum Claimed {
         by: String,
         /// When it runs out, if it is not renewed.
         until: Duration,
-        end: End,
+        end: Arc<End>,
     },
     /// There are too many leases.
     Full,
@@ -145,7 +155,7 @@ impl Leases {
         node: &str,
         id: String,
     ) {
-        let lease = Lease { id, node: node.to_owned(), until: now + self.ttl, end: End::default() };
+        let lease = Lease { id, node: node.to_owned(), until: now + self.ttl, end: Arc::default() };
         held.insert(*digest, lease);
     }
 
@@ -156,10 +166,7 @@ impl Leases {
 
 fn end(held: &mut HashMap<Digest, Lease>, digest: &Digest, published: bool) {
     if let Some(Lease { end, .. }) = held.remove(digest) {
-        if published {
-            end.published.cancel();
-        }
-        end.over.cancel();
+        end.tell(published);
     }
 }
 

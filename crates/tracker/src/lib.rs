@@ -4,15 +4,16 @@
 //! |---|---|
 //! | UDP | BEP 15, 41; connection ids without state |
 //! | `/announce`, `/scrape` | BEP 3, 7, 21, 23, 24, 31, 48; a key may stand before or behind |
-//! | `/directory/v1/…` | see [`api::directory`](::api::directory); kept in `redb` |
+//! | `/directory/v1/…` | see [`api::directory`](::api::directory); kept in `redb`, or in etcd |
 //! | `/stats`, `/stats.json`, `/metrics`, `/health` | for people, scripts, Prometheus, and `ok` |
 //!
 //! [`Tracker::start`] binds and serves; [`run`] does so until told to stop. [`PeerStore`] is the tracker's heart
 //! and knows nothing of protocols, sockets or clocks. One pure way leads from an announce to its answer, by whatever
 //! protocol it came (`desk`); who may ask what (`policy`) can be changed while it runs.
 //!
-//! **Never:** an outgoing connection but to forwarders, a peer's word on its own address (but from this very machine), a queue or
-//! table without a bound, a wait without a deadline, a UDP answer to who was not given a connection id.
+//! **Never:** an outgoing connection but to forwarders and etcd, a peer's word on its own address (but from networks that
+//! are set, this machine by default), a queue or table without a bound, a wait without a deadline, a UDP answer to who
+//! was not given a connection id.
 //!
 //! **The invariant:** an answer holds only peers that announced from the address it gives, within the peer age and a
 //! round of the sweep, or that a forwarder has told of, and never the asker. A lease on a blob has one holder at a time.
@@ -44,9 +45,10 @@ mod store;
 mod tally;
 mod udp;
 
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, Home, HomeError};
 pub use desk::{Answer, Refusal};
 pub use error::{DirectoryError, StartError};
+pub use etcd::{AddressError, Password};
 pub use forward::{Forwarder, ListError, read_list};
 pub use network::{Network, NetworkError};
 pub use policy::{ContentError, FileError};

@@ -1,6 +1,6 @@
 //! What the tracker counts, for Prometheus.
 
-use std::fmt;
+use std::{fmt, sync::atomic::Ordering::Relaxed};
 
 use prometheus_client::{
     collector::Collector,
@@ -14,6 +14,7 @@ use prometheus_client::{
 };
 
 use crate::{
+    directory::Sizes,
     store::Outcome,
     tally::{Fault, Sums, Tallies},
 };
@@ -40,11 +41,11 @@ pub(crate) struct ByAnswer {
 pub(crate) struct Levels {
     pub(crate) torrents: usize,
     pub(crate) peers: usize,
-    pub(crate) leases: usize,
     pub(crate) waiting: usize,
-    pub(crate) entries: u64,
-    pub(crate) tags: u64,
+    pub(crate) sizes: Sizes,
     pub(crate) connections: usize,
+    /// Where the directory is in etcd.
+    pub(crate) etcd: Option<etcd::Stats>,
 }
 
 pub(crate) struct Metrics {
@@ -54,10 +55,29 @@ pub(crate) struct Metrics {
     pub(crate) refused: Counter,
     pub(crate) expired: Counter,
     levels: [Gauge; 7],
+    etcd: Option<Etcd>,
+}
+
+/// What is told of etcd.
+struct Etcd {
+    up: Gauge,
+    calls: Counter,
+    failures: Counter,
+}
+
+impl Etcd {
+    fn new(registry: &mut Registry) -> Self {
+        let (up, calls, failures) = (Gauge::default(), Counter::default(), Counter::default());
+        registry.register("etcd_up", "Whether etcd answered the last call", up.clone());
+        registry.register("etcd_calls", "Calls to etcd", calls.clone());
+        registry.register("etcd_failures", "Calls that etcd did not answer, or refused", failures.clone());
+        Self { up, calls, failures }
+    }
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
+    /// With what is told of etcd where the directory is there.
+    pub(crate) fn new(etcd: bool) -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
         let claims = Family::default();
         registry.register("claims", "Claims of blobs by what was answered", claims.clone());
@@ -83,7 +103,8 @@ impl Metrics {
             registry.register(name, help, gauge.clone());
             gauge
         });
-        Self { registry, claims, publications, refused, expired, levels }
+        let etcd = etcd.then(|| Etcd::new(&mut registry));
+        Self { registry, claims, publications, refused, expired, levels, etcd }
     }
 
     pub(crate) fn claimed(&self, answer: Answer) {
@@ -95,14 +116,19 @@ impl Metrics {
         let values = [
             levels.torrents as u64,
             levels.peers as u64,
-            levels.leases as u64,
+            levels.sizes.leases,
             levels.waiting as u64,
-            levels.entries,
-            levels.tags,
+            levels.sizes.entries,
+            levels.sizes.tags,
             levels.connections as u64,
         ];
         for (gauge, value) in self.levels.iter().zip(values) {
             gauge.set(signed(value));
+        }
+        if let (Some(etcd), Some(stats)) = (&self.etcd, &levels.etcd) {
+            etcd.up.set(stats.reachable.into());
+            etcd.calls.inner().store(stats.calls, Relaxed);
+            etcd.failures.inner().store(stats.failures, Relaxed);
         }
         let mut text = String::new();
         // Writing to a string does not fail.
@@ -235,10 +261,16 @@ mod tests {
 
     #[test]
     fn the_older_format_names_counters_as_their_samples_and_has_no_end() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::new(false);
         metrics.claimed(Answer::Known);
-        let levels =
-            Levels { torrents: 1, peers: 2, leases: 0, waiting: 0, entries: 0, tags: 0, connections: 0 };
+        let levels = Levels {
+            torrents: 1,
+            peers: 2,
+            waiting: 0,
+            sizes: Sizes { entries: 0, tags: 0, leases: 0 },
+            connections: 0,
+            etcd: None,
+        };
         let text = metrics.text(&[], &levels, &[("far".to_owned(), "200".to_owned(), 3)]);
         assert!(text.ends_with("# EOF\n") && text.contains("# TYPE longshore_tracker_claims counter"));
         let text = classic(&text);

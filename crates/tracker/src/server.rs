@@ -30,7 +30,7 @@ use crate::{
     config::Config,
     desk::Desk,
     directory::{Directory, FLUSH_EVERY},
-    error::{DirectoryError, StartError},
+    error::StartError,
     forward::{Forwarder, Forwarders},
     http::{
         self,
@@ -128,7 +128,11 @@ impl Tracker {
         }
         let stop = Stop::new().map_err(StartError::System)?;
         let (clock, tasks) = (Clock::start(), TaskTracker::new());
-        let directory = open_directory(&config, clock, stop.tasks.clone()).await?;
+        let opened = Directory::open(&config, clock, stop.tasks.clone()).await;
+        let directory = opened.map_err(|error| StartError::Directory {
+            home: config.directory.clone(),
+            error: Box::new(error),
+        })?;
         let mut forwarding = Forwarding::new(clock, tasks.clone(), stop.tasks.clone());
         let policy = Policy::read(&config, forwarding.set(&config)?)?;
         let mut tallies = Vec::new();
@@ -140,8 +144,8 @@ impl Tracker {
         let tally = tallies.first().and_then(|tallies| tallies.workers.last()).cloned().unwrap_or_default();
         let shared = Arc::new(Shared {
             desk: Arc::new(desk(&config, policy)),
+            metrics: Metrics::new(directory.etcd().is_some()),
             directory,
-            metrics: Metrics::new(),
             auth: Auth::new(config.directory_token.as_deref()),
             clock,
             connections: Connections::new(config.max_connections),
@@ -360,23 +364,6 @@ impl Forwarding {
         self.running = Some(Running { list, timeout, forwarders: forwarders.clone(), stop });
         Ok(Some(forwarders))
     }
-}
-
-async fn open_directory(
-    config: &Config,
-    clock: Clock,
-    closing: CancellationToken,
-) -> Result<Directory, StartError> {
-    let config = config.clone();
-    let path = config.directory.clone().unwrap_or_default();
-    // Opening reads the file, and may repair it.
-    let opened = tokio::task::spawn_blocking(move || {
-        Directory::open(config.directory.as_deref(), &config, clock, closing)
-    })
-    .await;
-    opened
-        .unwrap_or_else(|error| Err(DirectoryError::Lost(error.to_string())))
-        .map_err(|error| StartError::Directory { path, error: Box::new(error) })
 }
 
 /// Forgets old peers, a share at a time.

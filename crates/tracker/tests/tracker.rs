@@ -3,6 +3,8 @@
 
 extern crate longshore_tracker as tracker;
 
+mod contract;
+
 use std::{net::SocketAddr, time::Duration};
 
 use announce::{
@@ -10,16 +12,16 @@ use announce::{
 };
 use api::{
     CallError, DirectoryClient,
-    directory::{Claim, Entry, PublishRequest, Renewal, TagRequest},
+    directory::{Claim, Renewal, TagRequest},
 };
-use bytes::Bytes;
+use contract::{blob, publication};
 use hash::Digest;
-use metainfo::{BlobBuilder, BlobTorrent, InfoHash};
+use metainfo::InfoHash;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tracker::{Config, Tracker};
+use tracker::{Config, Home, Tracker};
 use wire::PeerId;
 
 const WAIT: Duration = Duration::from_secs(30);
@@ -66,16 +68,6 @@ fn peer(torrent: u8, port: u16) -> AnnounceRequest {
     let info_hash = InfoHash::from_bytes([torrent; 20]);
     let id = PeerId::ours([port as u8; 12]);
     AnnounceRequest { left: 5, event: Event::Started, ..AnnounceRequest::new(info_hash, id, port) }
-}
-
-fn blob(content: &[u8]) -> BlobTorrent {
-    let mut builder = BlobBuilder::new(content.len() as u64).expect("small");
-    builder.update(content);
-    builder.finish().expect("whole")
-}
-
-fn publication(blob: &BlobTorrent) -> PublishRequest {
-    PublishRequest { info: blob.info_bytes.clone(), media_type: Some("m".to_owned()), lease: None }
 }
 
 #[tokio::test]
@@ -170,103 +162,22 @@ async fn heads_and_bodies_that_are_too_long_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_fifty_claims_at_once_one_gets_the_lease() {
-    let tracker = Tracker::start(config()).await.expect("starts");
+async fn one_tracker_keeps_the_contract_of_the_directory() {
+    let tracker = Tracker::start(Config { lease_ttl: 3, ..config() }).await.expect("starts");
     let client = directory(&tracker);
-    let digest = Digest::of(b"wanted");
-    let claims: Vec<_> = (0..50)
-        .map(|node| {
-            let client = client.clone();
-            tokio::spawn(async move { client.claim(&digest, &format!("node-{node}"), Duration::ZERO).await })
-        })
-        .collect();
-    let (mut leased, mut held) = (0, 0);
-    for claim in claims {
-        match claim.await.expect("no panic").expect("an answer") {
-            Claim::Leased(_) => leased += 1,
-            Claim::Held { .. } => held += 1,
-            Claim::Known(entry) => panic!("{entry:?}"),
-        }
-    }
-    assert_eq!((leased, held), (1, 49));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_publication_wakes_all_who_wait_and_ends_the_lease() {
-    let tracker = Tracker::start(config()).await.expect("starts");
-    let client = directory(&tracker);
-    let blob = blob(&[7; 300_000]);
-    let digest = blob.digest;
-    assert!(matches!(client.claim(&digest, "a", Duration::ZERO).await, Ok(Claim::Leased(_))));
-    let waiting: Vec<_> = (0..20)
-        .map(|node| {
-            let client = client.clone();
-            tokio::spawn(async move { client.claim(&digest, &format!("n{node}"), WAIT).await })
-        })
-        .collect();
-    let published = client.publish(&digest, &publication(&blob)).await.expect("publishes");
-    assert_eq!((published.size, published.info_hash), (300_000, blob.info_hash));
-    for claim in waiting {
-        let known = claim.await.expect("no panic").expect("an answer");
-        assert!(matches!(known, Claim::Known(Entry { info, .. }) if info == blob.info_bytes));
-    }
-    let again = client.publish(&digest, &publication(&blob)).await.expect("idempotent");
-    assert_eq!(again, published);
-    // The swarm's size comes with the entry.
-    let seed = AnnounceRequest { left: 0, info_hash: blob.info_hash, ..peer(1, 1001) };
-    announce(&tracker, &seed).await;
-    let entry = client.get(&digest).await.expect("answers").expect("known");
-    assert_eq!((entry.complete, entry.incomplete), (Some(1), Some(0)));
-    assert_eq!(client.renew(&digest, "x", "a").await.expect("answers"), Renewal::Known);
-    // Its swarm may be dead all the same: one of those who found out fetches again.
-    assert!(matches!(client.claim_stale(&digest, "b", Duration::ZERO).await, Ok(Claim::Leased(_))));
-    assert!(matches!(client.claim_stale(&digest, "c", Duration::ZERO).await, Ok(Claim::Held { .. })));
-    let waits = tokio::spawn({
-        let client = client.clone();
-        async move { client.claim_stale(&digest, "c", WAIT).await }
-    });
-    client.publish(&digest, &publication(&blob)).await.expect("publishes");
-    // Leased, if it only asked when all was over.
-    assert!(matches!(waits.await.expect("no panic"), Ok(Claim::Known(_) | Claim::Leased(_))));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_the_holder_dies_or_gives_up_the_next_gets_the_lease() {
-    let tracker = Tracker::start(Config { lease_ttl: 1, ..config() }).await.expect("starts");
-    let client = directory(&tracker);
-    let digest = Digest::of(b"wanted");
-    let Ok(Claim::Leased(first)) = client.claim(&digest, "a", Duration::ZERO).await else { panic!("free") };
-    // Does not renew: the one who waits has it when it runs out.
-    let Ok(Claim::Leased(second)) = client.claim(&digest, "b", WAIT).await else { panic!("not handed over") };
-    assert_ne!(first.lease, second.lease);
-    let lost = client.renew(&digest, &first.lease, "a").await.expect("answers");
-    assert!(matches!(lost, Renewal::Lost { by } if by == "b"));
-    assert!(matches!(client.renew(&digest, &second.lease, "b").await, Ok(Renewal::Leased(_))));
-    let waits = tokio::spawn({
-        let client = client.clone();
-        async move { client.claim(&digest, "c", WAIT).await }
-    });
-    client.release(&digest, &second.lease, "b").await.expect("releases");
-    client.release(&digest, &second.lease, "b").await.expect("again is no error");
-    assert!(matches!(waits.await.expect("no panic"), Ok(Claim::Leased(_))));
+    contract::holds(&client, &client).await;
 }
 
 #[tokio::test]
-async fn only_the_canonical_torrent_of_the_blob_is_published() {
+async fn the_swarms_size_comes_with_the_entry() {
     let tracker = Tracker::start(config()).await.expect("starts");
     let client = directory(&tracker);
-    let (one, other) = (blob(b"one"), blob(b"other"));
-    let refused = client.publish(&one.digest, &publication(&other)).await;
-    assert!(matches!(refused, Err(CallError::Rejected { status: 422, .. })), "{refused:?}");
-    for info in [b"".as_slice(), b"de", b"not bencode", &one.info_bytes[..20]] {
-        let request = PublishRequest { info: Bytes::copy_from_slice(info), ..publication(&one) };
-        let refused = client.publish(&one.digest, &request).await;
-        assert!(matches!(refused, Err(CallError::Rejected { status: 422, .. })), "{refused:?}");
-    }
-    let large = PublishRequest { info: Bytes::from(vec![b'x'; 8 * 1024 * 1024 + 1]), ..publication(&one) };
-    let refused = client.publish(&one.digest, &large).await;
-    assert!(matches!(refused, Err(CallError::Rejected { status: 422, .. })), "{refused:?}");
-    assert_eq!(client.get(&one.digest).await.expect("answers"), None);
+    let blob = blob(b"seeded");
+    client.publish(&blob.digest, &publication(&blob)).await.expect("publishes");
+    let seed = AnnounceRequest { left: 0, info_hash: blob.info_hash, ..peer(1, 1001) };
+    announce(&tracker, &seed).await;
+    let entry = client.get(&blob.digest).await.expect("answers").expect("known");
+    assert_eq!((entry.complete, entry.incomplete), (Some(1), Some(0)));
     let (status, _) = get(&tracker, "/directory/v1/blobs/sha256:zz").await;
     assert_eq!(status, 400);
 }
@@ -274,7 +185,7 @@ async fn only_the_canonical_torrent_of_the_blob_is_published() {
 #[tokio::test]
 async fn a_restart_keeps_the_directory_and_renewals_bring_leases_back() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let config = Config { directory: Some(dir.path().join("directory.redb")), ..config() };
+    let config = Config { directory: Some(Home::File(dir.path().join("directory.redb"))), ..config() };
     let tracker = Tracker::start(config.clone()).await.expect("starts");
     let client = directory(&tracker);
     let known = blob(b"known");

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 /// The map, from the top. A crate may depend on those below it.
-const MAP: [&str; 17] = [
+const MAP: [&str; 18] = [
     "longshore",
     "longshore-lab",
     "longshore-node",
@@ -15,6 +15,7 @@ const MAP: [&str; 17] = [
     "longshore-store",
     "longshore-tracker",
     "longshore-tracker-client",
+    "longshore-etcd",
     "longshore-sim",
     "longshore-swarm",
     "longshore-api",
@@ -29,7 +30,7 @@ const MAP: [&str; 17] = [
 const BESIDE: [&str; 2] = ["longshore-interop", "longshore-xtask"];
 
 /// What a crate must not reach, by however many steps, and why.
-const KEEPS_OFF: [Rule; 6] = [
+const KEEPS_OFF: [Rule; 7] = [
     Rule {
         crates: &[
             "longshore-sim",
@@ -64,6 +65,11 @@ const KEEPS_OFF: [Rule; 6] = [
         crates: &["longshore-engine"],
         from: &["longshore-tracker", "longshore-api", "axum"],
         why: "any tracker will do, and the engine has no API",
+    },
+    Rule {
+        crates: &["longshore-etcd"],
+        from: &["longshore-api", "longshore-metainfo", "longshore-hash", "axum", "redb"],
+        why: "it knows etcd, not what is kept there",
     },
     Rule {
         crates: &["longshore-tracker"],

@@ -1,13 +1,12 @@
 //! `longshore tracker`: runs a tracker until a signal.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
 use serde_json::json;
-use tracker::{Config, DirectoryError, Network, StartError, Tracker};
+use tracker::{
+    AddressError, Config, DirectoryError, Home, HomeError, Network, Password, StartError, Tracker,
+};
 
 use super::retracker::Retracker;
 use crate::{
@@ -105,9 +104,17 @@ pub(crate) struct Args {
     /// Seconds that another tracker may take
     #[arg(long, value_name = "SECONDS", env = "LONGSHORE_TRACKER_FORWARD_TIMEOUT")]
     forward_timeout: Option<u64>,
-    /// The file in which the content directory is kept over restarts; without it, the directory is in memory
-    #[arg(long, value_name = "FILE", env = "LONGSHORE_TRACKER_DIRECTORY")]
-    directory: Option<PathBuf>,
+    /// Where the content directory is kept: a file, or etcd, which several trackers share
+    /// (`etcd://[user@]host:2379,host2:2379[/prefix]`, `etcds://…` over TLS); without it, in memory
+    #[arg(long, value_name = "FILE|ETCD", env = "LONGSHORE_TRACKER_DIRECTORY")]
+    directory: Option<String>,
+    /// With `etcds://`, the file of the certificates (PEM) by which etcd's are judged, instead of the system's
+    #[arg(long, value_name = "FILE", env = "LONGSHORE_TRACKER_DIRECTORY_CA")]
+    directory_ca: Option<PathBuf>,
+    /// The file that holds the password of etcd's user; it may be in the variable
+    /// LONGSHORE_TRACKER_DIRECTORY_PASSWORD instead
+    #[arg(long, value_name = "FILE", env = "LONGSHORE_TRACKER_DIRECTORY_PASSWORD_FILE")]
+    directory_password_file: Option<PathBuf>,
     /// Seconds that a lease to fetch from the origin lasts unless it is renewed
     #[arg(long, value_name = "SECONDS", env = "LONGSHORE_TRACKER_LEASE_TTL")]
     lease_ttl: Option<u64>,
@@ -141,7 +148,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
                 Failure::new("the tracker cannot start").hint("choose another address with --listen");
             anyhow::Error::new(error).context(failure)
         }
-        StartError::Directory { path, error } => unusable_directory(&path, *error),
+        StartError::Directory { home, error } => unusable_directory(home, *error),
         error => error.into(),
     })?;
     if json {
@@ -174,24 +181,56 @@ fn again(tracker: &mut Tracker, args: &Args) {
     }
 }
 
-/// The content directory's file cannot be opened. Of a missing folder the database says only that something is missing.
-fn unusable_directory(path: &Path, error: DirectoryError) -> anyhow::Error {
-    let failure = match path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
-        _ if path.to_string_lossy().contains("://") => {
-            let what = format!("`{}` is a URL: the tracker's --directory is a file", path.display());
-            return Failure::bad_input(what)
-                .hint("it is `longshore node --directory` that takes a URL")
-                .into();
+/// The content directory cannot be opened. Of a missing folder the database says only that something is missing.
+fn unusable_directory(home: Option<Home>, error: DirectoryError) -> anyhow::Error {
+    let failure = match home {
+        Some(Home::File(path)) => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir());
+            if let Some(folder) = folder {
+                let what =
+                    format!("there is no folder {} for the content directory's file", folder.display());
+                return Failure::bad_input(what)
+                    .hint("make the folder, or name another file with --directory")
+                    .into();
+            }
+            Failure::new(format!("cannot use {} for the content directory", path.display()))
+                .hint("name another file with --directory")
         }
-        Some(folder) => {
-            let what = format!("there is no folder {} for the content directory's file", folder.display());
-            return Failure::bad_input(what)
-                .hint("make the folder, or name another file with --directory")
-                .into();
+        Some(home @ Home::Etcd(_)) => {
+            let what = format!("cannot use {home} for the content directory");
+            match error {
+                DirectoryError::File { .. } | DirectoryError::Setup(_) => Failure::bad_input(what),
+                _ => Failure::new(what),
+            }
         }
-        None => Failure::new(format!("cannot use {} for the content directory", path.display())),
+        None => Failure::new("cannot keep the content directory in memory"),
     };
-    anyhow::Error::new(error).context(failure.hint("name another file with --directory"))
+    anyhow::Error::new(error).context(failure)
+}
+
+/// Parsed here and not by clap, whose words would repeat a password that does not belong there.
+fn home(text: &str) -> anyhow::Result<Home> {
+    text.parse().map_err(|error| {
+        let failure = Failure::bad_input("cannot use --directory");
+        let failure = match error {
+            HomeError::Url(_) => failure.hint("it is `longshore node --directory` that takes a tracker's URL"),
+            HomeError::Etcd(AddressError::Password) => failure.hint(
+                "leave the user, and put the password into a file (--directory-password-file) or the variable \
+                 LONGSHORE_TRACKER_DIRECTORY_PASSWORD",
+            ),
+            _ => failure,
+        };
+        anyhow::Error::new(error).context(failure)
+    })
+}
+
+/// The one setting that has neither flag nor key: both can be read by others.
+#[allow(clippy::disallowed_methods, reason = "configuration reads the environment once")]
+fn password() -> Option<Password> {
+    std::env::var("LONGSHORE_TRACKER_DIRECTORY_PASSWORD")
+        .ok()
+        .filter(|text| !text.is_empty())
+        .map(Password::new)
 }
 
 /// The file, then environment and flags above it.
@@ -246,7 +285,11 @@ fn config(args: &Args) -> anyhow::Result<Config> {
             })*
         };
     }
-    overlay_optional!(allow, deny, keys, forwarders, directory, directory_token);
+    overlay_optional!(allow, deny, keys, forwarders, directory_ca, directory_password_file, directory_token);
+    if let Some(directory) = &args.directory {
+        config.directory = Some(home(directory)?);
+    }
+    config.directory_password = password();
     Ok(config)
 }
 
@@ -319,5 +362,16 @@ mod tests {
         std::fs::write(&path, "intervall = 60\n").expect("written");
         let error = parsed(&["--config", file]).expect_err("an unknown key");
         assert!(format!("{error:#}").contains("intervall"), "{error:#}");
+    }
+    #[test]
+    fn the_directory_is_a_file_or_etcd_and_a_password_in_it_is_not_repeated() {
+        let config = parsed(&["--directory", "etcd://a,b:1/p"]).expect("good");
+        assert_eq!(config.directory.map(|home| home.to_string()).as_deref(), Some("etcd://a:2379,b:1/p"));
+        let config = parsed(&["--directory", "d.redb"]).expect("good");
+        assert_eq!(config.directory, Some(Home::File("d.redb".into())));
+        let error = parsed(&["--directory", "http://a:6969"]).expect_err("a tracker's URL");
+        assert!(format!("{error:#}").contains("etcd://"), "{error:#}");
+        let error = parsed(&["--directory", "etcd://root:secret@a"]).expect_err("a password");
+        assert!(!format!("{error:?}").contains("secret"), "{error:?}");
     }
 }

@@ -1,0 +1,430 @@
+//! Two trackers that share a content directory in etcd, three members on loopback; what they do when a tracker or a
+//! member dies.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
+#[path = "../../tracker/tests/contract/mod.rs"]
+mod contract;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use api::{
+    DirectoryClient, Endpoint, NodeClient,
+    directory::{Claim, PublishRequest, Renewal},
+};
+use hash::Digest;
+use lab::registry::{Registry, RegistryConfig};
+use longshore_interop::{Certificate, Etcd, Process, longshore, noise};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, process, time::sleep};
+
+/// A tracker whose directory is in etcd.
+struct Tracker {
+    process: Process,
+    base: String,
+}
+
+impl Tracker {
+    fn start(etcd: &str) -> Self {
+        Self::with(etcd, &[])
+    }
+
+    fn with(etcd: &str, more: &[(&str, &Path)]) -> Self {
+        let mut command = Command::new(longshore());
+        command.args([
+            "tracker",
+            "--listen",
+            "127.0.0.1:0",
+            "--json",
+            "--lease-ttl",
+            "3",
+            "--directory",
+            etcd,
+        ]);
+        for (flag, path) in more {
+            command.arg(flag).arg(path);
+        }
+        let mut process = Process::start(&mut command);
+        let address = process.event("listening")["addresses"][0].as_str().expect("an address").to_owned();
+        Self { process, base: format!("http://{address}") }
+    }
+
+    fn client(&self) -> DirectoryClient {
+        DirectoryClient::new([&self.base], None).expect("a client")
+    }
+
+    async fn metric(&self, name: &str) -> Option<u64> {
+        let mut stream =
+            tokio::net::TcpStream::connect(self.base.trim_start_matches("http://")).await.ok()?;
+        let head = b"GET /metrics HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n";
+        tokio::io::AsyncWriteExt::write_all(&mut stream, head).await.ok()?;
+        let mut text = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut text).await.ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().parse().ok()
+    }
+}
+
+/// Images in a registry that sends slowly, so that there is a middle of a download.
+struct Origin {
+    registry: Registry,
+    images: Vec<lab::image::ImageSummary>,
+    _folder: TempDir,
+}
+
+impl Origin {
+    /// Images `team/app:0` and so on, each of one layer.
+    async fn start(count: u64, length: usize, bytes_per_second: u64) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let layout = folder.path().join("oci");
+        let images = (0..count).map(|number| {
+            let sources = folder.path().join(format!("sources{number}"));
+            std::fs::create_dir(&sources).expect("made");
+            std::fs::write(sources.join("file"), noise(length, number + 1)).expect("written");
+            lab::image::build(&sources, &[], &layout, &format!("team/app:{number}")).expect("built")
+        });
+        let images = images.collect();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let config = RegistryConfig { layout, bytes_per_second: Some(bytes_per_second) };
+        Self { registry: Registry::start(listener, config).expect("starts"), images, _folder: folder }
+    }
+
+    /// The only large layer of an image.
+    fn layer(&self, image: usize) -> (Digest, u64) {
+        *self.images[image].layers.iter().max_by_key(|(_, size)| size).expect("a layer")
+    }
+
+    fn sent(&self, image: usize) -> u64 {
+        self.registry.counters().of(&self.layer(image).0).bytes
+    }
+
+    async fn has_sent_a_part(&self, image: usize) {
+        for _ in 0..3000 {
+            if self.sent(image) > self.layer(image).1 / 10 {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the origin is not asked");
+    }
+
+    /// Every layer has left it once.
+    fn sent_each_once(&self) {
+        for image in 0..self.images.len() {
+            assert_eq!(self.sent(image), self.layer(image).1, "image {image}");
+        }
+    }
+}
+
+struct Node {
+    _process: Process,
+    socket: PathBuf,
+    client: NodeClient,
+    _folder: TempDir,
+}
+
+impl Node {
+    fn start(trackers: &[&Tracker], origin: &Origin) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("sock");
+        let mut command = Command::new(longshore());
+        command.args(["node", "--json", "--peer-listen", "127.0.0.1:0", "--mirror-listen", "127.0.0.1:0"]);
+        for tracker in trackers {
+            command.args(["--tracker", &format!("{}/announce", tracker.base)]);
+        }
+        command.args(["--upstream", &format!("reg.test=http://{}", origin.registry.addr())]);
+        command.arg("--data").arg(folder.path().join("data")).arg("--socket").arg(&socket);
+        let mut process = Process::start(&mut command);
+        process.event("listening");
+        let client = NodeClient::new(&Endpoint::Unix(socket.clone()), None).expect("a client");
+        Self { _process: process, socket, client, _folder: folder }
+    }
+
+    fn pull(&self, image: usize) -> process::Child {
+        let mut command = process::Command::new(longshore());
+        command.args(["pull", &format!("reg.test/team/app:{image}"), "--json", "--socket"]).arg(&self.socket);
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        command.kill_on_drop(true).spawn().expect("starts")
+    }
+
+    async fn is_waiting_for(&self, digest: &Digest) {
+        for _ in 0..3000 {
+            if self.client.blob(digest).await.expect("answers").is_some() {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the node does not begin");
+    }
+}
+
+async fn done(pull: process::Child) {
+    let Output { status, stderr, .. } = pull.wait_with_output().await.expect("ends");
+    assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+}
+
+fn self_signed(folder: &Path) -> Certificate {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    Certificate::write(folder, &made.cert.pem(), &made.signing_key.serialize_pem())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_trackers_over_etcd_keep_the_contract_of_the_directory() {
+    let Some(etcd) = Etcd::start(3, None) else { return };
+    let home = format!("etcd://{}/fleet/one", etcd.members());
+    let (one, two) = (Tracker::start(&home), Tracker::start(&home));
+    contract::holds(&one.client(), &two.client()).await;
+    assert_eq!(one.metric("longshore_tracker_etcd_up ").await, Some(1));
+    assert!(one.metric("longshore_tracker_etcd_calls_total ").await > Some(20));
+    // Another prefix is another directory, and everything is where it should be.
+    let other = Tracker::start(&format!("etcd://{}/fleet/two", etcd.members()));
+    let known = contract::blob(&[7; 300_000]);
+    assert_eq!(other.client().get(&known.digest).await.expect("answers"), None);
+    let keys = etcd.ctl(&["get", "--prefix", "--keys-only", ""]).stdout;
+    let keys = String::from_utf8(keys).expect("text");
+    assert!(keys.contains(&format!("fleet/one/blobs/{}", known.digest)), "{keys}");
+    assert!(keys.lines().all(|key| key.is_empty() || key.starts_with("fleet/one/")), "{keys}");
+    // Started anew, a tracker knows all.
+    let three = Tracker::start(&home);
+    let entry = three.client().get(&known.digest).await.expect("answers").expect("kept");
+    assert_eq!(entry.info, known.info_bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_write_into_etcd_is_not_believed() {
+    let Some(etcd) = Etcd::start(1, None) else { return };
+    let home = format!("etcd://{}", etcd.members());
+    let (mut tracker, blob) = (Tracker::start(&home), contract::blob(b"content"));
+    let (client, digest) = (tracker.client(), blob.digest);
+    client.publish(&digest, &contract::publication(&blob)).await.expect("publishes");
+    assert!(client.get(&digest).await.expect("answers").is_some());
+    for (key, value) in [
+        (format!("longshore/torrents/{digest}/00"), "d4:name1:xe"),
+        (format!("longshore/leases/{digest}"), r#"{"v":1,"node":"for ever","lease":"0000000000000001"}"#),
+    ] {
+        etcd.ctl(&["put", &key, value]);
+    }
+    // The torrent alone is not watched: an entry that is remembered here is still the good one.
+    let other = Tracker::start(&home);
+    let fresh = other.client();
+    assert_eq!(fresh.get(&digest).await.expect("answers"), None);
+    let claim = fresh.claim(&digest, "a", Duration::ZERO).await.expect("answers");
+    assert!(matches!(claim, Claim::Leased(_)), "{claim:?}");
+    client.publish(&digest, &contract::publication(&blob)).await.expect("publishes");
+    assert!(fresh.get(&digest).await.expect("answers").is_some(), "healed");
+    for junk in ["", "{}", "[]", r#"{"v":9}"#] {
+        etcd.ctl(&["put", "--", &format!("longshore/blobs/{digest}"), junk]);
+        // What is remembered is good until the watch has told of the change.
+        let mut claim = fresh.claim(&digest, "a", Duration::ZERO).await.expect("answers");
+        for _ in 0..500 {
+            if matches!(claim, Claim::Leased(_)) {
+                break;
+            }
+            sleep(Duration::from_millis(10)).await;
+            claim = fresh.claim(&digest, "a", Duration::ZERO).await.expect("answers");
+        }
+        assert!(matches!(claim, Claim::Leased(_)), "{junk}: {claim:?}");
+    }
+    assert!(tracker.process.is_running());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torrent_larger_than_etcd_takes_at_once_is_kept_in_parts() {
+    let Some(etcd) = Etcd::start(1, None) else { return };
+    let home = format!("etcd://{}", etcd.members());
+    let (one, two) = (Tracker::start(&home), Tracker::start(&home));
+    // As of a blob of 2.4 TB, which nobody has to have for that.
+    let pieces = 150_000;
+    let digest = Digest::of(b"2.4 TB");
+    let (hashes, states) = (noise(20 * pieces, 1), noise(32 * (pieces - 1), 2));
+    let name = digest.to_string().replace("sha256:", "");
+    let length = pieces * 16 * 1024 * 1024;
+    let mut info =
+        format!("d6:lengthi{length}e4:name64:{name}12:piece lengthi16777216e6:pieces").into_bytes();
+    for (key, bytes) in
+        [("", hashes.as_slice()), ("6:sha256", digest.as_bytes()), ("13:sha256 states", states.as_slice())]
+    {
+        info.extend_from_slice(format!("{key}{}:", bytes.len()).as_bytes());
+        info.extend_from_slice(bytes);
+    }
+    info.push(b'e');
+    let info = PublishRequest { info: info.into(), media_type: None, lease: None };
+    let published = one.client().publish(&digest, &info).await.expect("publishes");
+    assert_eq!(published.size, length as u64);
+    let entry = two.client().get(&digest).await.expect("answers").expect("known");
+    assert!(entry.info == info.info, "the same to the byte");
+    let parts = etcd.ctl(&["get", "--prefix", "--keys-only", "longshore/torrents/"]).stdout;
+    assert_eq!(String::from_utf8_lossy(&parts).lines().filter(|line| !line.is_empty()).count(), 8);
+    // A part is gone: the whole is not believed.
+    etcd.ctl(&["del", &format!("longshore/torrents/{digest}/03")]);
+    let three = Tracker::start(&home);
+    assert_eq!(three.client().get(&digest).await.expect("answers"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_a_tracker_is_killed_the_node_goes_on_through_the_other_with_its_lease() {
+    let Some(etcd) = Etcd::start(3, None) else { return };
+    let home = format!("etcd://{}", etcd.members());
+    let (mut one, two) = (Tracker::start(&home), Tracker::start(&home));
+    let origin = Origin::start(2, 40_000_000, 8_000_000).await;
+    let (a, b) = (Node::start(&[&one, &two], &origin), Node::start(&[&one, &two], &origin));
+    let (layer, _) = origin.layer(0);
+    let first = a.pull(0);
+    origin.has_sent_a_part(0).await;
+    let second = b.pull(0);
+    b.is_waiting_for(&layer).await;
+    let seen = two.client().claim(&layer, "onlooker", Duration::ZERO).await.expect("answers");
+    let Claim::Held { by, .. } = seen else { panic!("{seen:?}") };
+    one.process.kill();
+    // The lease lives for three seconds; what is left of the download takes longer.
+    for _ in 0..8 {
+        sleep(Duration::from_millis(500)).await;
+        if origin.sent(0) == origin.layer(0).1 {
+            break;
+        }
+        let still = two.client().claim(&layer, "onlooker", Duration::ZERO).await.expect("answers");
+        assert!(
+            matches!(&still, Claim::Held { by: same, .. } if *same == by) || matches!(still, Claim::Known(_)),
+            "{still:?}"
+        );
+    }
+    done(first).await;
+    done(second).await;
+    // The one that is left serves on, and one that is started anew finds everything.
+    done(b.pull(1)).await;
+    done(a.pull(1)).await;
+    origin.sent_each_once();
+    let three = Tracker::start(&home);
+    for image in 0..2 {
+        let entry = three.client().get(&origin.layer(image).0).await.expect("answers").expect("kept");
+        assert_eq!(entry.size, origin.layer(image).1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_leader_of_etcd_is_killed_downloads_end_and_nothing_is_fetched_twice() {
+    let Some(mut etcd) = Etcd::start(3, None) else { return };
+    let home = format!("etcd://{}", etcd.members());
+    let (one, two) = (Tracker::start(&home), Tracker::start(&home));
+    let origin = Origin::start(3, 40_000_000, 8_000_000).await;
+    let (a, b) = (Node::start(&[&one, &two], &origin), Node::start(&[&two, &one], &origin));
+    let (first, layer) = (a.pull(0), origin.layer(0).0);
+    origin.has_sent_a_part(0).await;
+    let second = b.pull(0);
+    b.is_waiting_for(&layer).await;
+    let leader = etcd.leader().expect("one");
+    etcd.kill(leader);
+    // In the middle of the election: both ask for what nobody has.
+    let (third, fourth) = (a.pull(1), b.pull(1));
+    for pull in [first, second, third, fourth] {
+        done(pull).await;
+    }
+    // The member comes back; another leader goes.
+    etcd.begin(leader);
+    longshore_interop::wait_until("three members again", || {
+        etcd.ctl(&["endpoint", "health"]).status.success()
+    });
+    let leader = etcd.leader().expect("one");
+    etcd.kill(leader);
+    let (fifth, sixth) = (b.pull(2), a.pull(2));
+    done(fifth).await;
+    done(sixth).await;
+    origin.sent_each_once();
+    for tracker in [&one, &two] {
+        let said = tracker.process.stderr();
+        let outages = said.lines().filter(|line| line.contains("WARN") && line.contains("etcd")).count();
+        assert!(outages <= 8, "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_etcd_that_is_down_at_the_start_is_waited_for_and_a_dead_member_is_passed_over() {
+    let Some(mut etcd) = Etcd::start(1, None) else { return };
+    etcd.kill(0);
+    let dead = longshore_interop::free_port();
+    let tracker = Tracker::start(&format!("etcd://127.0.0.1:{dead},{}", etcd.members()));
+    let client = tracker.client();
+    let digest = Digest::of(b"x");
+    let refused = client.claim(&digest, "a", Duration::ZERO).await;
+    assert!(matches!(refused, Err(api::CallError::Unavailable { status: 503, .. })), "{refused:?}");
+    assert_eq!(tracker.metric("longshore_tracker_etcd_up ").await, Some(0));
+    for _ in 0..3 {
+        client.get(&digest).await.expect_err("down");
+    }
+    let said = tracker.process.stderr();
+    assert_eq!(said.lines().filter(|line| line.contains("WARN")).count(), 1, "one outage, one line: {said}");
+    etcd.begin(0);
+    let mut leased = None;
+    for _ in 0..20 {
+        if let Ok(Claim::Leased(lease)) = client.claim(&digest, "a", Duration::ZERO).await {
+            leased = Some(lease);
+            break;
+        }
+    }
+    let lease = leased.expect("it comes");
+    assert!(matches!(client.renew(&digest, &lease.lease, "a").await, Ok(Renewal::Leased(_))));
+    // Who waits hears of the end by the watch, which has come back by itself.
+    let waits = tokio::spawn({
+        let client = client.clone();
+        async move { client.claim(&digest, "b", Duration::from_secs(20)).await }
+    });
+    assert!(matches!(waits.await.expect("no panic"), Ok(Claim::Leased(_))), "the first is not renewed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_with_tls_and_a_user_serves_who_has_the_password() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let certificate = self_signed(folder.path());
+    let Some(mut etcd) = Etcd::start(1, Some(certificate.clone())) else { return };
+    etcd.guard("carrier", "s3cret", "fleet");
+    let (good, bad) = (folder.path().join("good"), folder.path().join("bad"));
+    std::fs::write(&good, "s3cret\n").expect("written");
+    std::fs::write(&bad, "guess").expect("written");
+    let home = format!("etcds://carrier@{}/fleet", etcd.members());
+    let ca = ("--directory-ca", certificate.certificate.as_path());
+    let with = |password| Tracker::with(&home, &[ca, ("--directory-password-file", password)]);
+    let (one, two) = (with(&good), with(&good));
+    contract::holds(&one.client(), &two.client()).await;
+    // Tokens are in the members' memory: after a restart they know none.
+    etcd.kill(0);
+    etcd.begin(0);
+    let mut answer = one.client().get(&Digest::of(b"x")).await;
+    for _ in 0..10 {
+        if answer.is_ok() {
+            break;
+        }
+        answer = one.client().get(&Digest::of(b"x")).await;
+    }
+    assert_eq!(answer.expect("answers"), None);
+    for (arguments, why) in [
+        (
+            ["--directory", &home, "--directory-password-file", bad.to_str().expect("text")].as_slice(),
+            "password",
+        ),
+        (&["--directory", &home], "names a user"),
+        (&["--directory", &home, "--directory-password-file", "/nowhere/at/all"], "/nowhere/at/all"),
+        (
+            &[
+                "--directory",
+                &home.replace("/fleet", "/other"),
+                "--directory-password-file",
+                good.to_str().expect("text"),
+            ],
+            "permission",
+        ),
+        (&["--directory", &home.replace("carrier@", "")], "user"),
+    ] {
+        let mut command = Command::new(longshore());
+        command.args(["tracker", "--listen", "127.0.0.1:0"]).arg("--directory-ca").arg(ca.1).args(arguments);
+        let refused = command.output().expect("ends");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && said.contains(why), "{arguments:?}: {said}");
+        assert!(!said.contains("s3cret") && !said.contains("guess"), "{said}");
+    }
+    for tracker in [&one, &two] {
+        assert!(!tracker.process.stderr().contains("s3cret"));
+    }
+}

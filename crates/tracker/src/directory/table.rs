@@ -1,0 +1,260 @@
+//! The directory of a tracker that is alone: blobs and tags in `redb`, leases in memory.
+//!
+//! **Durability.** Publications are visible at once and flushed within [`FLUSH_EVERY`](super::FLUSH_EVERY) and at the
+//! end: a fleet publishes in bursts, and a flush for each would hold up everyone who waits. A crash of the tracker
+//! within that time costs the origin one more copy of what was just published, and nothing else.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use api::directory::{Entry, Lease, Renewal, Tag, TagRequest};
+use bytes::Bytes;
+use hash::Digest;
+use metainfo::InfoHash;
+use redb::{
+    Database, Durability, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
+    TableDefinition, backends::InMemoryBackend,
+};
+
+use super::{Sizes, Taken, merged, millis};
+use crate::{
+    config::Config,
+    error::DirectoryError,
+    leases::{Claimed, Leases, Renewed},
+    server::Clock,
+};
+
+/// Size, media type, info-hash, when published, info dictionary.
+type Row<'a> = (u64, Option<&'a str>, &'a [u8; 20], u64, &'a [u8]);
+/// Digest, media type, size, when set.
+type TagRow<'a> = (&'a [u8; 32], &'a str, u64, u64);
+
+const ENTRIES: TableDefinition<'_, &[u8; 32], Row<'_>> = TableDefinition::new("entries");
+const TAGS: TableDefinition<'_, &str, TagRow<'_>> = TableDefinition::new("tags");
+
+/// The database's page cache, in bytes.
+const CACHE: usize = 64 * 1024 * 1024;
+
+/// The most leases at a time: one per node and layer of a large fleet.
+const MAX_LEASES: usize = 100_000;
+
+#[derive(Clone)]
+pub(crate) struct Table(Arc<Shared>);
+
+struct Shared {
+    database: Database,
+    /// Whether something waits to be flushed.
+    unflushed: AtomicBool,
+    leases: Leases,
+    clock: Clock,
+    max_entries: u64,
+}
+
+impl Table {
+    /// Reads the file, and may repair it: blocks. Without a file it is in memory.
+    pub(crate) fn open(path: Option<&Path>, config: &Config, clock: Clock) -> Result<Self, DirectoryError> {
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE);
+        let database = match path {
+            Some(path) => builder.create(path)?,
+            None => builder.create_with_backend(InMemoryBackend::new())?,
+        };
+        let mut write = database.begin_write()?;
+        write.set_quick_repair(true);
+        write.open_table(ENTRIES)?.len()?;
+        write.open_table(TAGS)?.len()?;
+        write.commit()?;
+        Ok(Self(Arc::new(Shared {
+            database,
+            unflushed: AtomicBool::new(false),
+            leases: Leases::new(config.lease_ttl(), MAX_LEASES),
+            clock,
+            max_entries: config.max_entries,
+        })))
+    }
+
+    pub(crate) async fn claim(
+        &self,
+        digest: Digest,
+        node: &str,
+        look: bool,
+    ) -> Result<Taken, DirectoryError> {
+        if look && let Some(entry) = self.get(digest).await? {
+            return Ok(Taken::Known(entry));
+        }
+        let shared = &self.0;
+        let id = format!("{:032x}", rand::random::<u128>());
+        match shared.leases.claim(shared.clock.elapsed(), &digest, node, id) {
+            Claimed::Leased(id) => {
+                // Published between the look and the lease?
+                if look && let Some(entry) = self.get(digest).await? {
+                    shared.leases.release(&digest, node, &id);
+                    return Ok(Taken::Known(entry));
+                }
+                Ok(Taken::Leased(shared.lease(id)))
+            }
+            Claimed::Held { by, until, end } => Ok(Taken::Held { by, until, end }),
+            Claimed::Full => Err(DirectoryError::Full(MAX_LEASES as u64)),
+        }
+    }
+
+    pub(crate) async fn get(&self, digest: Digest) -> Result<Option<Entry>, DirectoryError> {
+        self.blocking(move |shared| {
+            let table = shared.database.begin_read()?.open_table(ENTRIES)?;
+            Ok(table.get(digest.as_bytes())?.map(|row| entry(&digest, row.value())))
+        })
+        .await
+    }
+
+    pub(crate) async fn publish(&self, new: Entry) -> Result<Entry, DirectoryError> {
+        let entry = self
+            .blocking(move |shared| {
+                let digest = new.digest;
+                let mut write = shared.database.begin_write()?;
+                write.set_durability(Durability::None).map_err(redb::Error::from)?;
+                let new = {
+                    let mut table = write.open_table(ENTRIES)?;
+                    let old = table.get(digest.as_bytes())?.map(|row| entry(&digest, row.value()));
+                    if old.is_none() && table.len()? >= shared.max_entries {
+                        return Err(DirectoryError::Full(shared.max_entries));
+                    }
+                    let new = merged(new, old.as_ref());
+                    if old.is_some_and(|old| old == new) {
+                        // Idempotent, without a write.
+                        return Ok(new);
+                    }
+                    let (media_type, now) = (new.media_type.as_deref(), shared.clock.unix());
+                    let row = (new.size, media_type, new.info_hash.as_bytes(), now, new.info.as_ref());
+                    table.insert(digest.as_bytes(), row)?;
+                    new
+                };
+                write.commit()?;
+                shared.unflushed.store(true, Relaxed);
+                Ok(new)
+            })
+            .await?;
+        self.0.leases.settle(&entry.digest);
+        Ok(entry)
+    }
+
+    pub(crate) async fn renew(
+        &self,
+        digest: Digest,
+        node: &str,
+        lease: String,
+    ) -> Result<Renewal, DirectoryError> {
+        let shared = &self.0;
+        if shared.leases.extend(shared.clock.elapsed(), &digest, node, &lease) {
+            return Ok(Renewal::Leased(shared.lease(lease)));
+        }
+        if self.get(digest).await?.is_some() {
+            return Ok(Renewal::Known);
+        }
+        match shared.leases.renew(shared.clock.elapsed(), &digest, node, lease) {
+            Renewed::Leased(id) => Ok(Renewal::Leased(shared.lease(id))),
+            Renewed::Lost { by } => Ok(Renewal::Lost { by }),
+            Renewed::Full => Err(DirectoryError::Full(MAX_LEASES as u64)),
+        }
+    }
+
+    pub(crate) fn release(&self, digest: &Digest, node: &str, lease: &str) {
+        self.0.leases.release(digest, node, lease);
+    }
+
+    pub(crate) async fn set_tag(&self, tag: TagRequest) -> Result<Tag, DirectoryError> {
+        self.blocking(move |shared| {
+            let updated = shared.clock.unix();
+            let mut write = shared.database.begin_write()?;
+            write.set_durability(Durability::None).map_err(redb::Error::from)?;
+            {
+                let mut table = write.open_table(TAGS)?;
+                if table.get(tag.name.as_str())?.is_none() && table.len()? >= shared.max_entries {
+                    return Err(DirectoryError::Full(shared.max_entries));
+                }
+                let row = (tag.digest.as_bytes(), tag.media_type.as_str(), tag.size, updated);
+                table.insert(tag.name.as_str(), row)?;
+            }
+            write.commit()?;
+            shared.unflushed.store(true, Relaxed);
+            Ok(Tag { target: tag, updated, age: 0 })
+        })
+        .await
+    }
+
+    pub(crate) async fn tag(&self, name: String) -> Result<Option<Tag>, DirectoryError> {
+        self.blocking(move |shared| {
+            let table = shared.database.begin_read()?.open_table(TAGS)?;
+            let now = shared.clock.unix();
+            Ok(table.get(name.as_str())?.map(|row| {
+                let (digest, media_type, size, updated) = row.value();
+                let digest = Digest::from_bytes(*digest);
+                let target =
+                    TagRequest { name: name.clone(), digest, media_type: media_type.to_owned(), size };
+                Tag { target, updated, age: now.saturating_sub(updated) }
+            }))
+        })
+        .await
+    }
+
+    /// Flushes what waits for it, and forgets leases that ran out.
+    pub(crate) async fn tend(&self) -> Result<(), DirectoryError> {
+        self.0.leases.sweep(self.0.clock.elapsed());
+        if !self.0.unflushed.swap(false, Relaxed) {
+            return Ok(());
+        }
+        let flushed = self
+            .blocking(|shared| {
+                let mut write = shared.database.begin_write()?;
+                write.set_quick_repair(true);
+                Ok(write.commit()?)
+            })
+            .await;
+        if flushed.is_err() {
+            self.0.unflushed.store(true, Relaxed);
+        }
+        flushed
+    }
+
+    pub(crate) async fn sizes(&self) -> Result<Sizes, DirectoryError> {
+        self.blocking(|shared| {
+            let read = shared.database.begin_read()?;
+            Ok(Sizes {
+                entries: read.open_table(ENTRIES)?.len()?,
+                tags: read.open_table(TAGS)?.len()?,
+                leases: shared.leases.len() as u64,
+            })
+        })
+        .await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        body: impl FnOnce(&Shared) -> Result<T, DirectoryError> + Send + 'static,
+    ) -> Result<T, DirectoryError> {
+        let shared = Arc::clone(&self.0);
+        super::blocking(move || body(&shared)).await
+    }
+}
+
+impl Shared {
+    fn lease(&self, lease: String) -> Lease {
+        Lease { lease, ttl_ms: millis(self.leases.ttl()) }
+    }
+}
+
+fn entry(digest: &Digest, (size, media_type, info_hash, _, info): Row<'_>) -> Entry {
+    Entry {
+        digest: *digest,
+        size,
+        media_type: media_type.map(str::to_owned),
+        info_hash: InfoHash::from_bytes(*info_hash),
+        info: Bytes::copy_from_slice(info),
+        complete: None,
+        incomplete: None,
+    }
+}
