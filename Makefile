@@ -5,14 +5,14 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench fuzz build
+.PHONY: help demo test lint bench bench-tracker fuzz build
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 XTASK := $(CARGO) run --quiet --locked --package longshore-xtask --
 
 help: ## what there is
-	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
 demo: ## a tracker, a registry and twelve nodes on this machine, and who gave what to whom
 	@scripts/setup.sh build demo
@@ -45,6 +45,12 @@ bench: ## Longshore beside whatever other clients are here; the figures of BENCH
 		else echo "skipped: shaped links want root"; fi
 	python3 benches/idle.py --binary $(TARGET)/release/longshore --fill $(TARGET)/release/examples/fill
 	$(CARGO) run --release --locked --package longshore-sim --example crowds
+
+bench-tracker: ## trackers under load, against answerers that keep nothing and whatever other trackers are here
+	@scripts/setup.sh build peers
+	$(CARGO) build --release --locked --package longshore
+	$(CARGO) build --release --locked --package longshore-tracker --example load
+	python3 benches/tracker.py --longshore $(TARGET)/release/longshore --load $(TARGET)/release/examples/load $(ARGS)
 
 fuzz: ## every fuzz target for FUZZ_SECONDS seconds (default 30)
 	@scripts/setup.sh build fuzz
