@@ -156,6 +156,12 @@ impl UdpAnnounce {
     }
 }
 
+/// The torrent that a packet announces, if it announces one, whoever it is from.
+pub fn announced_torrent(packet: &[u8]) -> Option<&[u8; 20]> {
+    let is_announce = packet.len() >= ANNOUNCE_LENGTH && packet.get(8..12) == Some(&ANNOUNCE.to_be_bytes());
+    if is_announce { packet.get(16..)?.first_chunk() } else { None }
+}
+
 /// The path and query of an announce's URL, put together from its options (BEP 41); empty where there are none.
 ///
 /// What is broken ends the reading, and what came before it counts; beyond [`MAX_URL`] bytes nothing does.

@@ -6,5 +6,6 @@ mod secret;
 mod swarm;
 mod torrent;
 
+pub(crate) use peers::WARMED;
 pub use peers::{Limits, PeerStore, TorrentStats};
 pub use request::{Announce, Announced, Name, Outcome, Peers};

@@ -6,7 +6,7 @@ pub(crate) mod worker;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use announce::udp::{
-    ANSWER_HEAD, MAX_URL, UdpAction, UdpAnnounce, UdpHead, encode_announced, encode_connected, encode_error,
+    ANSWER_HEAD, MAX_URL, UdpAction, UdpAnnounce, UdpHead, announced_torrent, encode_announced, encode_connected, encode_error,
     encode_scraped, encode_scraped_torrent, scrape_hashes, url_data,
 };
 use metainfo::InfoHash;
@@ -64,6 +64,11 @@ impl Exchange {
             self.tally.of(from).fault(fault);
             encode_error(head.transaction, reason, out);
         }
+    }
+
+    /// Makes ready for packets that will be answered next, [`WARMED`](crate::store::WARMED) at most.
+    pub(crate) fn expect<'a>(&self, packets: impl Iterator<Item = &'a [u8]>) {
+        self.desk.store.warm(packets.filter_map(announced_torrent));
     }
 
     fn announce(

@@ -104,6 +104,9 @@ impl TorrentStats {
 /// Enough that announces rarely meet, and that a sweep of one is short.
 const SHARDS: usize = 256;
 
+/// How many torrents are looked at together before they are announced.
+pub(crate) const WARMED: usize = 8;
+
 /// How many peers are removed at most while one lock is held.
 const MOST_EXPIRED: usize = 2000;
 
@@ -179,6 +182,39 @@ impl PeerStore {
             self.torrents.fetch_sub(1, Relaxed);
         }
         Announced { outcome, stats, want, random }
+    }
+
+    /// Looks at torrents that will be announced next, so that the memory they lie in is waited for once for all of
+    /// them and not for one after the other. Changes nothing, and looks at [`WARMED`] at most.
+    pub fn warm<'a>(&self, info_hashes: impl Iterator<Item = &'a [u8; 20]>) {
+        let (mut places, mut length) = ([(0, 0, &[0; 20]); WARMED], 0);
+        for (place, info_hash) in places.iter_mut().zip(info_hashes) {
+            let hash = self.secret.torrent(info_hash);
+            *place = (shard_of(hash), hash, info_hash);
+            length += 1;
+        }
+        let places = places.get_mut(..length).unwrap_or_default();
+        // Several are locked at once, and so all in the same order.
+        places.sort_unstable_by_key(|&(shard, ..)| shard);
+        let mut shards: [Option<MutexGuard<'_, Shard>>; WARMED] = [const { None }; WARMED];
+        let (mut last, mut locked) = (None, 0usize);
+        let mut which = [0; WARMED];
+        for (&mut (at, ..), which) in places.iter_mut().zip(&mut which) {
+            if last != Some(at) {
+                if let (Some(guard), Some(shard)) = (shards.get_mut(locked), self.shards.get(at)) {
+                    *guard = Some(lock(shard));
+                }
+                (last, locked) = (Some(at), locked + 1);
+            }
+            *which = locked - 1;
+        }
+        let mut seen = 0;
+        for (&mut (_, hash, info_hash), which) in places.iter_mut().zip(which) {
+            let shard = shards.get(which).and_then(Option::as_ref);
+            let torrent = shard.and_then(|shard| shard.torrents.find(hash, |torrent| torrent.has_name(info_hash)));
+            seen ^= torrent.map_or(0, Torrent::touch);
+        }
+        std::hint::black_box(seen);
     }
 
     /// A torrent's numbers; `None` when nobody announced it.
@@ -382,10 +418,8 @@ impl PeerStore {
     }
 
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
-        // Other bits than the table goes by.
-        let at = (hash >> 40) as usize % SHARDS;
         #[allow(clippy::indexing_slicing, reason = "there are SHARDS shards")]
-        lock(&self.shards[at])
+        lock(&self.shards[shard_of(hash)])
     }
 }
 
@@ -431,6 +465,11 @@ impl Ticks {
     fn at(self, now: Duration) -> u8 {
         (now.as_secs() / self.length) as u8
     }
+}
+
+const fn shard_of(hash: u64) -> usize {
+    // By other bits than the table goes.
+    (hash >> 40) as usize % SHARDS
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -18,7 +18,7 @@ use nix::{
 };
 
 use super::{Exchange, MAX_ANSWER};
-use crate::server::Clock;
+use crate::{server::Clock, store::WARMED};
 
 /// How many packets one call takes at most.
 const BATCH: usize = 64;
@@ -89,9 +89,16 @@ fn work<S: Sender>(
         answers.clear();
         ends.clear();
         senders.clear();
-        for (packet, (length, sender)) in packets.chunks_exact(MAX_REQUEST).zip(&taken) {
+        let whole = |n: usize| {
+            let (packet, length) = (packets.get(n * MAX_REQUEST..)?, taken.get(n)?.0);
+            packet.get(..length.min(MAX_REQUEST))
+        };
+        for (n, (_, sender)) in taken.iter().enumerate() {
+            if n % WARMED == 0 && taken.len() > 2 {
+                exchange.expect((n..n + WARMED).filter_map(whole));
+            }
             let start = answers.len();
-            exchange.answer(now, packet.get(..*length).unwrap_or(packet), sender.address(), &mut answers);
+            exchange.answer(now, whole(n).unwrap_or_default(), sender.address(), &mut answers);
             if answers.len() > start {
                 ends.push(answers.len());
                 senders.push(Some(*sender));
