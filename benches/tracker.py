@@ -87,8 +87,8 @@ def contenders(options, folder):
 AQUATIC_UDP = """
 socket_workers = 1
 [network]
-address_ipv4 = "127.0.0.1:17005"
-use_ipv6 = false
+address = "127.0.0.1:17005"
+only_ipv6 = false
 socket_recv_buffer_size = 8000000
 [protocol]
 max_response_peers = 50
@@ -98,9 +98,8 @@ AQUATIC_HTTP = """
 socket_workers = 1
 swarm_workers = 1
 [network]
-use_ipv4 = true
-use_ipv6 = false
-address_ipv4 = "127.0.0.1:17006"
+only_ipv6 = false
+address = "127.0.0.1:17006"
 keep_alive = true
 [protocol]
 max_peers = 50
@@ -113,6 +112,8 @@ def null_of(kind):
 
 def measure(options, contender, kind):
     """What one run gives; `None` where the contender is gone or refuses."""
+    if not contender.alive():
+        return None
     arguments = [kind, contender.address, options.seconds] + ([options.rate] if kind == PACED else [])
     before = contender.cpu_ns()
     try:
@@ -148,6 +149,9 @@ def main():
                 continue
             contender = Contender(name, command, port, kinds, cwd=folder)
             running.append(contender)
+            if not contender.alive():
+                print(f"{name}: does not start", flush=True)
+                continue
             empty = contender.resident()
             if not name.startswith("null") and UDP in kinds:
                 filled = load(options, "fill", contender.address)
@@ -156,7 +160,7 @@ def main():
         for _ in range(options.rounds):
             for kind in (UDP, CONNECT, KEEP_ALIVE, CLOSE, PACED):
                 for contender in running:
-                    if kind in contender.kinds and contender.alive():
+                    if kind in contender.kinds:
                         contender.results.setdefault(kind, []).append(measure(options, contender, kind))
         report(options, running)
     finally:

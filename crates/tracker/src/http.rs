@@ -4,4 +4,6 @@
 
 pub(crate) mod connection;
 pub(crate) mod exchange;
+mod frame;
+mod table;
 pub(crate) mod worker;

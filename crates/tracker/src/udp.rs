@@ -6,8 +6,8 @@ pub(crate) mod worker;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use announce::udp::{
-    ANSWER_HEAD, MAX_URL, UdpAction, UdpAnnounce, UdpHead, announced_torrent, encode_announced, encode_connected, encode_error,
-    encode_scraped, encode_scraped_torrent, scrape_hashes, url_data,
+    ANSWER_HEAD, MAX_URL, UdpAction, UdpAnnounce, UdpHead, announced_torrent, encode_announced,
+    encode_connected, encode_error, encode_scraped, encode_scraped_torrent, scrape_hashes, url_data,
 };
 use metainfo::InfoHash;
 

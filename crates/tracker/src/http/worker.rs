@@ -27,6 +27,8 @@ use tokio::sync::mpsc;
 use super::{
     connection::{Connection, Connections, HandedOver, Place},
     exchange::{Action, Exchange},
+    frame::{Date, Frame},
+    table::Table,
 };
 use crate::{server::Clock, tally::Fault};
 
@@ -383,123 +385,4 @@ enum Part {
 fn wanted(connection: &Connection) -> EventFlags {
     // A client that does not take its answers is not listened to.
     if connection.output.is_empty() { EventFlags::IN } else { EventFlags::OUT }
-}
-
-/// The head of an answer, whose length is written when the body is there.
-struct Frame {
-    /// Where the length's digits begin.
-    length: usize,
-    /// Where the body begins.
-    body: usize,
-}
-
-/// More digits than any answer's length has.
-const LENGTH_DIGITS: usize = 7;
-
-impl Frame {
-    fn begin(out: &mut Vec<u8>, date: &Date, old: bool, keep_alive: bool) -> Self {
-        out.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nDate: ");
-        out.extend_from_slice(&date.0);
-        out.extend_from_slice(b"\r\nContent-Length: ");
-        let length = out.len();
-        out.extend_from_slice(&[b' '; LENGTH_DIGITS]);
-        out.extend_from_slice(match (old, keep_alive) {
-            (false, true) => b"\r\n\r\n",
-            (true, true) => b"\r\nConnection: keep-alive\r\n\r\n",
-            (_, false) => b"\r\nConnection: close\r\n\r\n",
-        });
-        Self { length, body: out.len() }
-    }
-
-    fn end(self, out: &mut [u8]) {
-        let mut length = out.len() - self.body;
-        let digits = out.get_mut(self.length..self.length + LENGTH_DIGITS).unwrap_or_default();
-        // Right-aligned: spaces before a field's value mean nothing.
-        for digit in digits.iter_mut().rev() {
-            *digit = b'0' + (length % 10) as u8;
-            length /= 10;
-            if length == 0 {
-                break;
-            }
-        }
-    }
-}
-
-/// The date of answers, made anew every second.
-struct Date([u8; 29]);
-
-impl Default for Date {
-    fn default() -> Self {
-        Self(*b"Thu, 01 Jan 1970 00:00:00 GMT")
-    }
-}
-
-impl Date {
-    fn set(&mut self, unix: u64) {
-        let date = httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(unix));
-        if let Ok(date) = date.as_bytes().try_into() {
-            self.0 = date;
-        }
-    }
-}
-
-/// The connections of a worker, each under a token that no later one in its place shares.
-#[derive(Default)]
-struct Table {
-    places: Vec<(u32, Option<Connection>)>,
-    free: Vec<u32>,
-}
-
-impl Table {
-    /// The token of the next to be inserted.
-    fn next(&mut self) -> u64 {
-        let at = match self.free.last() {
-            Some(&at) => at,
-            None => {
-                self.places.push((0, None));
-                let at = (self.places.len() - 1) as u32;
-                self.free.push(at);
-                at
-            }
-        };
-        let turn = self.places.get(at as usize).map_or(0, |(turn, _)| *turn);
-        u64::from(turn) << 32 | u64::from(at)
-    }
-
-    fn insert(&mut self, connection: Connection) {
-        let token = self.next();
-        self.free.pop();
-        self.put(token, connection);
-    }
-
-    fn take(&mut self, token: u64) -> Option<Connection> {
-        let (turn, place) = self.places.get_mut(token as u32 as usize)?;
-        if u64::from(*turn) == token >> 32 { place.take() } else { None }
-    }
-
-    fn put(&mut self, token: u64, connection: Connection) {
-        if let Some((_, place)) = self.places.get_mut(token as u32 as usize) {
-            *place = Some(connection);
-        }
-    }
-
-    /// Gives up the place of a connection that was taken out.
-    fn free(&mut self, token: u64) {
-        let at = token as u32;
-        if let Some((turn, _)) = self.places.get_mut(at as usize) {
-            // The topmost turn would look like a listener.
-            *turn = turn.wrapping_add(1) & 0x7fff_ffff;
-            self.free.push(at);
-        }
-    }
-
-    fn retain(&mut self, keep: impl Fn(&Connection) -> bool) {
-        for (at, (turn, place)) in (0u32..).zip(&mut self.places) {
-            if place.as_ref().is_some_and(|connection| !keep(connection)) {
-                *place = None;
-                *turn = turn.wrapping_add(1) & 0x7fff_ffff;
-                self.free.push(at);
-            }
-        }
-    }
 }

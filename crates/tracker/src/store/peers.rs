@@ -211,7 +211,8 @@ impl PeerStore {
         let mut seen = 0;
         for (&mut (_, hash, info_hash), which) in places.iter_mut().zip(which) {
             let shard = shards.get(which).and_then(Option::as_ref);
-            let torrent = shard.and_then(|shard| shard.torrents.find(hash, |torrent| torrent.has_name(info_hash)));
+            let torrent =
+                shard.and_then(|shard| shard.torrents.find(hash, |torrent| torrent.has_name(info_hash)));
             seen ^= torrent.map_or(0, Torrent::touch);
         }
         std::hint::black_box(seen);

@@ -1,0 +1,64 @@
+//! The connections of a worker by token.
+
+use super::connection::Connection;
+
+/// The connections of a worker, each under a token that no later one in its place shares.
+#[derive(Default)]
+pub(super) struct Table {
+    places: Vec<(u32, Option<Connection>)>,
+    free: Vec<u32>,
+}
+
+impl Table {
+    /// The token of the next to be inserted.
+    pub(super) fn next(&mut self) -> u64 {
+        let at = match self.free.last() {
+            Some(&at) => at,
+            None => {
+                self.places.push((0, None));
+                let at = (self.places.len() - 1) as u32;
+                self.free.push(at);
+                at
+            }
+        };
+        let turn = self.places.get(at as usize).map_or(0, |(turn, _)| *turn);
+        u64::from(turn) << 32 | u64::from(at)
+    }
+
+    pub(super) fn insert(&mut self, connection: Connection) {
+        let token = self.next();
+        self.free.pop();
+        self.put(token, connection);
+    }
+
+    pub(super) fn take(&mut self, token: u64) -> Option<Connection> {
+        let (turn, place) = self.places.get_mut(token as u32 as usize)?;
+        if u64::from(*turn) == token >> 32 { place.take() } else { None }
+    }
+
+    pub(super) fn put(&mut self, token: u64, connection: Connection) {
+        if let Some((_, place)) = self.places.get_mut(token as u32 as usize) {
+            *place = Some(connection);
+        }
+    }
+
+    /// Gives up the place of a connection that was taken out.
+    pub(super) fn free(&mut self, token: u64) {
+        let at = token as u32;
+        if let Some((turn, _)) = self.places.get_mut(at as usize) {
+            // The topmost turns are left to tokens that are no connection's.
+            *turn = turn.wrapping_add(1) & 0x7fff_ffff;
+            self.free.push(at);
+        }
+    }
+
+    pub(super) fn retain(&mut self, keep: impl Fn(&Connection) -> bool) {
+        for (at, (turn, place)) in (0u32..).zip(&mut self.places) {
+            if place.as_ref().is_some_and(|connection| !keep(connection)) {
+                *place = None;
+                *turn = turn.wrapping_add(1) & 0x7fff_ffff;
+                self.free.push(at);
+            }
+        }
+    }
+}
