@@ -119,8 +119,10 @@ fn request_line(line: &[u8]) -> Option<(&[u8], bool)> {
         Some(target) => (target, false),
         None => (line.strip_suffix(b" HTTP/1.0")?, true),
     };
-    // An info-hash that was not escaped may look like anything, but for what ends the target.
-    target.iter().all(|&byte| byte > b' ' && byte != 0x7f).then_some((target, old))
+    // An info-hash that was not escaped may look like anything, but for what ends the target. Without a branch, as the
+    // target is most of the head.
+    let good = target.iter().fold(true, |good, &byte| good & (byte > b' ') & (byte != 0x7f));
+    good.then_some((target, old))
 }
 
 fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {

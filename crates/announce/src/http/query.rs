@@ -4,10 +4,18 @@ use std::fmt::Write as _;
 
 /// The pairs of a query string, as they stand. A key without `=` has an empty value.
 pub(super) fn pairs(query: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    query.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()).map(|pair| {
-        let equals = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());
-        let (key, value) = pair.split_at(equals);
-        (key, value.get(1..).unwrap_or_default())
+    let mut rest = query;
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            let (pair, tail) = rest.split_at(memchr::memchr(b'&', rest).unwrap_or(rest.len()));
+            rest = tail.get(1..).unwrap_or_default();
+            if !pair.is_empty() {
+                let equals = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());
+                let (key, value) = pair.split_at(equals);
+                return Some((key, value.get(1..).unwrap_or_default()));
+            }
+        }
+        None
     })
 }
 
