@@ -185,7 +185,7 @@ impl PeerStore {
     }
 
     /// Looks at torrents that will be announced next, so that the memory they lie in is waited for once for all of
-    /// them and not for one after the other. Changes nothing, and looks at [`WARMED`] at most.
+    /// them and not for one after the other. Changes nothing, and looks at eight at most.
     pub fn warm<'a>(&self, info_hashes: impl Iterator<Item = &'a [u8; 20]>) {
         let (mut places, mut length) = ([(0, 0, &[0; 20]); WARMED], 0);
         for (place, info_hash) in places.iter_mut().zip(info_hashes) {
