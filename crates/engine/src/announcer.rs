@@ -102,28 +102,28 @@ struct Entry {
     busy: bool,
     /// Somebody waits for the first announce.
     told: Option<oneshot::Sender<()>>,
+    /// Tells it from one of the same place that was removed or replaced; what answers that one is not for this.
+    number: u64,
 }
 
 type Place = (InfoHash, usize);
+
+/// What became of an announce, and of which entry.
+type Answer = (Place, u64, Result<AnnounceResponse, String>);
 
 struct Task {
     shared: Arc<Shared>,
     entries: HashMap<Place, Entry>,
     agenda: BinaryHeap<Reverse<(Time, u64, Place)>>,
-    under_way: JoinSet<(Place, Result<AnnounceResponse, String>)>,
+    under_way: JoinSet<Answer>,
+    /// Counts entries and turns.
     turns: u64,
 }
 
 /// Announces until the engine stops, then says good-bye everywhere.
 pub(crate) async fn run(inbox: Inbox, shared: Arc<Shared>) {
     let Inbox(mut commands) = inbox;
-    let mut task = Task {
-        shared: shared.clone(),
-        entries: HashMap::new(),
-        agenda: BinaryHeap::new(),
-        under_way: JoinSet::new(),
-        turns: 0,
-    };
+    let mut task = Task::new(shared.clone());
     loop {
         let next = task.next();
         tokio::select! {
@@ -133,8 +133,8 @@ pub(crate) async fn run(inbox: Inbox, shared: Arc<Shared>) {
                 None => break,
             },
             Some(done) = task.under_way.join_next() => {
-                if let Ok((place, result)) = done {
-                    task.answered(place, result);
+                if let Ok(answer) = done {
+                    task.answered(answer);
                 }
             }
             () = sleep_until(shared.clock.instant(next.unwrap_or_default())), if next.is_some() => task.due(),
@@ -146,6 +146,11 @@ pub(crate) async fn run(inbox: Inbox, shared: Arc<Shared>) {
 }
 
 impl Task {
+    fn new(shared: Arc<Shared>) -> Self {
+        let (entries, agenda) = (HashMap::new(), BinaryHeap::new());
+        Self { shared, entries, agenda, under_way: JoinSet::new(), turns: 0 }
+    }
+
     /// When something is to be announced, if there is room for it.
     fn next(&self) -> Option<Time> {
         let Reverse((at, ..)) = self.agenda.peek()?;
@@ -163,6 +168,7 @@ impl Task {
                         tracing::warn!(torrent = %info_hash, tracker = other, "only http, https and udp trackers are announced to");
                     }
                     if !trackers.is_empty() {
+                        self.turns += 1;
                         let entry = Entry {
                             trackers,
                             event: Event::Started,
@@ -174,6 +180,7 @@ impl Task {
                             turn: 0,
                             busy: false,
                             told: told.take(),
+                            number: self.turns,
                         };
                         self.entries.insert((info_hash, tier), entry);
                         self.plan((info_hash, tier), now);
@@ -192,8 +199,8 @@ impl Task {
                 for place in self.places(info_hash) {
                     if let Some(mut entry) = self.entries.remove(&place).filter(|e| e.started) {
                         entry.event = Event::Stopped;
-                        let ask = self.ask(place.0, &entry);
-                        self.under_way.spawn(async move { (place, ask.await) });
+                        let ask = self.ask(place, &entry);
+                        self.under_way.spawn(ask);
                     }
                 }
             }
@@ -228,8 +235,8 @@ impl Task {
             }
             entry.busy = true;
             if let Some(entry) = self.entries.get(&place) {
-                let ask = self.ask(place.0, entry);
-                self.under_way.spawn(async move { (place, ask.await) });
+                let ask = self.ask(place, entry);
+                self.under_way.spawn(ask);
             }
             if let Some(entry) = self.entries.get_mut(&place) {
                 entry.sent = std::mem::replace(&mut entry.event, Event::None);
@@ -238,11 +245,8 @@ impl Task {
     }
 
     /// Asks the trackers of a tier in turn until one answers.
-    fn ask(
-        &self,
-        info_hash: InfoHash,
-        entry: &Entry,
-    ) -> impl Future<Output = Result<AnnounceResponse, String>> + use<> {
+    fn ask(&self, place: Place, entry: &Entry) -> impl Future<Output = Answer> + use<> {
+        let (info_hash, number) = (place.0, entry.number);
         let mut request = AnnounceRequest::new(info_hash, self.shared.peer_id, self.shared.listen.port());
         request.event = entry.event;
         request.compact = Some(true);
@@ -257,7 +261,7 @@ impl Task {
                 match announce_to(&shared, &tracker, &request).await {
                     Ok(response) => {
                         shared.note_tracker(tracker, None, true);
-                        return Ok(response);
+                        return (place, number, Ok(response));
                     }
                     Err(error) => {
                         why = format!("{tracker}: {error}");
@@ -265,14 +269,14 @@ impl Task {
                     }
                 }
             }
-            Err(why)
+            (place, number, Err(why))
         }
     }
 
-    fn answered(&mut self, place: Place, result: Result<AnnounceResponse, String>) {
+    fn answered(&mut self, (place, number, result): Answer) {
         let now = self.shared.clock.now();
         let torrent = self.shared.torrents().get(&place.0).cloned();
-        let Some(entry) = self.entries.get_mut(&place) else { return };
+        let Some(entry) = self.entries.get_mut(&place).filter(|entry| entry.number == number) else { return };
         entry.busy = false;
         if let Some(waiting) = entry.told.take() {
             // Whoever waited may have given up.
@@ -339,8 +343,8 @@ impl Task {
                 entry.event = Event::Stopped;
             }
             if let Some(entry) = self.entries.get(&place) {
-                let ask = self.ask(place.0, entry);
-                self.under_way.spawn(async move { (place, ask.await) });
+                let ask = self.ask(place, entry);
+                self.under_way.spawn(ask);
             }
             while self.under_way.len() >= AT_ONCE {
                 self.under_way.join_next().await;
@@ -381,23 +385,18 @@ mod tests {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let engine = Engine::start(Config { listen, ..Config::default() }, None).await.expect("starts");
         let place = (InfoHash::from_bytes([7; 20]), 0);
-        let mut task = Task {
-            shared: engine.shared().clone(),
-            entries: HashMap::new(),
-            agenda: BinaryHeap::new(),
-            under_way: JoinSet::new(),
-            turns: 0,
-        };
+        let mut task = Task::new(engine.shared().clone());
         // Nobody listens there, and what the task asks is thrown away: the answers are given below.
         let tracker = "http://127.0.0.1:9/announce".to_owned();
         task.command(Command::Add(place.0, vec![vec![tracker]], None));
         task.due();
         assert_eq!(task.entries[&place].sent, Event::Started);
-        task.answered(place, Ok(response()));
+        let number = task.entries[&place].number;
+        task.answered((place, number, Ok(response())));
         task.command(Command::Completed(place.0));
         task.due();
         assert_eq!(task.entries[&place].sent, Event::Completed);
-        task.answered(place, Err("lost".into()));
+        task.answered((place, number, Err("lost".into())));
         assert_eq!(task.entries[&place].event, Event::Completed, "to be told again");
         task.plan(place, Time(0));
         task.due();
@@ -405,9 +404,34 @@ mod tests {
         // While another is under way.
         task.command(Command::Completed(place.0));
         task.due();
-        task.answered(place, Ok(response()));
+        task.answered((place, number, Ok(response())));
         let now = task.shared.clock.now();
         assert!(task.next().is_some_and(|at| at <= now), "at once, not after the interval");
+        task.under_way.abort_all();
+        engine.stop().await;
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_a_removed_entrys_stopped_is_not_the_new_entrys() {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let engine = Engine::start(Config { listen, ..Config::default() }, None).await.expect("starts");
+        let place = (InfoHash::from_bytes([7; 20]), 0);
+        let mut task = Task::new(engine.shared().clone());
+        let tracker = "http://127.0.0.1:9/announce".to_owned();
+        let add = || Command::Add(place.0, vec![vec![tracker.clone()]], None);
+        task.command(add());
+        task.due();
+        let old = task.entries[&place].number;
+        task.answered((place, old, Ok(response())));
+        task.command(Command::Remove(place.0));
+        task.command(add());
+        task.due();
+        task.answered((place, old, Ok(response())));
+        let entry = &task.entries[&place];
+        assert!(entry.busy && !entry.started, "its own `started` is still under way");
+        let new = entry.number;
+        task.answered((place, new, Ok(response())));
+        assert!(task.entries[&place].started && !task.entries[&place].busy);
         task.under_way.abort_all();
         engine.stop().await;
     }

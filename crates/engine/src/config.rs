@@ -16,6 +16,8 @@ pub struct Config {
     pub max_connections: usize,
     /// Most connections that one host may make to us. Two nodes have one for each torrent that both have or want;
     /// hosts behind one address share. Does not count on loopback.
+    /// The hosts of one IPv6 network (/64) together may take half of the places for incoming connections, or this
+    /// many if that is more.
     pub max_per_host: usize,
     /// Most connections to peers for one torrent.
     pub max_peers: usize,

@@ -8,6 +8,8 @@ use std::{
 
 use swarm::Time;
 
+use crate::places::canonical;
+
 /// Most addresses to remember for one torrent.
 const MOST: usize = 1000;
 /// After so many failures an address is forgotten.
@@ -30,11 +32,20 @@ struct Candidate {
 
 impl Candidates {
     pub(crate) fn add(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) {
-        for address in addresses.into_iter().filter(|a| a.port() != 0 && !a.ip().is_unspecified()) {
-            if self.known.len() < MOST {
+        let usable = |a: &SocketAddr| a.port() != 0 && !a.ip().is_unspecified();
+        for address in addresses.into_iter().map(canonical).filter(usable) {
+            if self.known.contains_key(&address) || self.known.len() < MOST || self.drop_worst() {
                 self.known.entry(address).or_default();
             }
         }
+    }
+
+    /// Forgets the address that has failed most often, if any has: whoever tells of a thousand at which nobody is
+    /// must not keep out the others.
+    fn drop_worst(&mut self) -> bool {
+        let failed = self.known.iter().filter(|(_, c)| !c.busy && c.failures > 0);
+        let worst = failed.max_by_key(|(_, c)| c.failures).map(|(address, _)| *address);
+        worst.is_some_and(|worst| self.known.remove(&worst).is_some())
     }
 
     /// Takes an address to dial now that is not in `connected`, if there is one.
@@ -86,6 +97,8 @@ impl Candidates {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
@@ -105,5 +118,23 @@ mod tests {
         assert_eq!(candidates.next_try(), None);
         candidates.add([address]);
         assert_eq!(candidates.take(now, &[address].into()), None, "it is connected");
+    }
+
+    #[test]
+    fn a_list_full_of_addresses_that_fail_has_room_for_new_ones() {
+        let liars = (0..MOST as u32).map(|n| SocketAddr::from((Ipv4Addr::from_bits(0x0a00_0000 + n), 1)));
+        let none = BTreeSet::new();
+        let mut candidates = Candidates::default();
+        candidates.add(liars);
+        let honest: SocketAddr = "192.0.2.1:6881".parse().expect("valid");
+        candidates.add([honest]);
+        assert!(!candidates.known.contains_key(&honest), "as long as none of them has failed");
+        let first = candidates.take(Time(0), &none).expect("one of them");
+        candidates.failed(first, Time(0));
+        candidates.add(["[::ffff:192.0.2.1]:6881".parse().expect("valid")]);
+        assert!(candidates.known.contains_key(&honest));
+        assert_eq!((candidates.known.len(), candidates.known.contains_key(&first)), (MOST, false));
+        candidates.add([honest]);
+        assert_eq!(candidates.known.len(), MOST);
     }
 }

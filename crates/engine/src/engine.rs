@@ -32,7 +32,7 @@ use crate::{
     layout::Layout,
     link,
     metadata::{self, MetadataError},
-    places::Places,
+    places::{Places, canonical},
     torrent::{Failure, NoLog, ProofLog, Torrent},
 };
 
@@ -399,6 +399,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         };
         match accepted {
             Ok((stream, address)) => {
+                let address = canonical(address);
                 let Some(of_host) = shared.places.of_host(address.ip()) else {
                     tracing::debug!(peer = %address, "connection refused: its host has as many as one may have");
                     continue;

@@ -30,7 +30,8 @@ const SILENCE: Duration = Duration::from_secs(150);
 const READ: usize = 16 * 1024;
 /// How much of what follows a block is read together with its last bytes.
 const BEHIND: usize = 1024;
-/// Block bytes to take in any case that nobody asked for: what was cancelled may be on its way.
+/// Block bytes to take that nobody asked for; more prove that the peer means to flood us. What was asked for and
+/// cancelled since does not count: it may be on its way.
 const UNASKED: u64 = 64 * 1024 * 1024;
 /// The number under which we take metadata messages (BEP 10).
 const METADATA_ID: u8 = 1;
@@ -78,7 +79,6 @@ pub(crate) async fn run(
         decoder: Decoder::new(torrent.meta.info.geometry.piece_count(), LONGEST_REQUEST),
         buffer: BytesMut::with_capacity(READ),
         unasked: 0,
-        taken: 0,
         metadata_id: None,
     };
     let why = tokio::select! {
@@ -86,12 +86,19 @@ pub(crate) async fn run(
         why = writer::run(torrent, key, &stream, &wake) => why,
         () = stop.cancelled() => LinkError::Dropped,
     };
-    tracing::debug!(torrent = %torrent.info_hash(), peer = %address, "connection ended: {why}");
+    let flood = matches!(why, LinkError::Flood);
+    if flood {
+        tracing::warn!(torrent = %torrent.info_hash(), peer = %address, "peer dropped: {why}");
+    } else {
+        tracing::debug!(torrent = %torrent.info_hash(), peer = %address, "connection ended: {why}");
+    }
     if let LinkError::Lost { piece, source } = why {
         torrent.fail(Failure::Lost { piece, why: source.to_string() });
     }
     torrent.act(|inner, now| {
-        inner.links.remove(&key);
+        if let (Some(link), true) = (inner.links.remove(&key), flood) {
+            inner.bans.add(&link);
+        }
         inner.swarm.on_disconnected(key, now);
     });
     torrent.wake.notify_one();
@@ -174,9 +181,8 @@ struct LinkReader<'a> {
     decoder: Decoder,
     /// Received and not yet read.
     buffer: BytesMut,
-    /// Block bytes that nobody asked for, and those that were of use.
+    /// Block bytes that nobody asked for.
     unasked: u64,
-    taken: u64,
     /// The number under which the peer takes metadata messages.
     metadata_id: Option<u8>,
 }
@@ -194,7 +200,11 @@ impl LinkReader<'_> {
     async fn frames(&mut self) -> Result<(), LinkError> {
         loop {
             match self.decoder.next(&mut self.buffer)? {
-                Some(Frame::Message(message)) => self.message(message)?,
+                Some(Frame::Message(message)) => {
+                    self.message(message)?;
+                    // One read may hold thousands; signals and others are served between them.
+                    tokio::task::consume_budget().await;
+                }
                 Some(Frame::Piece(range)) => self.block(range).await?,
                 None => break,
             }
@@ -228,14 +238,14 @@ impl LinkReader<'_> {
         let mut payload = self.shared.buffers.take(range.length as usize);
         self.receive(&mut payload).await?;
         self.torrent.received(self.key, range, payload);
-        self.taken += u64::from(range.length);
         Ok(())
     }
 
     /// Receives a block that is of no use, in small bites.
     async fn pass_over(&mut self, range: BlockRange) -> Result<(), LinkError> {
-        self.unasked += u64::from(range.length);
-        if self.unasked > UNASKED.max(self.taken / 8) {
+        let owed = self.torrent.lock().swarm.owed(self.key);
+        self.unasked += u64::from(range.length).saturating_sub(owed);
+        if self.unasked > UNASKED {
             return Err(LinkError::Flood);
         }
         let mut left = range.length as usize;

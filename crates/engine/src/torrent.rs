@@ -119,8 +119,9 @@ pub(crate) struct Inner {
     next_reader: u64,
 }
 
-/// Peers that were proven wrong. A host, whatever port or name it comes back with; on loopback, where one address is
-/// many peers, the name and the port.
+/// Peers that were proven wrong or flooded us. A host, whatever port or name it comes back with; on loopback, where
+/// one address is many peers, the name and the port. An IPv6 host by its address, not by its network (/64): a rack is
+/// often one such network, and one liar in it would cut off all its honest neighbours.
 #[derive(Default)]
 pub(crate) struct Bans {
     hosts: BTreeSet<IpAddr>,
@@ -226,6 +227,11 @@ impl Torrent {
     /// Who gave what so far.
     pub fn provenance(&self) -> Provenance {
         self.lock().swarm.provenance().clone()
+    }
+
+    /// Bytes of proven pieces that peers gave so far; what was asked for in vain or not at all does not count.
+    pub fn from_peers(&self) -> u64 {
+        self.lock().swarm.provenance().from_peers()
     }
 
     /// Tells that somebody reads from `piece` on; pieces from there come first until the reader is dropped.

@@ -315,3 +315,35 @@ async fn whoever_fills_the_incoming_places_does_not_stop_our_own_connections() {
     got.add_peers([seed.listen()]);
     assert_eq!(complete(&got).await, TorrentState::Complete);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_floods_us_with_what_nobody_asked_for_does_not_come_back() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = from.path().join("f");
+    fs::write(&path, noise(1_000_000, 11)).unwrap();
+    let torrent = torrent_of(&path, &Options::default());
+    let leech = engine().await;
+    let got = leech.add(leech_spec(&torrent, to.path())).await.unwrap();
+    let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let mut flood = shake(here, &leech, &torrent, [8; 12]).await;
+    let range = wire::BlockRange { piece: metainfo::PieceIndex(0), begin: 0, length: 128 * 1024 };
+    let mut block = range.piece_header().to_vec();
+    block.resize(block.len() + range.length as usize, 0);
+    // 64 MiB are borne; the connection ends within the next.
+    let sent = timeout(DEADLINE, async {
+        let mut sent = 0u64;
+        while flood.write_all(&block).await.is_ok() {
+            sent += u64::from(range.length);
+        }
+        sent
+    });
+    let sent = sent.await.expect("it is cut off");
+    assert!(sent >= 64 * 1024 * 1024, "{sent}");
+    assert_eq!((got.moved(), got.from_peers()), ((0, 0), 0), "no merit");
+    assert_eq!(got.wasted(), 64 * 1024 * 1024);
+    let mut again = shake(here, &leech, &torrent, [8; 12]).await;
+    let mut said = Vec::new();
+    // Closed or reset, either is the end.
+    let _ = timeout(DEADLINE, again.read_to_end(&mut said)).await.expect("it is refused");
+    assert!(said.len() <= 68, "a handshake at most");
+}

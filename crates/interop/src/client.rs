@@ -163,7 +163,7 @@ impl Rtorrent {
             format!("network.local_address.set = {at}"),
             "dht.mode.set = disable".to_owned(),
             "protocol.pex.set = no".to_owned(),
-            "trackers.use_udp.set = no".to_owned(),
+            "trackers.use_udp.set = yes".to_owned(),
             format!("load.start = {}", torrent.display()),
         ];
         let rc = home.path().join("rc");

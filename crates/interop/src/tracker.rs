@@ -15,6 +15,8 @@ use crate::{Process, free_port, longshore, require, wait_until};
 pub struct Tracker {
     /// Its announce URL.
     pub url: String,
+    /// Where it answers HTTP.
+    address: String,
     process: Process,
     _folder: tempfile::TempDir,
 }
@@ -29,9 +31,16 @@ impl Tracker {
         command.args(["tracker", "--listen", "127.0.0.1:0", "--json", "--min-interval", "1"]);
         let mut process = Process::start(&mut command);
         let listening = process.event("listening");
-        let address = listening["addresses"][0].as_str().expect("an address");
+        let address = listening["addresses"][0].as_str().expect("an address").to_owned();
         let url = format!("http://{address}/announce");
-        Self { url, process, _folder: tempfile::tempdir().expect("a folder") }
+        Self { url, address, process, _folder: tempfile::tempdir().expect("a folder") }
+    }
+
+    /// The same tracker, announced to over UDP.
+    #[must_use]
+    pub fn by_udp(mut self) -> Self {
+        self.url = format!("udp://{}/announce", self.address);
+        self
     }
 
     /// Debian's opentracker, which knows only the torrents that it is told; `None` if it is not installed.
@@ -50,7 +59,8 @@ impl Tracker {
         open_to_all(folder.path());
         let port = free_port();
         let mut command = Command::new("opentracker");
-        command.args(["-i", "127.0.0.1", "-p", &port.to_string(), "-d"]).arg(folder.path());
+        let port = port.to_string();
+        command.args(["-i", "127.0.0.1", "-p", &port, "-P", &port, "-d"]).arg(folder.path());
         // Started by root it goes into its folder as into a jail, and reads the list from there.
         command.arg("-w").arg(if rustix::process::geteuid().is_root() {
             "/whitelist".as_ref()
@@ -58,11 +68,12 @@ impl Tracker {
             list.as_path()
         });
         let mut process = Process::start(&mut command);
+        let address = format!("127.0.0.1:{port}");
         wait_until("opentracker to listen", || {
             assert!(process.is_running(), "opentracker ended: {}", process.stderr());
-            TcpStream::connect(("127.0.0.1", port)).is_ok()
+            TcpStream::connect(&address).is_ok()
         });
-        Some(Self { url: format!("http://127.0.0.1:{port}/announce"), process, _folder: folder })
+        Some(Self { url: format!("http://{address}/announce"), address, process, _folder: folder })
     }
 
     /// Waits until somebody has announced the whole torrent: a client that asks before that may not ask again for
@@ -78,7 +89,7 @@ impl Tracker {
     }
 
     fn scrape(&self, info_hash: &str) -> Option<String> {
-        let address = self.url.strip_prefix("http://")?.strip_suffix("/announce")?;
+        let address = &self.address;
         let escaped: String =
             info_hash.as_bytes().chunks(2).map(|hex| format!("%{}", hex.escape_ascii())).collect();
         let mut stream = TcpStream::connect(address).ok()?;

@@ -1,4 +1,4 @@
-//! Each client fetches from us and we from it, once with opentracker between us and once with our own tracker.
+//! Each client fetches from us and we from it, with opentracker between us and with our own tracker, over HTTP and UDP.
 //!
 //! Transmission is not among them: version 3.00 as Debian has it gets the peers from either tracker and connects to
 //! none of them, on loopback and between network namespaces alike, whoever the other side is.
@@ -13,7 +13,9 @@ use longshore_interop::{
 #[derive(Clone, Copy)]
 enum By {
     OpenTracker,
+    OpenTrackerUdp,
     OurTracker,
+    OurTrackerUdp,
 }
 
 /// A torrent goes from one client to another through a tracker, and arrives whole.
@@ -27,7 +29,9 @@ fn transfer(from: &dyn Client, to: &dyn Client, by: By) {
     let name = info_hash(&make_torrent(&content.root(), &torrent, &options));
     let tracker = match by {
         By::OurTracker => Some(Tracker::ours()),
+        By::OurTrackerUdp => Some(Tracker::ours().by_udp()),
         By::OpenTracker => Tracker::opentracker(&name),
+        By::OpenTrackerUdp => Tracker::opentracker(&name).map(Tracker::by_udp),
     };
     let Some(mut tracker) = tracker else { return };
     let with_tracker = [&options[..], &["--tracker", &tracker.url]].concat();
@@ -74,10 +78,36 @@ macro_rules! both_ways {
     };
 }
 
+// aria2 announces over UDP only together with its DHT, which would look for peers on the internet.
+macro_rules! over_udp {
+    ($($module:ident: $client:expr;)*) => {
+        $(mod $module {
+            use super::*;
+
+            #[test]
+            fn fetches_from_us_by_our_tracker_over_udp() {
+                transfer(&Longshore, &$client, By::OurTrackerUdp);
+            }
+
+            #[test]
+            fn gives_to_us_by_opentracker_over_udp() {
+                transfer(&$client, &Longshore, By::OpenTrackerUdp);
+            }
+        })*
+    };
+}
+
 both_ways! {
     aria2: Aria2;
     libtorrent: Libtorrent;
     qbittorrent: Qbittorrent;
     rtorrent: Rtorrent;
     ourselves: Longshore;
+}
+
+over_udp! {
+    libtorrent_over_udp: Libtorrent;
+    qbittorrent_over_udp: Qbittorrent;
+    rtorrent_over_udp: Rtorrent;
+    ourselves_over_udp: Longshore;
 }

@@ -55,15 +55,34 @@ pub(crate) fn parse_any_tier(text: &str) -> Result<Vec<String>, String> {
     tier(text, &["http://", "https://", "udp://", "ws://", "wss://"])
 }
 
+/// Reads `--web-seed`: where clients can fetch the content over HTTP (BEP 19).
+pub(crate) fn parse_web_seed(url: &str) -> Result<String, String> {
+    let host = ["http://", "https://"].iter().find_map(|scheme| url.strip_prefix(scheme));
+    let good = host.is_some_and(|host| !host.is_empty() && !host.starts_with('/'));
+    if good && url.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(url.to_owned());
+    }
+    Err(format!("`{url}` is no URL of a web seed: it must begin with http:// or https://, and name a host"))
+}
+
 fn tier(text: &str, schemes: &[&str]) -> Result<Vec<String>, String> {
     let urls = text.split(',').map(str::trim);
     urls.map(|url| tracker(url, schemes).map(|()| url.to_owned())).collect()
 }
 
 fn tracker(url: &str, schemes: &[&str]) -> Result<(), String> {
-    let rest = schemes.iter().find_map(|scheme| url.strip_prefix(scheme));
+    let (scheme, rest) = schemes.iter().find_map(|scheme| Some((scheme, url.strip_prefix(scheme)?))).unzip();
+    let host = rest.and_then(|rest: &str| rest.split(['/', '?', '#']).next()).unwrap_or_default();
     // Not only a path: there must be a host.
-    if rest.is_some_and(|rest| !rest.starts_with(['/', '?', '#', ':']) && !rest.is_empty()) {
+    let has_host =
+        !host.is_empty() && !host.starts_with(':') && url.bytes().all(|byte| byte.is_ascii_graphic());
+    let port = host.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    if has_host && scheme == Some(&"udp://") && port.is_none() {
+        return Err(format!(
+            "`{url}` has no port: a UDP tracker's URL is like udp://tracker.example:6969/announce"
+        ));
+    }
+    if has_host {
         return Ok(());
     }
     let example = "such as http://tracker.example:6969/announce";
@@ -78,8 +97,22 @@ mod tests {
     fn a_comma_stands_within_a_tier() {
         let tier = parse_tier("http://a/announce, https://b/announce").expect("two");
         assert_eq!(tier, ["http://a/announce", "https://b/announce"]);
-        for wrong in ["", "http://", "http:///announce", "a/announce", "http://a,", "wss://a:1/announce"] {
+        for wrong in [
+            "",
+            "http://",
+            "http:///announce",
+            "a/announce",
+            "http://a,",
+            "wss://a:1/announce",
+            "udp://a/announce",
+            "udp://[::1]",
+            "http://a b/announce",
+        ] {
             assert!(parse_tier(wrong).is_err(), "{wrong}");
+        }
+        assert!(parse_web_seed("https://mirror.example/pub/").is_ok());
+        for wrong in ["foo", "http://", "http:///x", "ftp://x/", "http://a b"] {
+            assert!(parse_web_seed(wrong).is_err(), "{wrong}");
         }
         assert!(parse_any_tier("udp://a:1/announce").is_ok());
     }

@@ -1,7 +1,7 @@
 //! Everything a node is told at its start.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -167,12 +167,17 @@ impl Config {
         match self.directory.as_slice() {
             [none] if none == "none" => Vec::new(),
             [] => {
-                let base = |tracker: &String| {
-                    let (scheme, rest) = tracker.split_once("://")?;
-                    let host = rest.split('/').next()?;
-                    (scheme == "http" || scheme == "https").then(|| format!("{scheme}://{host}"))
+                let base = |of: &str, scheme: &str| {
+                    let bases = self.trackers.iter().filter_map(|tracker| {
+                        let rest = tracker.strip_prefix(of)?;
+                        Some(format!("{scheme}{}", rest.split('/').next()?))
+                    });
+                    bases.collect::<Vec<_>>()
                 };
-                self.trackers.iter().filter_map(base).collect()
+                let mut bases = base("http://", "http://");
+                bases.extend(base("https://", "https://"));
+                // A tracker of ours answers both at one port.
+                if bases.is_empty() { base("udp://", "http://") } else { bases }
             }
             given => given.to_vec(),
         }
@@ -216,6 +221,10 @@ impl ContentConfig {
 /// # Errors
 /// What is wrong with it, and how it is written.
 pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    // As in many programs, a port alone is that port everywhere.
+    if let Some(port) = text.trim().strip_prefix(':').and_then(|port| port.parse().ok()) {
+        return Ok(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
+    }
     text.trim().parse().map_err(|_| {
         format!("`{text}` is no address to listen on: write an IP address and a port, such as {}", like(text))
     })

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs::File,
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -96,14 +97,24 @@ impl Inner {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A blob that is here, and its file.
+    /// A blob that is here, and its file. One whose file somebody has removed or cut is here no more, and is forgotten.
     pub(crate) async fn stored(&self, digest: Digest) -> Result<Option<(Blob, Arc<File>)>, ContentError> {
         let store = self.store.clone();
         let found = spawn_blocking(move || {
             let Some(blob) = store.get(&digest).map_err(|e| e.to_string())? else { return Ok(None) };
-            let file = store.open_blob(&digest).map_err(|e| format!("opening {digest} failed: {e}"))?;
-            store.touch(&digest);
-            Ok(Some((blob, Arc::new(file))))
+            let failed = |error: io::Error| format!("opening {digest} failed: {error}");
+            match store.open_blob(&digest) {
+                Ok(file) if file.metadata().map_err(failed)?.len() == blob.size => {
+                    store.touch(&digest);
+                    return Ok(Some((blob, Arc::new(file))));
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed(error)),
+            }
+            tracing::warn!(%digest, "its file was removed or changed by somebody else: it is fetched anew");
+            store.remove(&digest).map_err(|e| e.to_string())?;
+            Ok(None)
         });
         found.await.map_err(|e| ContentError::Internal(e.to_string()))?.map_err(ContentError::Internal)
     }

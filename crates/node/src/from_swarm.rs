@@ -10,7 +10,7 @@ use store::{BeginError, Evidence, Partial};
 use swarm::{PieceSet, SourceKind};
 use tokio::{
     task::spawn_blocking,
-    time::{sleep, timeout},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
 use crate::{
@@ -23,6 +23,8 @@ use crate::{
 /// How long a torrent may be without any peer before the origin is asked: whoever is told of a torrent finds its
 /// holders within moments, or not at all.
 const LONELY: Duration = Duration::from_secs(2);
+/// A swarm that brings less than this many bytes a second is no better than one that brings nothing.
+const LEAST: f64 = 32.0 * 1024.0;
 /// How long a fill from the origin may bring nothing.
 const FILL_STALL: Duration = Duration::from_secs(60);
 
@@ -130,7 +132,12 @@ async fn follow(
     let mut status = torrent.status();
     let stall = inner.config.content.stall();
     let step = stall.min(LONELY);
-    let mut quiet = Duration::ZERO;
+    let mut ticks = interval(step);
+    // The first comes at once.
+    ticks.tick().await;
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // How long the swarm has brought less than is worth waiting for, and what was here before that.
+    let (mut quiet, mut before) = (Duration::ZERO, torrent.status().borrow().bytes);
     loop {
         let state = status.borrow_and_update().state.clone();
         match state {
@@ -147,13 +154,15 @@ async fn follow(
                 if changed.is_err() {
                     return Err(FetchError::Stopped);
                 }
-                quiet = Duration::ZERO;
             }
-            () = sleep(step) => {
+            _ = ticks.tick() => {
                 quiet += step;
-                if quiet >= stall || torrent.peers().is_empty() {
+                let bytes = torrent.status().borrow().bytes;
+                if (bytes - before) as f64 >= LEAST * quiet.as_secs_f64() {
+                    (quiet, before) = (Duration::ZERO, bytes);
+                } else if quiet >= stall || torrent.peers().is_empty() {
                     match rescue(inner, flight, torrent, draft).await {
-                        Ok(()) => quiet = Duration::ZERO,
+                        Ok(()) => (quiet, before) = (Duration::ZERO, torrent.status().borrow().bytes),
                         // Without the origin, holders that are slow to be found are worth a longer wait.
                         Err(FetchError::Origin(_)) if quiet < stall => {}
                         Err(error) => return Err(error),
@@ -207,7 +216,7 @@ async fn fill(
     if let Want::Manifest(accept) = &flight.want {
         return fill_manifest(inner, flight, torrent, draft, accept).await;
     }
-    let (_, received) = torrent.moved();
+    let from_peers = torrent.from_peers();
     let mut filled = 0;
     let mut missing = geometry.pieces().filter(|piece| !torrent.has(*piece)).peekable();
     while let Some(first) = missing.next() {
@@ -231,7 +240,7 @@ async fn fill(
                 supply(torrent, draft, flight, piece, bytes).await?;
             }
             filled += u64::from(geometry.piece_size(piece));
-            if torrent.moved().1.saturating_sub(received) > filled {
+            if torrent.from_peers().saturating_sub(from_peers) > filled {
                 return Ok(());
             }
             // Going on with this answer is cheaper than asking anew for what comes next.

@@ -108,14 +108,14 @@ async fn status(State(api): State<Api>) -> Json<Status> {
 
 pub(crate) fn totals(inner: &Inner) -> Totals {
     let (blobs, blob_bytes) = inner.store.count_and_bytes();
-    let (sums, torrents) = (inner.records.sums(), inner.engine.torrents());
+    let torrents = inner.engine.torrents();
     Totals {
         blobs,
         blob_bytes,
         active_torrents: torrents.len() as u64,
         peers: torrents.iter().map(|t| t.peers().len() as u64).sum(),
-        from_peers: sums.from_peers,
-        from_origins: sums.from_origins,
+        from_peers: inner.records.sum_from_peers(),
+        from_origins: inner.origin.received(),
         to_peers: inner.engine.uploaded(),
         to_clients: inner.to_clients.load(Ordering::Relaxed),
         wasted: inner.engine.wasted(),

@@ -7,7 +7,8 @@ use std::{
 
 use api::directory::{Lease, Renewal};
 use hash::Digest;
-use tokio::{runtime::Handle, task::AbortHandle, time::sleep};
+use tokio::{runtime::Handle, task::JoinHandle, time::sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::content::Inner;
 
@@ -17,15 +18,17 @@ pub(crate) struct Held {
     digest: Digest,
     /// The latest: a tracker that was restarted gives it a new id.
     lease: Arc<Mutex<Lease>>,
-    renewing: AbortHandle,
+    renewing: Option<JoinHandle<()>>,
+    stop: CancellationToken,
     over: bool,
 }
 
 impl Held {
     pub(crate) fn new(inner: &Arc<Inner>, digest: Digest, lease: Lease) -> Self {
         let lease = Arc::new(Mutex::new(lease));
-        let task = inner.tasks.spawn(renew(inner.clone(), digest, lease.clone()));
-        Self { inner: inner.clone(), digest, lease, renewing: task.abort_handle(), over: false }
+        let stop = CancellationToken::new();
+        let renewing = inner.tasks.spawn(renew(inner.clone(), digest, lease.clone(), stop.clone()));
+        Self { inner: inner.clone(), digest, lease, renewing: Some(renewing), stop, over: false }
     }
 
     /// Its id.
@@ -41,12 +44,19 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.renewing.abort();
+        self.stop.cancel();
         // Without a runtime there is no network either: the lease runs out by itself.
         let (false, Ok(runtime)) = (self.over, Handle::try_current()) else { return };
-        let (inner, digest, id) = (self.inner.clone(), self.digest, self.id());
+        let (inner, digest, lease) = (self.inner.clone(), self.digest, self.lease.clone());
+        let renewing = self.renewing.take();
         let give_back = async move {
             let Some(directory) = &inner.directory else { return };
+            // A renewal that is on its way must not come behind this: it would bring the lease back.
+            if let Some(renewing) = renewing {
+                // It ends with its call's deadline, and cannot fail.
+                let _ = renewing.await;
+            }
+            let id = current(&lease).lease;
             if let Err(error) = directory.release(&digest, &id, &inner.name).await {
                 tracing::debug!(%digest, %error, "lease not given back");
             }
@@ -56,11 +66,14 @@ impl Drop for Held {
     }
 }
 
-async fn renew(inner: Arc<Inner>, digest: Digest, lease: Arc<Mutex<Lease>>) {
+async fn renew(inner: Arc<Inner>, digest: Digest, lease: Arc<Mutex<Lease>>, stop: CancellationToken) {
     let Some(directory) = &inner.directory else { return };
     loop {
         let Lease { lease: id, ttl_ms } = current(&lease);
-        sleep(Duration::from_millis(ttl_ms / 3)).await;
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(Duration::from_millis(ttl_ms / 3)) => {}
+        }
         match directory.renew(&digest, &id, &inner.name).await {
             Ok(Renewal::Leased(renewed)) => *lease.lock().unwrap_or_else(PoisonError::into_inner) = renewed,
             Ok(Renewal::Known | Renewal::Lost { .. }) => return,

@@ -17,7 +17,7 @@ use store::{OpenError, Store};
 use tokio::{
     net::{TcpListener, UnixListener},
     task::{JoinHandle, spawn_blocking},
-    time::{sleep, timeout},
+    time::{interval, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -35,6 +35,8 @@ const STOP: Duration = Duration::from_secs(10);
 /// How often, and after what pauses, a store is tried that another process has.
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
+/// How often it is looked whether blobs were lost.
+const LOOK: Duration = Duration::from_secs(10);
 /// Blobs announced at the start, in pages of this size.
 const PAGE: usize = 500;
 
@@ -91,6 +93,7 @@ impl Node {
         let urls = inner.config.trackers.clone();
         inner.tasks.spawn(trackers::watch(urls, inner.engine.clone(), inner.stop.clone()));
         inner.tasks.spawn(announce_all(content.clone()));
+        inner.tasks.spawn(forget_lost(content.clone()));
         Ok(Self { content, mirrors, socket, servers, serving })
     }
 
@@ -187,6 +190,27 @@ async fn announce_all(content: Content) {
         after = Some(last.digest);
         for info_hash in page.iter().filter_map(|blob| blob.info_hash) {
             inner.engine.announce_soon(info_hash, inner.trackers()).await;
+        }
+    }
+}
+
+/// Forgets blobs of which a peer was to be served what is no more there.
+async fn forget_lost(content: Content) {
+    let inner = content.0;
+    let mut ticks = interval(LOOK);
+    loop {
+        tokio::select! {
+            () = inner.stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        for (info_hash, _) in inner.engine.lost() {
+            let store = inner.store.clone();
+            let found = spawn_blocking(move || store.find_info_hash(&info_hash)).await;
+            if let Ok(Ok(Some(digest))) = found
+                && let Err(error) = inner.stored(digest).await
+            {
+                tracing::debug!(%digest, %error, "a lost blob could not be looked at");
+            }
         }
     }
 }

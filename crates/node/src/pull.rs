@@ -107,12 +107,17 @@ async fn pull(
     let fetches = stream::iter(blobs).map(|(digest, descriptor)| async move {
         let sources = blob(content, repository, digest, events).await?;
         tell(events, PullEvent::Complete { digest, sources: sources.clone() }).await;
-        Ok::<_, String>((descriptor.size, sources))
+        let stored = content.0.stored(digest).await.map_err(|e| format!("blob {digest}: {e}"))?;
+        let size = stored.map_or(0, |(blob, _)| blob.size);
+        if size != descriptor.size {
+            return Err(format!("blob {digest} has {size} bytes, and the manifest says {}", descriptor.size));
+        }
+        Ok::<_, String>((size, sources))
     });
     let mut fetches = fetches.buffer_unordered(AT_ONCE);
     while let Some(fetched) = fetches.next().await {
         let (size, sources) = fetched?;
-        sums.bytes += size;
+        sums.bytes = sums.bytes.saturating_add(size);
         sums.add(&sources);
     }
     let Sums { bytes, from_peers, from_origin } = sums;
@@ -158,10 +163,6 @@ async fn images(
     sums: &mut Sums,
     events: &mpsc::Sender<PullEvent>,
 ) -> Result<Vec<Document>, String> {
-    let parse = |answer: &ManifestAnswer| {
-        serde_json::from_slice::<Document>(&answer.bytes)
-            .map_err(|e| format!("manifest {} is not one: {e}", answer.digest))
-    };
     let document = parse(top)?;
     if document.manifests.is_empty() {
         // Whoever does not ask takes what there is, as runtimes do.
@@ -191,9 +192,23 @@ async fn images(
         let digest = descriptor.digest.parse().map_err(|e| format!("in the index: {e}"))?;
         let answer = manifest(content, repository, &Target::Digest(digest)).await?;
         sums.bytes += answer.bytes.len() as u64;
-        images.push(parse(&answer)?);
+        let image = parse(&answer)?;
+        if !image.manifests.is_empty() {
+            return Err(format!("{digest} in the index is an index itself: pull it by its digest"));
+        }
+        images.push(image);
     }
     Ok(images)
+}
+
+fn parse(answer: &ManifestAnswer) -> Result<Document, String> {
+    let digest = answer.digest;
+    let document: Document =
+        serde_json::from_slice(&answer.bytes).map_err(|e| format!("manifest {digest} is not one: {e}"))?;
+    if document.config.is_none() && document.layers.is_empty() && document.manifests.is_empty() {
+        return Err(format!("manifest {digest} names neither layers nor other manifests: it is no image"));
+    }
+    Ok(document)
 }
 
 /// Brings an image's configuration, and refuses the image if that is for another platform. One that names none, or is

@@ -22,13 +22,6 @@ pub(crate) struct Record {
     pub(crate) provenance: Option<Provenance>,
 }
 
-/// Content bytes since the node's start.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Sums {
-    pub(crate) from_peers: u64,
-    pub(crate) from_origins: u64,
-}
-
 /// The last blobs that came.
 #[derive(Default)]
 pub(crate) struct Records(Mutex<Inner>);
@@ -38,19 +31,15 @@ struct Inner {
     records: HashMap<Digest, Record>,
     order: VecDeque<Digest>,
     with_runs: VecDeque<Digest>,
-    sums: Sums,
+    /// Content bytes from peers since the node's start.
+    from_peers: u64,
 }
 
 impl Records {
     pub(crate) fn add(&self, digest: Digest, record: Record) {
         let mut inner = self.lock();
-        for source in &record.sources {
-            match source.source.kind {
-                SourceKind::Peer => inner.sums.from_peers += source.bytes,
-                SourceKind::Origin => inner.sums.from_origins += source.bytes,
-                SourceKind::Store => {}
-            }
-        }
+        let from_peers = record.sources.iter().filter(|source| source.source.kind == SourceKind::Peer);
+        inner.from_peers += from_peers.map(|source| source.bytes).sum::<u64>();
         if record.provenance.is_some() {
             inner.with_runs.push_back(digest);
         }
@@ -74,8 +63,8 @@ impl Records {
         self.lock().records.get(digest).cloned()
     }
 
-    pub(crate) fn sums(&self) -> Sums {
-        self.lock().sums
+    pub(crate) fn sum_from_peers(&self) -> u64 {
+        self.lock().from_peers
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {

@@ -371,3 +371,76 @@ async fn a_manifests_own_media_type_goes_before_the_directorys() {
     assert_eq!((told.status, &told.body), (200, &truth.body));
     assert_eq!(told.headers["content-type"], truth.headers["content-type"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_whose_file_was_removed_or_cut_is_fetched_anew() {
+    let registry = Registry::start().await;
+    let layers = [noise(300_000, 15), noise(300_000, 16)];
+    let (_, digests) = registry.add_image(&layers);
+    let (_tracker, url) = tracker().await;
+    let dir = tempdir().expect("temp");
+    let node = node(dir.path(), &url, &registry).await;
+    for (layer, digest) in layers.iter().zip(&digests) {
+        assert!(fetch(&node, &format!("blobs/{digest}")).await.body == *layer);
+        complete(dir.path(), digest).await;
+    }
+    let file = |digest: &Digest| {
+        let store = dir.path().join("data");
+        let mut folders = vec![store];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("readable") {
+                let path = entry.expect("readable").path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.ends_with(digest.hex()) {
+                    return path;
+                }
+            }
+        }
+        panic!("{digest} lies nowhere");
+    };
+    std::fs::remove_file(file(&digests[0])).expect("removed");
+    std::fs::File::options().write(true).open(file(&digests[1])).expect("opens").set_len(1000).expect("cut");
+    for (layer, digest) in layers.iter().zip(&digests) {
+        let answer = fetch(&node, &format!("blobs/{digest}")).await;
+        assert!(answer.status == 200 && answer.whole && answer.body == *layer, "{}", answer.status);
+        complete(dir.path(), digest).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_image_or_lies_about_its_sizes_is_not_said_to_be_here() {
+    let registry = Registry::start().await;
+    let layer = noise(1000, 17);
+    let (_, digests) = registry.add_image(std::slice::from_ref(&layer));
+    let add = |tag: &str, manifest: serde_json::Value| {
+        let bytes = serde_json::to_vec(&manifest).expect("serialises");
+        let digest = Digest::of(&bytes).to_string();
+        let mut manifests = registry.shop.manifests.lock().expect("unpoisoned");
+        manifests.insert(digest.clone(), bytes.clone().into());
+        manifests.insert(tag.to_owned(), bytes.into());
+        digest
+    };
+    add("empty", serde_json::json!({}));
+    let lie = serde_json::json!({"digest": digests[0].to_string(), "size": u64::MAX});
+    add("lie", serde_json::json!({"layers": [lie]}));
+    let platform = serde_json::json!({"os": "linux", "architecture": "x"});
+    let inner =
+        add("inner", serde_json::json!({"manifests": [{"digest": digests[0].to_string(), "size": 1}]}));
+    add("outer", serde_json::json!({"manifests": [{"digest": inner, "size": 1, "platform": platform}]}));
+    let (_tracker, url) = tracker().await;
+    let dir = tempdir().expect("temp");
+    let _node = node(dir.path(), &url, &registry).await;
+    for (tag, why) in [("empty", "no image"), ("lie", "the manifest says"), ("outer", "an index itself")] {
+        let reference = format!("reg.test/team/app:{tag}");
+        let platform = (tag == "outer").then(|| "linux/x".parse().expect("a platform"));
+        let request = api::node::PullRequest { reference, platform };
+        let mut events = api(dir.path()).pull(&request).await.expect("begins");
+        let mut last = None;
+        while let Some(event) = events.next().await.expect("whole") {
+            last = Some(event);
+        }
+        let Some(api::node::PullEvent::Failed { error }) = last else { panic!("{tag}: {last:?}") };
+        assert!(error.contains(why), "{tag}: {error}");
+    }
+}

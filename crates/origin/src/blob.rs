@@ -186,6 +186,7 @@ impl BlobBody {
             let idle = self.origin.patience().idle;
             let why = match timeout(idle, response.chunk()).await {
                 Ok(Ok(Some(mut chunk))) => {
+                    self.origin.count(chunk.len());
                     let drop = (*skip).min(chunk.len() as u64);
                     *skip -= drop;
                     let chunk = chunk.split_off(drop as usize);

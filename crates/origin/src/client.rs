@@ -3,7 +3,10 @@
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -46,6 +49,8 @@ struct Inner {
     with_ca: HashMap<PathBuf, reqwest::Client>,
     /// Registries that were seen to speak `Basic`, so that later requests need no second try.
     basic: Mutex<HashSet<String>>,
+    /// Body bytes that have come, of use or not.
+    received: AtomicU64,
 }
 
 /// What to ask for, in one registry.
@@ -88,12 +93,32 @@ impl Origin {
         }
         let plain = tls::client(None, &patience).map_err(|e| refuse("any", e))?;
         let (tokens, basic) = (TokenCache::default(), Mutex::default());
-        Ok(Self { inner: Arc::new(Inner { upstreams, patience, tokens, plain, with_ca, basic }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                upstreams,
+                patience,
+                tokens,
+                plain,
+                with_ca,
+                basic,
+                received: AtomicU64::new(0),
+            }),
+        })
     }
 
     /// The table of registries, for whoever decides which of them may be asked.
     pub fn upstreams(&self) -> &Upstreams {
         &self.inner.upstreams
+    }
+
+    /// Bytes of manifests, blobs and whatever else that registries have sent since the start, whether or not they were
+    /// of use.
+    pub fn received(&self) -> u64 {
+        self.inner.received.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count(&self, bytes: usize) {
+        self.inner.received.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn patience(&self) -> &Patience {
@@ -166,7 +191,10 @@ impl Origin {
         let mut body = BytesMut::new();
         loop {
             let chunk = match timeout(self.patience().idle, response.chunk()).await {
-                Ok(Ok(Some(chunk))) => chunk,
+                Ok(Ok(Some(chunk))) => {
+                    self.count(chunk.len());
+                    chunk
+                }
                 Ok(Ok(None)) => return Ok(body.freeze()),
                 Ok(Err(error)) => return Err(ask.unreachable(&url, reason(&error))),
                 Err(_) => return Err(ask.unreachable(&url, "the answer stopped".into())),

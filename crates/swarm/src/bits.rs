@@ -80,6 +80,14 @@ impl PieceSet {
         present
     }
 
+    /// Takes out every piece that is in `other`.
+    pub fn subtract(&mut self, other: &Self) {
+        for (word, other) in self.words.iter_mut().zip(&other.words) {
+            *word &= !other;
+        }
+        self.count = self.words.iter().map(|word| word.count_ones()).sum();
+    }
+
     /// How many pieces the set holds.
     pub const fn count(&self) -> u32 {
         self.count
@@ -127,6 +135,20 @@ mod tests {
             prop_assert_eq!(set.iter().count() as u32, set.count());
             prop_assert_eq!(set.iter().filter(|p| set.contains(*p)).count() as u32, set.count());
             prop_assert_eq!(PieceSet::full(pieces).iter().count() as u32, pieces);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn subtracting_leaves_what_the_other_has_not(a in any::<[u8; 17]>(), b in any::<[u8; 17]>()) {
+            let set = |bits: &[u8]| PieceSet::from_wire(bits, 136).expect("as long as it must be");
+            let (before, other) = (set(&a), set(&b));
+            let mut after = before.clone();
+            after.subtract(&other);
+            for piece in (0..136).map(PieceIndex) {
+                prop_assert_eq!(after.contains(piece), before.contains(piece) && !other.contains(piece));
+            }
+            prop_assert_eq!(after.count() as usize, after.iter().count());
         }
     }
 

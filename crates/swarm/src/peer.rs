@@ -33,7 +33,7 @@ pub struct PeerInfo {
 pub struct PeerStats {
     /// Address, name, abilities.
     pub info: PeerInfo,
-    /// Block bytes received from it.
+    /// Block bytes received from it that it was asked for.
     pub downloaded: u64,
     /// Block bytes sent to it.
     pub uploaded: u64,
@@ -93,6 +93,8 @@ pub(crate) struct Peer {
 
     pub(crate) asked: Vec<Asked>,
     pub(crate) outstanding: u64,
+    /// Bytes that it was asked for and has neither given nor refused, cancelled ones included.
+    pub(crate) owes: u64,
     pub(crate) last_progress: Time,
     pub(crate) snubbed: bool,
     /// Since its last sign of life, another was given a request that it was slow to answer.
@@ -142,6 +144,7 @@ impl Peer {
             max_queue: 250,
             asked: Vec::new(),
             outstanding: 0,
+            owes: 0,
             last_progress: now,
             snubbed: false,
             lost: false,
@@ -200,7 +203,10 @@ impl Peer {
     /// A request is no longer wanted: it is cancelled, or not even sent if it still waits to be.
     pub(crate) fn take_back(&mut self, range: BlockRange) {
         match self.outbox.iter().position(|message| *message == Message::Request(range)) {
-            Some(at) => drop(self.outbox.remove(at)),
+            Some(at) => {
+                self.outbox.remove(at);
+                self.owes = self.owes.saturating_sub(u64::from(range.length));
+            }
             None => self.say(Message::Cancel(range)),
         }
     }

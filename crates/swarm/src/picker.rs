@@ -52,6 +52,7 @@ impl Swarm {
                 peer.last_progress = now;
             }
             peer.outstanding += u64::from(range.length);
+            peer.owes += u64::from(range.length);
             peer.asked.push(Asked { range, released: false });
             self.say(key, Message::Request(range));
         }

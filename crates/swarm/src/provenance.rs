@@ -18,7 +18,7 @@ pub struct Source {
     pub kind: SourceKind,
     /// Bytes of proven pieces that came from it.
     pub bytes: u64,
-    /// Bytes that it sent in vain: doubles, and blocks of pieces that failed.
+    /// Bytes that it sent in vain: what it was not asked for, doubles, and blocks of pieces that failed.
     pub wasted: u64,
 }
 
@@ -87,6 +87,12 @@ impl Provenance {
     /// All sources, in the order in which they came.
     pub fn sources(&self) -> &[Source] {
         &self.sources
+    }
+
+    /// Bytes of proven pieces that came from peers.
+    pub fn from_peers(&self) -> u64 {
+        let peers = self.sources.iter().filter(|source| matches!(source.kind, SourceKind::Peer { .. }));
+        peers.map(|source| source.bytes).sum()
     }
 
     /// All runs of proven pieces, in the order in which the pieces were proven.
@@ -160,6 +166,19 @@ mod tests {
         assert!(ids.ends_with(&[SourceId(most); 5]));
         assert_eq!(record.source(peer(3, 9, 1)), SourceId(3), "who was known stays known");
         let origin = record.source(SourceKind::Origin);
+        let run = |source| Run {
+            piece: PieceIndex(0),
+            first_block: 0,
+            blocks: 1,
+            source,
+            first: Time(0),
+            last: Time(0),
+        };
+        record.record(run(SourceId(3)), 5);
+        record.record(run(SourceId(most)), 7);
+        record.record(run(origin), 11);
+        record.waste(SourceId(3), 13);
+        assert_eq!(record.from_peers(), 12);
         assert_eq!(record.sources().get(origin.0 as usize).map(|s| &s.kind), Some(&SourceKind::Origin));
     }
 }

@@ -185,7 +185,7 @@ impl Swarm {
         self.peers.iter().map(|(key, peer)| (*key, peer.stats()))
     }
 
-    /// Block bytes received and sent, of all peers that are or were connected.
+    /// Block bytes received, as far as they were asked for, and sent, of all peers that are or were connected.
     pub fn totals(&self) -> (u64, u64) {
         self.peers.values().fold(self.gone, |(down, up), p| (down + p.downloaded, up + p.uploaded))
     }
@@ -284,6 +284,9 @@ impl Swarm {
             Message::Interested => self.on_interest(key, true, now),
             Message::NotInterested => self.on_interest(key, false, now),
             Message::Have(piece) => self.on_have(key, piece),
+            // What says nothing new costs nothing, however often it is said.
+            Message::HaveAll if self.peers.get(&key).is_none_or(Peer::is_seed) => Ok(()),
+            Message::HaveNone if self.peers.get(&key).is_none_or(|peer| peer.introduced) => Ok(()),
             Message::Bitfield(bits) => match PieceSet::from_wire(&bits, self.geometry.piece_count()) {
                 Some(have) => self.on_introduced(key, have),
                 None => Err("a bitfield that does not fit the torrent"),
@@ -313,17 +316,26 @@ impl Swarm {
             && self.active.get(&range.piece).is_some_and(|active| !active.all_here(blocks_of(&range)))
     }
 
+    /// Block bytes that a peer was asked for and has neither given nor refused, cancelled ones included: they may
+    /// be on their way. Whatever it sends beyond them, nobody asked for.
+    pub fn owed(&self, key: PeerKey) -> u64 {
+        self.peers.get(&key).map_or(0, |peer| peer.owes)
+    }
+
     /// A block's payload is here, whole.
     pub fn on_block(&mut self, key: PeerKey, range: BlockRange, now: Time) -> BlockVerdict {
         let Some(peer) = self.peers.get_mut(&key) else { return BlockVerdict::Drop };
-        peer.down.add(u64::from(range.length), now);
-        peer.downloaded += u64::from(range.length);
+        // What was cancelled too late still tells how fast the peer is; what was never asked for tells nothing.
+        let owed = peer.owes.min(u64::from(range.length));
+        peer.owes -= owed;
+        peer.down.add(owed, now);
         let kind = SourceKind::Peer { address: peer.info.address, id: peer.info.id };
         let source = *peer.source.get_or_insert_with(|| self.provenance.source(kind));
         let Some(at) = peer.asked.iter().position(|a| a.range == range) else {
             self.provenance.waste(source, u64::from(range.length));
             return BlockVerdict::Drop;
         };
+        peer.downloaded += u64::from(range.length);
         let asked = peer.asked.remove(at);
         if !asked.released {
             peer.outstanding -= u64::from(range.length);
@@ -494,7 +506,7 @@ impl Swarm {
         peer.they_choke = true;
         // With the fast extension what is not served is rejected one by one (BEP 6).
         if !peer.info.fast {
-            peer.outstanding = 0;
+            (peer.outstanding, peer.owes) = (0, 0);
             for asked in std::mem::take(&mut peer.asked).iter().filter(|a| !a.released) {
                 self.release(key, &asked.range);
             }
@@ -503,10 +515,12 @@ impl Swarm {
         Ok(())
     }
 
-    fn on_introduced(&mut self, key: PeerKey, have: PieceSet) -> Result<(), &'static str> {
+    fn on_introduced(&mut self, key: PeerKey, mut have: PieceSet) -> Result<(), &'static str> {
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
         if std::mem::replace(&mut peer.introduced, true) {
-            // BEP 3 wants it first and once, but aria2 sends it in place of many `have`s: they are meant.
+            // BEP 3 and 6 want it first and once, but aria2 sends a bitfield or `have all` in place of many
+            // `have`s: they are meant. No piece is gone through twice.
+            have.subtract(&peer.have);
             return have.iter().try_for_each(|piece| self.on_have(key, piece));
         }
         peer.wanted = have.iter().filter(|p| p.0 < self.known && !self.have.contains(*p)).count() as u32;
@@ -549,6 +563,8 @@ impl Swarm {
 
     fn on_reject(&mut self, key: PeerKey, range: BlockRange) -> Result<(), &'static str> {
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
+        // One that was cancelled is refused too (BEP 6).
+        peer.owes = peer.owes.saturating_sub(u64::from(range.length));
         let Some(at) = peer.asked.iter().position(|a| a.range == range) else { return Ok(()) };
         let asked = peer.asked.remove(at);
         peer.lost = false;
@@ -678,6 +694,60 @@ mod tests {
     use wire::PeerId;
 
     use super::*;
+
+    #[test]
+    fn have_all_after_a_bitfield_counts_once_and_have_none_takes_nothing_back() {
+        let geometry = Geometry::new(4 * 65536, 65536).expect("valid");
+        let mut swarm = Swarm::new(geometry, PieceSet::empty(4), Config::default());
+        let (seed, key, now) = (PeerKey(1), PeerKey(2), Time(1));
+        for (key, ip) in [(seed, 1), (key, 2)] {
+            let address = ([10, 0, 0, ip], 6881).into();
+            let info = PeerInfo { address, id: PeerId::ours([ip; 12]), fast: true, incoming: true };
+            swarm.on_connected(key, info, now);
+        }
+        let pieces = |swarm: &Swarm| swarm.peers().map(|(_, peer)| peer.pieces).collect::<Vec<_>>();
+        swarm.on_message(key, Message::Bitfield(vec![0b1000_0000].into()), now);
+        swarm.on_message(key, Message::HaveNone, now);
+        assert_eq!(pieces(&swarm), [0, 1]);
+        assert_eq!(swarm.rarity.availability(PieceIndex(0)), 1);
+        for _ in 0..3 {
+            swarm.on_message(seed, Message::HaveAll, now);
+            swarm.on_message(key, Message::HaveAll, now);
+        }
+        assert_eq!(pieces(&swarm), [4, 4]);
+        assert_eq!(swarm.peers.values().map(|peer| peer.wanted).collect::<Vec<_>>(), [4, 4]);
+        assert_eq!(swarm.rarity.availability(PieceIndex(0)), 0, "seeds are not counted");
+        assert_eq!(swarm.poll_event(), None, "the peers stay");
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_waste_and_no_merit() {
+        let geometry = Geometry::new(65536, 65536).expect("valid");
+        let mut swarm = Swarm::new(geometry, PieceSet::empty(1), Config::default());
+        let (key, mut now) = (PeerKey(1), Time(1));
+        let address = ([10, 0, 0, 1], 6881).into();
+        let info = PeerInfo { address, id: PeerId::ours([1; 12]), fast: true, incoming: true };
+        swarm.on_connected(key, info, now);
+        swarm.on_message(key, Message::HaveAll, now);
+        let range = BlockRange { piece: PieceIndex(0), begin: 0, length: 16384 };
+        for _ in 0..20 {
+            now = now + Duration::from_millis(50);
+            assert_eq!(swarm.on_block(key, range, now), BlockVerdict::Drop);
+        }
+        let of_peer = |swarm: &Swarm| swarm.peers().next().map(|(_, p)| (p.downloaded, p.down_rate > 0.0));
+        assert_eq!((swarm.totals(), of_peer(&swarm)), ((0, 0), Some((0, false))));
+        assert_eq!(swarm.provenance().sources().first().map(|s| s.wasted), Some(20 * 16384));
+        assert_eq!(swarm.owed(key), 0);
+
+        swarm.on_message(key, Message::Unchoke, now);
+        let mut said = Vec::new();
+        swarm.drain_messages(key, &mut said);
+        let asked =
+            said.iter().find_map(|m| if let Message::Request(range) = m { Some(*range) } else { None });
+        assert_eq!(swarm.owed(key), 65536);
+        swarm.on_block(key, asked.expect("it was asked"), now);
+        assert_eq!((swarm.totals().0, swarm.owed(key)), (16384, 65536 - 16384));
+    }
 
     #[test]
     fn a_second_bitfield_counts_as_haves_as_aria2_means_it() {

@@ -31,10 +31,10 @@ pub enum TrackerError {
         retry_in: Option<RetryIn>,
     },
     /// An HTTP status that is none of an answer.
-    #[error("HTTP status {0}")]
+    #[error("HTTP status {0}{hint}", hint = if *.0 == 404 { ": does the URL end in /announce?" } else { "" })]
     Status(u16),
     /// What it said cannot be understood.
-    #[error("its answer cannot be read: {0}")]
+    #[error("its answer cannot be read: {0}; is it a tracker, and does the URL end in /announce?")]
     Malformed(String),
 }
 

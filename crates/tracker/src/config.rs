@@ -93,6 +93,10 @@ pub struct Config {
     /// How many connections are open at most.
     pub max_connections: usize,
 
+    /// How many of them one host may have: an IPv4 address, or an IPv6 network of 64 bits. A fleet behind one address
+    /// counts as one. This machine and `trusted_proxies` may have any number.
+    pub max_connections_per_host: usize,
+
     /// Seconds that a connection may stand idle between announces.
     pub idle_timeout: u64,
 
@@ -159,6 +163,7 @@ impl Default for Config {
             keys: None,
             stats_from: Vec::new(),
             max_connections: 16_384,
+            max_connections_per_host: 4096,
             idle_timeout: 60,
             forwarders: None,
             forward_timeout: 2,
@@ -315,7 +320,9 @@ impl Config {
         let idle = self.idle_timeout;
         require((1..=3600).contains(&idle), "idle_timeout", idle, "1 to 3600 seconds")?;
         let connections = self.max_connections as u64;
-        require((1..=1 << 20).contains(&connections), "max_connections", connections, "1 to 1048576")
+        require((1..=1 << 20).contains(&connections), "max_connections", connections, "1 to 1048576")?;
+        let per_host = self.max_connections_per_host as u64;
+        require((1..=1 << 20).contains(&per_host), "max_connections_per_host", per_host, "1 to 1048576")
     }
 
     /// The settings that differ in `other`, and that hold from the start to the end.
@@ -339,6 +346,7 @@ impl Config {
             max_torrents,
             max_peers,
             max_connections,
+            max_connections_per_host,
             idle_timeout,
             directory,
             directory_ca,

@@ -84,6 +84,22 @@ pub enum DirectoryError {
     Lost(String),
 }
 
+impl DirectoryError {
+    /// Whether the file is not the directory's at all, or is too broken to be it.
+    pub fn is_no_database(&self) -> bool {
+        use redb::Error::{Corrupted, TableIsMultimap, TableTypeMismatch, UpgradeRequired};
+        let Self::Database(error) = self else { return false };
+        match &**error {
+            Corrupted(_) | TableIsMultimap(_) | TableTypeMismatch { .. } | UpgradeRequired(_) => true,
+            // A file that ends too soon.
+            redb::Error::Io(error) => {
+                matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl<E: Into<redb::Error>> From<E> for DirectoryError {
     fn from(error: E) -> Self {
         Self::Database(Box::new(error.into()))

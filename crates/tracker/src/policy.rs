@@ -142,6 +142,11 @@ impl Policy {
         claimed.filter(|_| within(&self.ip_from, from)).unwrap_or(from)
     }
 
+    /// Whether what comes from here comes for others.
+    pub(crate) fn is_proxy(&self, from: IpAddr) -> bool {
+        within(&self.proxies, from)
+    }
+
     /// The client behind `from`, where that is a proxy that may be believed; `field` gives the values of a header. Of
     /// several addresses, as in `X-Forwarded-For`, it is the last that is not such a proxy itself.
     pub(crate) fn client<'a>(&self, from: IpAddr, field: impl FnOnce(&[u8]) -> Vec<&'a [u8]>) -> IpAddr {

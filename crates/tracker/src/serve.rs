@@ -14,7 +14,7 @@ use bytes::{Buf as _, Bytes};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
     time::timeout,
 };
@@ -32,6 +32,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request may take from its head to the answer's: the longest wait of a claim, and a slow body.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long is listened to a client that was told that this was the last answer. A connection that is closed before
+/// all was read is reset, and the answer lost to a client that still sends.
+pub(crate) const LINGER: Duration = Duration::from_secs(2);
+
 /// Serves a connection until it ends.
 pub(crate) async fn connection(handed: HandedOver, router: Router, closing: CancellationToken) {
     let HandedOver { stream, from, output, input, place } = handed;
@@ -41,28 +45,44 @@ pub(crate) async fn connection(handed: HandedOver, router: Router, closing: Canc
     if !matches!(timeout(HEAD_TIMEOUT, stream.write_all(&output)).await, Ok(Ok(()))) {
         return;
     }
-    let stream = Rewound { first: input.into(), stream };
+    let mut stream = Rewound { first: input.into(), stream };
+    if let Err(error) = serve(&mut stream, from, router, &closing).await {
+        tracing::debug!(%from, %error, "connection ends");
+    }
+    tokio::select! {
+        _ = timeout(LINGER, drain(&mut stream.stream)) => {}
+        () = closing.cancelled() => {}
+    }
+}
+
+async fn serve(
+    stream: &mut Rewound,
+    from: SocketAddr,
+    router: Router,
+    closing: &CancellationToken,
+) -> hyper::Result<()> {
     let service = service_fn(move |request| answer(router.clone(), from, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
-        .pipeline_flush(true)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    let outcome = tokio::select! {
+    tokio::select! {
         outcome = connection.as_mut() => outcome,
         () = closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            match timeout(GRACE, connection).await {
-                Ok(outcome) => outcome,
-                Err(_) => return,
-            }
+            timeout(GRACE, connection).await.unwrap_or(Ok(()))
         }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%from, %error, "connection ends");
     }
+}
+
+/// Says that nothing more comes, and reads until the client says so too.
+async fn drain(stream: &mut TcpStream) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut ignored = [0; 4096];
+    while stream.read(&mut ignored).await? > 0 {}
+    Ok(())
 }
 
 async fn answer(

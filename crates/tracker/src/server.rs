@@ -148,7 +148,7 @@ impl Tracker {
             directory,
             auth: Auth::new(config.directory_token.as_deref()),
             clock,
-            connections: Connections::new(config.max_connections),
+            connections: Connections::new(config.max_connections, config.max_connections_per_host),
             tracker_id: format!("{:016x}", rand::random::<u64>()).into_bytes().into(),
             tally,
             tallies,

@@ -25,11 +25,20 @@ pub(crate) enum Fault {
     Slow,
     /// There was no room for it.
     Busy,
+    /// Its host has as many connections as one may have.
+    Crowd,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Malformed, Self::Refused, Self::Connection, Self::TooLong, Self::Slow, Self::Busy];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Malformed,
+        Self::Refused,
+        Self::Connection,
+        Self::TooLong,
+        Self::Slow,
+        Self::Busy,
+        Self::Crowd,
+    ];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -39,6 +48,7 @@ impl Fault {
             Self::TooLong => "too_long",
             Self::Slow => "slow",
             Self::Busy => "busy",
+            Self::Crowd => "crowd",
         }
     }
 }

@@ -6,8 +6,9 @@ pub(crate) mod worker;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use announce::udp::{
-    ANSWER_HEAD, MAX_URL, UdpAction, UdpAnnounce, UdpHead, announced_torrent, encode_announced,
-    encode_connected, encode_error, encode_scraped, encode_scraped_torrent, scrape_hashes, url_data,
+    ANSWER_HEAD, MAX_REQUEST, MAX_UDP_SCRAPE, MAX_URL, UdpAction, UdpAnnounce, UdpHead, announced_torrent,
+    encode_announced, encode_connected, encode_error, encode_scraped, encode_scraped_torrent, scrape_hashes,
+    url_data,
 };
 use metainfo::InfoHash;
 
@@ -22,6 +23,11 @@ use ids::ConnectionIds;
 
 /// The longest answer, in bytes: what every IPv6 link carries in one piece.
 pub(crate) const MAX_ANSWER: usize = 1232;
+
+/// The longest packet that is a scrape, in bytes.
+const MAX_UDP_SCRAPE_PACKET: usize = 16 + 20 * MAX_UDP_SCRAPE;
+// As the refusal of longer ones says.
+const _: () = assert!(MAX_UDP_SCRAPE == 74 && MAX_UDP_SCRAPE_PACKET < MAX_REQUEST);
 
 /// Answers packets. Each worker has one.
 pub(crate) struct Exchange {
@@ -126,6 +132,10 @@ impl Exchange {
         if !self.desk.policy.load().may_scrape(b"") {
             return Err((Fault::Refused, KEY_WANTED));
         }
+        // Whatever is longer was cut when it was received.
+        if packet.len() > MAX_UDP_SCRAPE_PACKET {
+            return Err((Fault::TooLong, "a scrape names at most 74 info-hashes"));
+        }
         let hashes = scrape_hashes(packet).ok_or((Fault::Malformed, "a scrape names whole info-hashes"))?;
         self.tally.of(from).scrapes.bump();
         encode_scraped(transaction, out);
@@ -141,7 +151,7 @@ impl Exchange {
 mod tests {
     use announce::{
         Event, ScrapeStats,
-        udp::{ANNOUNCE_LENGTH, MAX_UDP_SCRAPE, UdpAnswer},
+        udp::{ANNOUNCE_LENGTH, UdpAnswer},
     };
     use proptest::prelude::*;
     use wire::PeerId;

@@ -308,6 +308,13 @@ async fn a_udp_scrape_tells_of_up_to_74_torrents_in_order() {
         assert_eq!(stats[0], ScrapeStats { incomplete: 1, ..ScrapeStats::default() });
         assert_eq!(stats[1], ScrapeStats::default());
         assert_eq!(stats[2], ScrapeStats { complete: 1, downloaded: 1, ..ScrapeStats::default() });
+        for more in [1, 6, 100] {
+            let packet = [&packet[..], &[9; 20].repeat(more)].concat();
+            assert!(
+                matches!(udp.ask(&packet), Got::Error(reason) if reason.contains("at most 74")),
+                "{more}"
+            );
+        }
     })
     .await;
 }
@@ -405,6 +412,81 @@ async fn a_request_may_come_in_pieces_and_an_old_client_is_let_go() {
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).expect("closes");
         assert!(rest.starts_with(b"HTTP/1.1 400"), "{}", rest.escape_ascii());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_follows_a_request_does_not_withhold_its_answer() {
+    let (_tracker, to) = start(config(Ipv4Addr::LOCALHOST)).await;
+    with(move || {
+        let mut stream = connect(to);
+        for next in ["\r\n", "GET /heal"] {
+            // Nothing more is sent before the answer is there.
+            stream.write_all(&[&get("/health", ""), next.as_bytes()].concat()).expect("sends");
+            assert!(read(&mut stream).0.starts_with("HTTP/1.1 200"), "{next:?}");
+        }
+        stream.write_all(b"th HTTP/1.1\r\n\r\n").expect("sends");
+        assert_eq!(read(&mut stream).1, b"ok\n");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn broken_requests_are_told_so_and_not_just_cut_off() {
+    let (_tracker, to) = start(config(Ipv4Addr::LOCALHOST)).await;
+    with(move || {
+        let lines = "X-A: 1234567890\r\n";
+        for (status, request) in [
+            (400, get("/health", "X: \0\r\n")),
+            (400, b"POST /health HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab".to_vec()),
+            (400, b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03".repeat(40)),
+            (431, get("/health", &lines.repeat(200))),
+            (431, get("/health", &lines.repeat(5000))),
+            (431, get("/announce", &lines.repeat(5000))),
+            (431, [b"POST /x HTTP/1.1\r\n".to_vec(), lines.repeat(5000).into_bytes()].concat()),
+        ] {
+            let mut stream = connect(to);
+            let mut copy = stream.try_clone().expect("cloned");
+            // The tracker answers before it has read all.
+            let sender = std::thread::spawn(move || copy.write_all(&request));
+            let (head, _) = read(&mut stream);
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+            assert_eq!(stream.read(&mut [0]).expect("closes in order"), 0, "{head}");
+            sender.join().expect("no panic").expect("is listened to");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn half_requests_give_way_when_there_is_no_room() {
+    let config = Config { max_connections: 3, workers: 1, ..config(Ipv4Addr::LOCALHOST) };
+    let (_tracker, to) = start(config).await;
+    with(move || {
+        let target = append_to_url("/announce", &peer(1, 1001, 5).to_query());
+        let mut served = connect(to);
+        served.write_all(&get(&target, "")).expect("sends");
+        read(&mut served);
+        let mut half: Vec<_> = (0..2).map(|_| connect(to)).collect();
+        half[0].write_all(b"GET /announce?info").expect("sends");
+        half[1].write_all(b"POST /v1/x HTTP/1.1\r\nX: ").expect("sends");
+        let mut new = Vec::new();
+        for half in &mut half {
+            let mut stream = connect(to);
+            stream.write_all(&get(&target, "")).expect("sends");
+            assert_eq!(announced(&read(&mut stream).1).incomplete, Some(1));
+            new.push(stream);
+            assert!(matches!(half.read(&mut [0]), Ok(0) | Err(_)), "the oldest goes first");
+        }
+        for stream in new.iter_mut().chain([&mut served]) {
+            stream.write_all(&get("/health", "")).expect("sends");
+            assert_eq!(read(stream).1, b"ok\n", "whoever was answered stays");
+        }
+        let mut metrics = served;
+        metrics.write_all(&get("/metrics", "")).expect("sends");
+        let text = String::from_utf8(read(&mut metrics).1).expect("text");
+        assert!(text.contains(r#"protocol="http",family="ipv4",fault="busy"} 2"#), "{text}");
     })
     .await;
 }

@@ -44,7 +44,7 @@ pub(crate) struct Args {
     #[arg(long)]
     blob: bool,
     /// A URL from which clients can fetch the content over HTTP; may be repeated
-    #[arg(short, long = "web-seed", value_name = "URL")]
+    #[arg(short, long = "web-seed", value_name = "URL", value_parser = torrent_file::parse_web_seed)]
     web_seeds: Vec<String>,
     /// Leave symlinks out instead of refusing them
     #[arg(long)]

@@ -1,8 +1,6 @@
 //! retracker's own flags and environment, with the meaning that they have there: whoever comes from it changes the
 //! name of the program and nothing else.
 
-use std::net::{Ipv6Addr, SocketAddr};
-
 use tracker::{Config, Network};
 
 use crate::failure::Failure;
@@ -41,7 +39,8 @@ impl Retracker {
     /// Sets what was given.
     pub(crate) fn apply(&self, config: &mut Config) -> anyhow::Result<()> {
         if let Some(listen) = self.listen.as_deref().filter(|listen| !listen.is_empty()) {
-            config.listen = vec![parse_listen(listen)?];
+            let refuse = |error| Failure::bad_input(format!("-l: {error}"));
+            config.listen = vec![node::parse_listen(listen).map_err(refuse)?];
         }
         if let Some(minutes) = self.age {
             let seconds = minutes * 60.0;
@@ -66,12 +65,4 @@ impl Retracker {
         config.forward_timeout = self.timeout.unwrap_or(config.forward_timeout);
         Ok(())
     }
-}
-
-/// `:8080` is port 8080 at every address.
-fn parse_listen(text: &str) -> anyhow::Result<SocketAddr> {
-    if let Some(port) = text.strip_prefix(':').and_then(|port| port.parse().ok()) {
-        return Ok(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
-    }
-    node::parse_listen(text).map_err(|error| Failure::bad_input(format!("-l: {error}")).into())
 }

@@ -1,11 +1,12 @@
 //! `longshore tracker`: runs a tracker until a signal.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
 use serde_json::json;
 use tracker::{
-    AddressError, Config, DirectoryError, Home, HomeError, Network, Password, StartError, Tracker,
+    AddressError, Config, ContentError, DirectoryError, Home, HomeError, Network, Password, StartError,
+    Tracker,
 };
 
 use super::retracker::Retracker;
@@ -95,6 +96,9 @@ pub(crate) struct Args {
     /// How many connections are open at most
     #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_MAX_CONNECTIONS")]
     max_connections: Option<usize>,
+    /// How many of them one host may have; this machine and trusted proxies may have any number
+    #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_MAX_CONNECTIONS_PER_HOST")]
+    max_connections_per_host: Option<usize>,
     /// Seconds that a connection may stand idle between announces
     #[arg(long, value_name = "SECONDS", env = "LONGSHORE_TRACKER_IDLE_TIMEOUT")]
     idle_timeout: Option<u64>,
@@ -148,6 +152,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
                 Failure::new("the tracker cannot start").hint("choose another address with --listen");
             anyhow::Error::new(error).context(failure)
         }
+        StartError::File(ref file) => {
+            let bad = match &file.error {
+                ContentError::Io(error) => is_given_wrong(error),
+                _ => true,
+            };
+            let failure = if bad { Failure::bad_input } else { Failure::new };
+            anyhow::Error::new(error).context(failure("the tracker cannot start"))
+        }
         StartError::Directory { home, error } => unusable_directory(home, *error),
         error => error.into(),
     })?;
@@ -181,6 +193,12 @@ fn again(tracker: &mut Tracker, args: &Args) {
     }
 }
 
+/// Whether a file that cannot be read is one that should not have been named.
+fn is_given_wrong(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound};
+    matches!(error.kind(), InvalidData | IsADirectory | NotADirectory | NotFound)
+}
+
 /// The content directory cannot be opened. Of a missing folder the database says only that something is missing.
 fn unusable_directory(home: Option<Home>, error: DirectoryError) -> anyhow::Error {
     let failure = match home {
@@ -193,7 +211,9 @@ fn unusable_directory(home: Option<Home>, error: DirectoryError) -> anyhow::Erro
                     .hint("make the folder, or name another file with --directory")
                     .into();
             }
-            Failure::new(format!("cannot use {} for the content directory", path.display()))
+            let bad = error.is_no_database() || path.is_dir();
+            let failure = if bad { Failure::bad_input } else { Failure::new };
+            failure(format!("cannot use {} for the content directory", path.display()))
                 .hint("name another file with --directory")
         }
         Some(home @ Home::Etcd(_)) => {
@@ -272,6 +292,7 @@ fn config(args: &Args) -> anyhow::Result<Config> {
         real_ip_header,
         stats_from,
         max_connections,
+        max_connections_per_host,
         idle_timeout,
         forward_timeout,
         lease_ttl,

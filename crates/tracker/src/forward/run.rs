@@ -11,7 +11,10 @@ use std::{
 };
 
 use announce::{AnnounceRequest, AnnounceResponse, Event, Key};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracker_client::{Question, TrackerClient, TrackerError};
 
@@ -21,7 +24,7 @@ use crate::{
         Forwarder, Standing,
         table::{ANSWER, Table},
     },
-    server::Clock,
+    server::{Clock, GRACE},
 };
 
 /// Announces that wait to be forwarded; of more, the newest are not.
@@ -30,6 +33,8 @@ const QUEUE: usize = 4096;
 const AT_ONCE: usize = 64;
 /// When a peer that was told of no forwarder's peers yet should come again.
 const SOON: u32 = 10;
+/// How many are told of announces at the same time at most, all together: each may answer with a megabyte.
+const ALL_AT_ONCE: usize = 256;
 /// How long one round over the table takes, to find what is too old.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -147,7 +152,8 @@ impl Forwarders {
     pub(crate) async fn run(self: Arc<Self>, inbox: Inbox, client: TrackerClient, stop: CancellationToken) {
         let Inbox(mut jobs) = inbox;
         let room: Vec<_> = self.list.iter().map(|_| Arc::new(Semaphore::new(AT_ONCE))).collect();
-        let tasks = TaskTracker::new();
+        let all = Arc::new(Semaphore::new(ALL_AT_ONCE));
+        let (tasks, end) = (TaskTracker::new(), CancellationToken::new());
         let mut round = tokio::time::interval(SWEEP);
         let mut step = 0;
         loop {
@@ -164,20 +170,25 @@ impl Forwarders {
                 }
             };
             for forwarder in ask {
-                let Ok(place) = room[forwarder].clone().try_acquire_owned() else {
+                let places = (room[forwarder].clone().try_acquire_owned(), all.clone().try_acquire_owned());
+                let (Ok(place), Ok(one_of_all)) = places else {
                     self.count(Some(forwarder), Status::Word("busy"));
                     continue;
                 };
                 let (this, client, request) = (self.clone(), client.clone(), request.clone());
+                let end = end.clone();
                 tasks.spawn(async move {
-                    this.ask(forwarder, request, &client).await;
-                    drop(place);
+                    end.run_until_cancelled(this.ask(forwarder, request, &client)).await;
+                    drop((place, one_of_all));
                 });
             }
         }
-        // Each has a deadline.
+        // Each has a deadline, but that may be a minute.
         tasks.close();
-        tasks.wait().await;
+        if timeout(GRACE, tasks.wait()).await.is_err() {
+            end.cancel();
+            tasks.wait().await;
+        }
     }
 
     async fn ask(&self, number: usize, mut request: AnnounceRequest, client: &TrackerClient) {
@@ -240,4 +251,36 @@ impl Forwarders {
 /// Whether a peer from elsewhere can be one at all.
 fn can_be_reached(addr: &SocketAddr) -> bool {
     addr.port() != 0 && !addr.ip().is_unspecified() && !addr.ip().is_multicast()
+}
+
+#[cfg(test)]
+mod tests {
+    use metainfo::InfoHash;
+    use tokio::time::Instant;
+    use wire::PeerId;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_forwarder_that_never_answers_is_not_waited_for_at_the_end() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let uri = format!("http://{}/announce", silent.local_addr().expect("bound"));
+        let forwarder = Forwarder { uri, name: "silent".to_owned(), ip: None, host: None };
+        let (minute, stop) = (Duration::from_secs(60), CancellationToken::new());
+        let (forwarders, inbox) = Forwarders::new(vec![forwarder], minute, minute, Clock::start());
+        let client = TrackerClient::new(None).expect("a client");
+        let running = tokio::spawn(forwarders.clone().run(inbox, client, stop.clone()));
+        let asked = AnnounceRequest::new(InfoHash::from_bytes([1; 20]), PeerId::from_bytes([1; 20]), 1);
+        for _ in 0..=AT_ONCE {
+            forwarders.queue.send(Job { request: asked.clone(), ask: vec![0] }).await.expect("runs");
+        }
+        while forwarders.counts().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(forwarders.counts(), [("silent".to_owned(), "busy".to_owned(), 1)], "of one too many");
+        let stopped = Instant::now();
+        stop.cancel();
+        running.await.expect("no panic");
+        assert!(stopped.elapsed() < 2 * GRACE, "{:?}", stopped.elapsed());
+    }
 }

@@ -1,45 +1,96 @@
 //! A client's connection: what has come and is not yet a whole request, and what has not gone yet.
 
 use std::{
+    collections::HashMap,
     io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// How many connections there may be, and are.
 #[derive(Debug, Clone)]
 pub(crate) struct Connections {
-    open: Arc<AtomicUsize>,
+    taken: Arc<Mutex<Taken>>,
     most: usize,
+    most_per_host: usize,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    /// By host; one that has none is not listed.
+    hosts: HashMap<IpAddr, usize>,
 }
 
 /// A connection's place among them; given back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<AtomicUsize>);
+pub(crate) struct Place {
+    taken: Arc<Mutex<Taken>>,
+    /// Whom it counts for, where that is bounded.
+    host: Option<IpAddr>,
+}
+
+/// Why there is no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoPlace {
+    /// All are taken.
+    Full,
+    /// The host has as many as one may have.
+    Crowd,
+}
 
 impl Connections {
-    pub(crate) fn new(most: usize) -> Self {
-        Self { open: Arc::default(), most }
+    pub(crate) fn new(most: usize, most_per_host: usize) -> Self {
+        Self { taken: Arc::default(), most, most_per_host }
     }
 
     pub(crate) fn open(&self) -> usize {
-        self.open.load(Relaxed)
+        locked(&self.taken).all
     }
 
-    /// `None` where there is no room.
-    pub(crate) fn enter(&self) -> Option<Place> {
-        let place = Place(Arc::clone(&self.open));
-        // Dropped again, and so counted back, if it was one too many.
-        (self.open.fetch_add(1, Relaxed) < self.most).then_some(place)
+    /// A place for a connection from `ip`. Hosts that are `free`, as proxies are, and this one may have any number.
+    pub(crate) fn enter(&self, ip: IpAddr, free: bool) -> Result<Place, NoPlace> {
+        let host = host_of(ip).filter(|_| !free);
+        let mut taken = locked(&self.taken);
+        if host.is_some_and(|host| taken.hosts.get(&host).is_some_and(|&has| has >= self.most_per_host)) {
+            return Err(NoPlace::Crowd);
+        }
+        if taken.all >= self.most {
+            return Err(NoPlace::Full);
+        }
+        taken.all += 1;
+        if let Some(host) = host {
+            *taken.hosts.entry(host).or_default() += 1;
+        }
+        Ok(Place { taken: Arc::clone(&self.taken), host })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        let mut taken = locked(&self.taken);
+        taken.all = taken.all.saturating_sub(1);
+        let Some(host) = self.host else { return };
+        let left = taken.hosts.get(&host).map_or(0, |has| has.saturating_sub(1));
+        if left == 0 {
+            taken.hosts.remove(&host);
+        } else {
+            taken.hosts.insert(host, left);
+        }
+    }
+}
+
+fn locked(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
+    taken.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// By what a host is known: its IPv4 address, or the network of 64 bits in which it may give itself any IPv6 address.
+/// `None` for this one.
+fn host_of(ip: IpAddr) -> Option<IpAddr> {
+    match ip.to_canonical() {
+        ip if ip.is_loopback() => None,
+        IpAddr::V6(ip) => Some(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into()),
+        ip => Some(ip),
     }
 }
 
@@ -53,9 +104,23 @@ pub(crate) struct Connection {
     pub(crate) output: Vec<u8>,
     /// When it is given up, in seconds of the tracker's clock.
     pub(crate) deadline: u64,
-    /// Whether it ends when all answers have gone.
-    pub(crate) last: bool,
+    pub(crate) stage: Stage,
+    /// Whether a request was answered: it is no longer one that anybody can open and leave.
+    pub(crate) served: bool,
     pub(crate) place: Place,
+}
+
+/// How far a connection is from its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// More requests may come.
+    Open,
+    /// It ends when all answers have gone.
+    Last,
+    /// The same, and the last answer says what is wrong: the client may still be sending.
+    Refused,
+    /// That answer has gone, and what still comes is thrown away.
+    Drained,
 }
 
 /// A connection that asks for something else, for the API to serve.
@@ -105,5 +170,32 @@ fn again(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_host_cannot_take_all_places() {
+        let connections = Connections::new(6, 2);
+        let enter = |ip: &str| connections.enter(ip.parse().expect("an address"), false);
+        let first = enter("192.0.2.1").expect("a place");
+        let _second = enter("::ffff:192.0.2.1").expect("a place");
+        assert_eq!(enter("192.0.2.1").err(), Some(NoPlace::Crowd));
+        drop(first);
+        let _again = enter("192.0.2.1").expect("its place is free");
+        let _network = [enter("2001:db8::1").expect("a place"), enter("2001:db8::ffff:2").expect("a place")];
+        assert_eq!(enter("2001:db8::3").err(), Some(NoPlace::Crowd), "one network of 64 bits");
+        let _other = enter("2001:db8:0:1::1").expect("a place");
+        let proxy = connections.enter([192, 0, 2, 1].into(), true).expect("bounded by the whole only");
+        assert_eq!((connections.open(), enter("127.0.0.1").err()), (6, Some(NoPlace::Full)));
+        drop(proxy);
+        let here = enter("::1").expect("a place");
+        assert_eq!(locked(&connections.taken).hosts.len(), 3, "this host is not counted");
+        drop((_second, _again, _network, _other, here));
+        assert_eq!(connections.open(), 0);
+        assert!(locked(&connections.taken).hosts.is_empty());
     }
 }

@@ -59,6 +59,11 @@ impl Exchange {
         Self { desk, tracker_id, tally, peers: Peers::new() }
     }
 
+    /// Whether `from` is a trusted proxy.
+    pub(crate) fn is_proxy(&self, from: IpAddr) -> bool {
+        self.desk.policy.load().is_proxy(from)
+    }
+
     /// Who asks: whoever is behind `from`, where that is a trusted proxy.
     pub(crate) fn client<'a>(&self, from: IpAddr, field: impl FnOnce(&[u8]) -> Vec<&'a [u8]>) -> IpAddr {
         self.desk.policy.load().client(from, field)

@@ -1,5 +1,7 @@
 //! The connections of a worker by token.
 
+use std::collections::VecDeque;
+
 use super::connection::Connection;
 
 /// The connections of a worker, each under a token that no later one in its place shares.
@@ -7,6 +9,8 @@ use super::connection::Connection;
 pub(super) struct Table {
     places: Vec<(u32, Option<Connection>)>,
     free: Vec<u32>,
+    /// Those that came in without a whole request, oldest first, and some that have changed or gone since.
+    unserved: VecDeque<u64>,
 }
 
 impl Table {
@@ -28,7 +32,31 @@ impl Table {
     pub(super) fn insert(&mut self, connection: Connection) {
         let token = self.next();
         self.free.pop();
+        if !connection.served {
+            self.unserved.push_back(token);
+        }
         self.put(token, connection);
+    }
+
+    /// Takes out the connection that has been without an answer for longest.
+    pub(super) fn take_oldest_unserved(&mut self) -> Option<Connection> {
+        while let Some(token) = self.unserved.pop_front() {
+            if !self.is_unserved(token) {
+                continue;
+            }
+            let connection = self.take(token);
+            self.free(token);
+            return connection;
+        }
+        None
+    }
+
+    fn is_unserved(&self, token: u64) -> bool {
+        let place = self.places.get(token as u32 as usize);
+        place.is_some_and(|(turn, connection)| {
+            u64::from(*turn) == token >> 32
+                && connection.as_ref().is_some_and(|connection| !connection.served)
+        })
     }
 
     pub(super) fn take(&mut self, token: u64) -> Option<Connection> {
@@ -60,5 +88,8 @@ impl Table {
                 self.free.push(at);
             }
         }
+        let mut unserved = std::mem::take(&mut self.unserved);
+        unserved.retain(|&token| self.is_unserved(token));
+        self.unserved = unserved;
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd as _, OwnedFd},
     sync::{
         Arc,
@@ -25,12 +25,12 @@ use rustix::{
 use tokio::sync::mpsc;
 
 use super::{
-    connection::{Connection, Connections, HandedOver, Place},
+    connection::{Connection, Connections, HandedOver, NoPlace, Place, Stage},
     exchange::{Action, Exchange},
     frame::{Date, Frame},
     table::Table,
 };
-use crate::{server::Clock, tally::Fault};
+use crate::{serve::LINGER, server::Clock, tally::Fault};
 
 /// The longest head of a request, in bytes. A scrape of [`announce::MAX_SCRAPE`] torrents must fit.
 pub(crate) const MAX_HEAD: usize = 32 * 1024;
@@ -169,21 +169,38 @@ impl Loop {
                 }
             };
             let Some(from): Option<SocketAddr> = from else { continue };
-            let counts = self.worker.exchange.tally.of(from.ip());
-            counts.connects.bump();
-            let Some(place) = self.worker.connections.enter() else {
-                counts.fault(Fault::Busy);
-                continue;
-            };
-            self.admit(stream, from, place);
+            self.worker.exchange.tally.of(from.ip()).connects.bump();
+            match self.enter(from.ip()) {
+                Ok(place) => self.admit(stream, from, place),
+                Err(NoPlace::Full) => self.fault(from, Fault::Busy),
+                Err(NoPlace::Crowd) => self.fault(from, Fault::Crowd),
+            }
         }
+    }
+
+    /// A place, if need be that of the connection that has been open for longest without a request.
+    fn enter(&mut self, ip: IpAddr) -> Result<Place, NoPlace> {
+        let free = self.worker.exchange.is_proxy(ip);
+        let place = self.worker.connections.enter(ip, free);
+        if place.as_ref().err() != Some(&NoPlace::Full) {
+            return place;
+        }
+        let Some(oldest) = self.table.take_oldest_unserved() else { return place };
+        self.fault(oldest.from, Fault::Busy);
+        drop(oldest);
+        self.worker.connections.enter(ip, free)
+    }
+
+    fn fault(&self, from: SocketAddr, fault: Fault) {
+        self.worker.exchange.tally.of(from.ip()).fault(fault);
     }
 
     /// A new connection, whose request may be there already.
     fn admit(&mut self, stream: TcpStream, from: SocketAddr, place: Place) {
         let deadline = self.now.as_secs() + self.worker.patience.slow;
         let (input, output) = (Vec::new(), Vec::new());
-        let mut connection = Connection { stream, from, input, output, deadline, last: false, place };
+        let (stage, served) = (Stage::Open, false);
+        let mut connection = Connection { stream, from, input, output, deadline, stage, served, place };
         match self.turn(&mut connection) {
             Fate::Stays => {
                 let flags = wanted(&connection);
@@ -224,9 +241,15 @@ impl Loop {
 
     /// Sends what waits, reads once, and answers the requests that are there.
     fn turn(&mut self, connection: &mut Connection) -> Fate {
+        if connection.stage == Stage::Drained {
+            return match connection.read(&mut self.scratch) {
+                Ok(Some(0)) | Err(_) => Fate::Ends,
+                Ok(_) => Fate::Stays,
+            };
+        }
         if !connection.output.is_empty() {
             match connection.send(&[]) {
-                Ok(true) if connection.last => return Fate::Ends,
+                Ok(true) if connection.stage != Stage::Open => return self.end(connection),
                 Ok(true) => {}
                 Ok(false) => return Fate::Stays,
                 Err(_) => return Fate::Ends,
@@ -234,7 +257,8 @@ impl Loop {
             // What was held back, before more is read.
             let input = std::mem::take(&mut connection.input);
             let fate = self.serve(connection, &input);
-            if fate != Fate::Stays || !connection.output.is_empty() {
+            let waits = !connection.output.is_empty() || connection.stage != Stage::Open;
+            if fate != Fate::Stays || waits {
                 return fate;
             }
         }
@@ -258,6 +282,17 @@ impl Loop {
         fate
     }
 
+    /// The last answer has gone. A connection that is closed before all was read is reset, and the answer lost to a
+    /// client that still sends.
+    fn end(&self, connection: &mut Connection) -> Fate {
+        if connection.stage != Stage::Refused || connection.stream.shutdown(Shutdown::Write).is_err() {
+            return Fate::Ends;
+        }
+        connection.stage = Stage::Drained;
+        connection.deadline = self.now.as_secs() + LINGER.as_secs();
+        Fate::Stays
+    }
+
     /// Answers the requests in `input`, and keeps what is left of it.
     fn serve(&mut self, connection: &mut Connection, input: &[u8]) -> Fate {
         let mut rest = input;
@@ -268,9 +303,13 @@ impl Loop {
             match connection.send(&answers) {
                 Ok(_) if part == Part::Foreign => break Fate::Leaves,
                 Ok(gone) => {
-                    connection.last |= part == Part::Last;
-                    if gone && connection.last {
-                        break Fate::Ends;
+                    match part {
+                        Part::Last => connection.stage = Stage::Last,
+                        Part::Broken => connection.stage = Stage::Refused,
+                        _ => connection.served |= !answers.is_empty(),
+                    }
+                    if gone && connection.stage != Stage::Open {
+                        break self.end(connection);
                     }
                     if !gone || part != Part::Full {
                         break Fate::Stays;
@@ -280,7 +319,7 @@ impl Loop {
             }
         };
         self.answers = answers;
-        if fate != Fate::Ends && !connection.last {
+        if fate != Fate::Ends && connection.stage == Stage::Open {
             let now = self.now.as_secs();
             if rest.len() < input.len() || !connection.output.is_empty() {
                 let begun = !rest.is_empty() || !connection.output.is_empty();
@@ -303,9 +342,11 @@ impl Loop {
                         b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\n\
                           Connection: close\r\n\r\n",
                     );
-                    return Part::Last;
+                    return Part::Broken;
                 }
                 Parsed::Partial => return Part::Waits,
+                // As long as its head is not whole, it can be given up here for another's place.
+                Parsed::Other if rest.len() <= MAX_HEAD && !has_whole_head(rest) => return Part::Waits,
                 Parsed::Other => return Part::Foreign,
                 Parsed::Broken => {
                     self.worker.exchange.tally.of(from).fault(Fault::Malformed);
@@ -313,7 +354,7 @@ impl Loop {
                         b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 24\r\n\
                           Connection: close\r\n\r\nthis is no HTTP request\n",
                     );
-                    return Part::Last;
+                    return Part::Broken;
                 }
                 Parsed::Get(head, length) => {
                     let Some(action) = Action::of(head.path) else { return Part::Foreign };
@@ -380,6 +421,14 @@ enum Part {
     Foreign,
     /// Up to one that was the connection's last.
     Last,
+    /// Up to something that is no request.
+    Broken,
+}
+
+/// Whether an empty line is there.
+fn has_whole_head(bytes: &[u8]) -> bool {
+    let find = |end: &[u8]| memchr::memmem::find(bytes, end).is_some();
+    find(b"\n\r\n") || find(b"\n\n")
 }
 
 fn wanted(connection: &Connection) -> EventFlags {
