@@ -91,6 +91,10 @@ pub struct Entry {
     /// The info dictionary, bencoded; base64 in JSON.
     #[serde(with = "text::base64")]
     pub info: Bytes,
+    /// Whether anybody may have the blob: its registry gave it without asking who wants it. What is not public is
+    /// given only to those to whom its registry would give it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub public: bool,
     /// Peers of the swarm that have everything, as this tracker sees it now; after a restart it has to
     /// learn it anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -109,6 +113,9 @@ pub struct PublishRequest {
     /// What the origin called the blob, when known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
+    /// Whether anybody may have the blob. Once said by one, it stays so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub public: bool,
     /// The lease under which the blob was fetched, if there was one. A publication needs none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<String>,
@@ -183,6 +190,7 @@ mod tests {
             media_type: None,
             info_hash: InfoHash::from_bytes([7; 20]),
             info: Bytes::from_static(b"de"),
+            public: true,
             complete: None,
             incomplete: Some(2),
         });

@@ -418,8 +418,10 @@ mod tests {
     }
 
     fn client(registry: &Registry) -> (origin::Origin, origin::Repository) {
-        let origin = origin::Origin::new(&origin::OriginConfig::default()).unwrap();
-        (origin, origin::Repository::new(&registry.addr().to_string(), "demo/app").unwrap())
+        let name = registry.addr().to_string();
+        let upstreams = vec![origin::Upstream { registry: name.clone(), ..origin::Upstream::default() }];
+        let config = origin::OriginConfig { upstreams, ..origin::OriginConfig::default() };
+        (origin::Origin::new(&config).unwrap(), origin::Repository::new(&name, "demo/app").unwrap())
     }
 
     #[tokio::test]

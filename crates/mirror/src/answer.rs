@@ -5,11 +5,11 @@ use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc};
 use bytes::Bytes;
 use hash::{Digest, DigestError};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use origin::{Listing, Repository, Target};
+use origin::{Listing, Repository, Secret, Target};
 use tokio::time::timeout;
 
 use crate::{
-    Content, ContentError, Limits, Route, RouteError, Routed, Span,
+    Asker, Content, ContentError, Limits, Route, RouteError, Routed, Span,
     body::{Body, Cut},
     parse_range, parse_route,
 };
@@ -84,28 +84,27 @@ impl<C: Content> Answerer<C> {
             Ok(routed) => routed,
             Err(error) => return misrouted(&error),
         };
+        let asker = asker(&head.headers);
         let outcome = match &routed.route {
             Route::Ping => Ok(Answer::new("application/json").bytes(Bytes::from_static(b"{}"))),
             Route::Manifest(repository, target) => {
-                let accept = accept_values(&head.headers);
                 let outcome = if is_head {
-                    self.head_manifest(repository, target, &accept, &head.headers).await
+                    self.head_manifest(repository, target, &asker, &head.headers).await
                 } else {
-                    self.manifest(repository, target, &accept, &head.headers).await
+                    self.manifest(repository, target, &asker, &head.headers).await
                 };
                 outcome.map_err(|error| (Kind::Manifest, error))
             }
             Route::Blob(repository, digest) => {
                 let outcome = if is_head {
-                    self.head_blob(repository, digest, &head.headers).await
+                    self.head_blob(repository, digest, &asker, &head.headers).await
                 } else {
-                    self.blob(repository, digest, &head.headers, cut).await
+                    self.blob(repository, digest, &asker, &head.headers, cut).await
                 };
                 outcome.map_err(|error| (Kind::Blob, error))
             }
             Route::Listing(listing) => {
-                let accept = accept_values(&head.headers);
-                self.listing(listing, &routed, &accept).await.map_err(|error| (Kind::Listing, error))
+                self.listing(listing, &routed, &asker).await.map_err(|error| (Kind::Listing, error))
             }
         };
         let mut response = match outcome {
@@ -122,10 +121,10 @@ impl<C: Content> Answerer<C> {
         &self,
         repository: &Repository,
         target: &Target,
-        accept: &[String],
+        asker: &Asker,
         headers: &HeaderMap,
     ) -> Result<Answer, ContentError> {
-        let manifest = self.wait(self.content.manifest(repository, target, accept)).await?;
+        let manifest = self.wait(self.content.manifest(repository, target, asker)).await?;
         let answer = Answer::new(&manifest.media_type).digest(&manifest.digest).warning(manifest.warning);
         if has_it(headers, &manifest.digest) {
             return Ok(answer.not_modified());
@@ -137,10 +136,10 @@ impl<C: Content> Answerer<C> {
         &self,
         repository: &Repository,
         target: &Target,
-        accept: &[String],
+        asker: &Asker,
         headers: &HeaderMap,
     ) -> Result<Answer, ContentError> {
-        let manifest = self.wait(self.content.head_manifest(repository, target, accept)).await?;
+        let manifest = self.wait(self.content.head_manifest(repository, target, asker)).await?;
         let answer = Answer::new(&manifest.media_type).digest(&manifest.digest).warning(manifest.warning);
         if has_it(headers, &manifest.digest) {
             return Ok(answer.not_modified());
@@ -152,9 +151,10 @@ impl<C: Content> Answerer<C> {
         &self,
         repository: &Repository,
         digest: &Digest,
+        asker: &Asker,
         headers: &HeaderMap,
     ) -> Result<Answer, ContentError> {
-        let head = self.wait(self.content.blob_size(repository, digest)).await?;
+        let head = self.wait(self.content.blob_size(repository, digest, asker)).await?;
         let answer = Answer::new(head.media_type.as_deref().unwrap_or(OCTETS)).digest(digest).ranges();
         if has_it(headers, digest) {
             return Ok(answer.not_modified());
@@ -167,12 +167,13 @@ impl<C: Content> Answerer<C> {
         &self,
         repository: &Repository,
         digest: &Digest,
+        asker: &Asker,
         headers: &HeaderMap,
         cut: Cut,
     ) -> Result<Answer, ContentError> {
         if has_it(headers, digest) {
             // The content is still asked: it may not be for this client.
-            let head = self.wait(self.content.blob_size(repository, digest)).await?;
+            let head = self.wait(self.content.blob_size(repository, digest, asker)).await?;
             let media_type = head.media_type.as_deref().unwrap_or(OCTETS);
             return Ok(Answer::new(media_type).digest(digest).ranges().not_modified());
         }
@@ -180,7 +181,7 @@ impl<C: Content> Answerer<C> {
             .get(header::RANGE)
             .filter(|_| headers.get_all(header::RANGE).iter().count() == 1 && if_range_holds(headers, digest))
             .and_then(|value| parse_range(value.to_str().ok()?));
-        let blob = self.wait(self.content.blob(repository, digest, range)).await?;
+        let blob = self.wait(self.content.blob(repository, digest, asker, range)).await?;
         let span = blob.span;
         if span.end().is_none_or(|end| end > blob.size)
             || (range.is_none() && span != Span::whole(blob.size))
@@ -200,9 +201,9 @@ impl<C: Content> Answerer<C> {
         &self,
         listing: &Listing,
         routed: &Routed,
-        accept: &[String],
+        asker: &Asker,
     ) -> Result<Answer, ContentError> {
-        let listed = self.wait(self.content.listing(listing, routed.query.as_deref(), accept)).await?;
+        let listed = self.wait(self.content.listing(listing, routed.query.as_deref(), asker)).await?;
         let link = listed.link.and_then(|link| readdress(&link, routed));
         Ok(Answer::new(&listed.media_type)
             .header(header::LINK, link.as_deref())
@@ -343,6 +344,16 @@ fn refusal(status: StatusCode, code: &str, message: &str) -> Response<Body> {
     let mut response = answer.finish();
     *response.status_mut() = status;
     response
+}
+
+/// Who asks. Two `Authorization` lines are none: which of them is meant cannot be known.
+fn asker(headers: &HeaderMap) -> Asker {
+    let mut lines = headers.get_all(header::AUTHORIZATION).iter();
+    let authorization = match (lines.next(), lines.next()) {
+        (Some(line), None) => line.to_str().ok().map(Secret::new),
+        _ => None,
+    };
+    Asker { authorization, accept: accept_values(headers) }
 }
 
 /// All `Accept` values, whether they came in one line or in many.

@@ -5,22 +5,25 @@ use std::{future::Future, pin::Pin};
 use bytes::Bytes;
 use futures_util::Stream;
 use hash::Digest;
-use origin::{Listing, ListingAnswer, OriginError, Repository, Target};
+use origin::{Listing, ListingAnswer, OriginError, Repository, Secret, Target};
 
 use crate::range::{ByteRange, Span};
 
 /// Where manifests and blobs come from.
 ///
+/// What is not for everybody is given only to an [`Asker`] to whom its registry would give it, which is the content's
+/// affair to find out.
+///
 /// Every call may be dropped at any time, when its client goes away or its deadline passes. A client that goes away
 /// is no reason to end a download: clients cut parallel ranges as they please.
 pub trait Content: Send + Sync + 'static {
     /// A manifest, to the byte. It should be given only if its blobs can be had too: podman and skopeo choose the
-    /// mirror by the manifest, and have no way back. `accept` are the client's own `Accept` values, one by one.
+    /// mirror by the manifest, and have no way back.
     fn manifest(
         &self,
         repository: &Repository,
         target: &Target,
-        accept: &[String],
+        asker: &Asker,
     ) -> impl Future<Output = Result<ManifestAnswer, ContentError>> + Send;
 
     /// The same without the bytes, for HEAD.
@@ -28,7 +31,7 @@ pub trait Content: Send + Sync + 'static {
         &self,
         repository: &Repository,
         target: &Target,
-        accept: &[String],
+        asker: &Asker,
     ) -> impl Future<Output = Result<ManifestHeadAnswer, ContentError>> + Send;
 
     /// What a blob is, for HEAD. Must not start a transfer.
@@ -36,6 +39,7 @@ pub trait Content: Send + Sync + 'static {
         &self,
         repository: &Repository,
         digest: &Digest,
+        asker: &Asker,
     ) -> impl Future<Output = Result<BlobHead, ContentError>> + Send;
 
     /// A blob, or the part of it that `range` means once the size is known: see [`Span::of`].
@@ -43,16 +47,26 @@ pub trait Content: Send + Sync + 'static {
         &self,
         repository: &Repository,
         digest: &Digest,
+        asker: &Asker,
         range: Option<ByteRange>,
     ) -> impl Future<Output = Result<BlobAnswer, ContentError>> + Send;
 
-    /// Tags, referrers or catalog, passed through with the client's query (without `ns`) and `Accept`.
+    /// Tags, referrers or catalog, passed through with the client's query (without `ns`).
     fn listing(
         &self,
         listing: &Listing,
         query: Option<&str>,
-        accept: &[String],
+        asker: &Asker,
     ) -> impl Future<Output = Result<ListingAnswer, ContentError>> + Send;
+}
+
+/// Who asks, and what they can take.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Asker {
+    /// The client's `Authorization`, as it came.
+    pub authorization: Option<Secret>,
+    /// The client's own `Accept` values, one by one.
+    pub accept: Vec<String>,
 }
 
 /// A manifest or index.
@@ -160,7 +174,7 @@ impl From<OriginError> for ContentError {
         match error {
             OriginError::NotFound { .. } => Self::NotFound,
             OriginError::Unauthorized { challenge, .. } => Self::Unauthorized { challenge },
-            OriginError::Denied { .. } => Self::Denied(error.to_string()),
+            OriginError::Denied { .. } | OriginError::NotAllowed { .. } => Self::Denied(error.to_string()),
             other => Self::Unavailable(other.to_string()),
         }
     }

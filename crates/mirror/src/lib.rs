@@ -23,9 +23,9 @@ mod route;
 mod server;
 
 pub use content::{
-    BlobAnswer, BlobHead, BlobStream, Content, ContentError, ManifestAnswer, ManifestHeadAnswer,
+    Asker, BlobAnswer, BlobHead, BlobStream, Content, ContentError, ManifestAnswer, ManifestHeadAnswer,
 };
-pub use origin::{Listing, ListingAnswer, Repository, Target};
+pub use origin::{Listing, ListingAnswer, Repository, Secret, Target};
 pub use range::{ByteRange, Span, parse_range};
 pub use route::{Route, RouteError, Routed, parse_route};
 pub use server::{Limits, Mirror, MirrorConfig};

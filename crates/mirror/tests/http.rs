@@ -14,8 +14,8 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use hash::Digest;
 use longshore_mirror::{
-    BlobAnswer, BlobHead, ByteRange, Content, ContentError, Limits, Listing, ListingAnswer, ManifestAnswer,
-    ManifestHeadAnswer, Mirror, MirrorConfig, Repository, Span, Target,
+    Asker, BlobAnswer, BlobHead, ByteRange, Content, ContentError, Limits, Listing, ListingAnswer,
+    ManifestAnswer, ManifestHeadAnswer, Mirror, MirrorConfig, Repository, Span, Target,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -56,14 +56,14 @@ impl Content for Fake {
         &self,
         repository: &Repository,
         _: &Target,
-        accept: &[String],
+        asker: &Asker,
     ) -> Result<ManifestAnswer, ContentError> {
         error(repository)?;
         if repository.name() == "org/hang" {
             std::future::pending::<()>().await;
         }
         // The answer shows what was understood of the request.
-        let warning = Some(format!("{repository} {}", accept.join("|")));
+        let warning = Some(format!("{repository} {}", asker.accept.join("|")));
         let bytes = Bytes::from_static(MANIFEST);
         Ok(ManifestAnswer { digest: Digest::of(&bytes), bytes, media_type: OCI.into(), warning })
     }
@@ -72,14 +72,19 @@ impl Content for Fake {
         &self,
         repository: &Repository,
         target: &Target,
-        accept: &[String],
+        asker: &Asker,
     ) -> Result<ManifestHeadAnswer, ContentError> {
-        let manifest = self.manifest(repository, target, accept).await?;
+        let manifest = self.manifest(repository, target, asker).await?;
         let size = manifest.bytes.len() as u64;
         Ok(ManifestHeadAnswer { size, media_type: OCI.into(), digest: manifest.digest, warning: None })
     }
 
-    async fn blob_size(&self, repository: &Repository, _: &Digest) -> Result<BlobHead, ContentError> {
+    async fn blob_size(
+        &self,
+        repository: &Repository,
+        _: &Digest,
+        _: &Asker,
+    ) -> Result<BlobHead, ContentError> {
         error(repository)?;
         Ok(BlobHead { size: blob().len() as u64, media_type: None })
     }
@@ -88,6 +93,7 @@ impl Content for Fake {
         &self,
         repository: &Repository,
         _: &Digest,
+        _: &Asker,
         range: Option<ByteRange>,
     ) -> Result<BlobAnswer, ContentError> {
         error(repository)?;
@@ -124,7 +130,7 @@ impl Content for Fake {
         &self,
         listing: &Listing,
         query: Option<&str>,
-        _: &[String],
+        _: &Asker,
     ) -> Result<ListingAnswer, ContentError> {
         if let Some(repository) = listing.repository() {
             error(repository)?;

@@ -85,6 +85,8 @@ pub struct ContentConfig {
     pub stall_seconds: u64,
     /// Seconds to wait for another node's lease before asking the origin all the same.
     pub lease_patience_seconds: u64,
+    /// Seconds for which a registry's word holds that somebody may have what is not public.
+    pub consent_seconds: u64,
 }
 
 impl Default for Config {
@@ -136,7 +138,7 @@ impl Default for ApiConfig {
 
 impl Default for ContentConfig {
     fn default() -> Self {
-        Self { stall_seconds: 10, lease_patience_seconds: 240 }
+        Self { stall_seconds: 10, lease_patience_seconds: 240, consent_seconds: 300 }
     }
 }
 
@@ -214,6 +216,10 @@ impl ContentConfig {
     pub(crate) const fn lease_patience(&self) -> Duration {
         Duration::from_secs(self.lease_patience_seconds)
     }
+
+    pub(crate) const fn consent(&self) -> Duration {
+        Duration::from_secs(self.consent_seconds)
+    }
 }
 
 /// Reads an address to listen on: `0.0.0.0:6881`, `[::1]:5555`.
@@ -286,10 +292,16 @@ mod tests {
     fn the_example_of_an_upstream_is_one() {
         let (_, example) = EXAMPLE.split_once("# [[origin.upstreams]]").expect("there");
         let block: String =
-            example.lines().map(|line| line.trim_start_matches("# ").to_owned() + "\n").collect();
+            example.lines().map(|line| line.strip_prefix("# ").unwrap_or(line).to_owned() + "\n").collect();
         let config: Config = toml::from_str(&format!("[[origin.upstreams]]{block}")).expect("valid");
         let upstream = config.origin.upstreams.first().expect("one");
         assert!(upstream.endpoint.is_some() && upstream.ca.is_some() && upstream.credentials.is_some());
+        assert_eq!(upstream.repositories.len(), 2);
+        let defaults = Upstream::default();
+        assert_eq!(
+            (upstream.tags, upstream.stale_tags, upstream.when_down),
+            (defaults.tags, defaults.stale_tags, defaults.when_down)
+        );
     }
 
     #[test]

@@ -20,15 +20,16 @@ use futures_util::FutureExt;
 use hash::Digest;
 use metainfo::BLOCK_LENGTH;
 use mirror::{
-    BlobAnswer, BlobHead, ByteRange, Content as MirrorContent, ContentError, ManifestAnswer,
+    Asker, BlobAnswer, BlobHead, ByteRange, Content as MirrorContent, ContentError, ManifestAnswer,
     ManifestHeadAnswer, Span,
 };
-use origin::{Listing, ListingAnswer, Origin, Repository, Target};
+use origin::{Listing, ListingAnswer, Origin, OriginError, Repository, Target};
 use store::{Blob, Store};
 use tokio::{task::spawn_blocking, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    access::{Access, is_refusal},
     config::Config,
     fetch,
     flight::{FetchError, Flight, Progress, Want},
@@ -57,7 +58,8 @@ pub(crate) struct Inner {
     /// Content bytes given to clients.
     pub(crate) to_clients: AtomicU64,
     pub(crate) flights: Mutex<HashMap<Digest, Arc<Flight>>>,
-    pub(crate) tags: Singles<(Repository, String, Vec<String>), Result<Resolved, ContentError>>,
+    pub(crate) access: Access,
+    pub(crate) tags: Singles<(Repository, String, Asker), Result<Resolved, ContentError>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
@@ -68,18 +70,20 @@ impl Inner {
         self.config.trackers.iter().map(|url| vec![url.clone()]).collect()
     }
 
-    /// The flight that brings a blob: the one under way, or a new one.
+    /// The flight that brings a blob, and whether it is one that the asker has begun, which is theirs to follow, or
+    /// one that was under way, which they may follow as far as [`Inner::join`] says.
     pub(crate) fn flight(
         self: &Arc<Self>,
         repository: &Repository,
         digest: Digest,
         want: Want,
-    ) -> Arc<Flight> {
+        asker: &Asker,
+    ) -> (Arc<Flight>, bool) {
         let mut flights = self.flights();
         if let Some(flight) = flights.get(&digest) {
-            return flight.clone();
+            return (flight.clone(), false);
         }
-        let flight = Arc::new(Flight::new(digest, repository.clone(), want, now()));
+        let flight = Arc::new(Flight::new(digest, repository.clone(), want, asker.clone(), now()));
         flights.insert(digest, flight.clone());
         let (inner, for_task) = (self.clone(), flight.clone());
         self.tasks.spawn(async move {
@@ -90,7 +94,26 @@ impl Inner {
                 () = stop.cancelled() => Err(FetchError::Stopped),
             };
         });
-        flight
+        (flight, true)
+    }
+
+    /// Whether an asker may have what another's flight brings.
+    pub(crate) async fn join(
+        self: &Arc<Self>,
+        flight: &Flight,
+        repository: &Repository,
+        asker: &Asker,
+    ) -> Result<(), OriginError> {
+        let mut progress = flight.progress();
+        let known = |progress: &Progress| progress.public.is_some() || progress.outcome.is_some();
+        let public = match timeout(SIZE, progress.wait_for(known)).await {
+            Ok(Ok(progress)) => progress.public == Some(true),
+            _ => false,
+        };
+        if !public {
+            self.may_have(asker, repository, flight.digest, &flight.want).await?;
+        }
+        Ok(())
     }
 
     pub(crate) fn flights(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Arc<Flight>>> {
@@ -186,18 +209,18 @@ impl MirrorContent for Content {
         &self,
         repository: &Repository,
         target: &Target,
-        accept: &[String],
+        asker: &Asker,
     ) -> Result<ManifestAnswer, ContentError> {
-        self.0.manifest(repository, target, accept).await
+        self.0.manifest(repository, target, asker).await
     }
 
     async fn head_manifest(
         &self,
         repository: &Repository,
         target: &Target,
-        accept: &[String],
+        asker: &Asker,
     ) -> Result<ManifestHeadAnswer, ContentError> {
-        let answer = self.0.manifest(repository, target, accept).await?;
+        let answer = self.0.manifest(repository, target, asker).await?;
         Ok(ManifestHeadAnswer {
             size: answer.bytes.len() as u64,
             media_type: answer.media_type,
@@ -206,16 +229,27 @@ impl MirrorContent for Content {
         })
     }
 
-    async fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<BlobHead, ContentError> {
-        if let Some((blob, _)) = self.0.stored(*digest).await? {
+    async fn blob_size(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        asker: &Asker,
+    ) -> Result<BlobHead, ContentError> {
+        let inner = &self.0;
+        inner.origin.endpoint(&repository.into())?;
+        if let Some((blob, _)) = inner.stored(*digest).await? {
+            if !blob.public {
+                inner.may_have(asker, repository, *digest, &Want::Blob).await?;
+            }
             return Ok(BlobHead { size: blob.size, media_type: blob.media_type });
         }
-        if let Some(directory) = &self.0.directory
+        if let Some(directory) = &inner.directory
             && let Ok(Some(entry)) = directory.get(digest).await
+            && entry.public
         {
             return Ok(BlobHead { size: entry.size, media_type: entry.media_type });
         }
-        let size = self.0.origin.blob_size(repository, digest).await?;
+        let size = inner.size_for(asker, repository, *digest).await?;
         Ok(BlobHead { size, media_type: None })
     }
 
@@ -223,50 +257,54 @@ impl MirrorContent for Content {
         &self,
         repository: &Repository,
         digest: &Digest,
+        asker: &Asker,
         range: Option<ByteRange>,
     ) -> Result<BlobAnswer, ContentError> {
         let inner = &self.0;
-        if let Some((blob, file)) = inner.stored(*digest).await? {
-            let span = Span::of(range, blob.size)?;
-            let body = stream::stored(inner.clone(), file, span);
-            return Ok(BlobAnswer { size: blob.size, span, media_type: blob.media_type, body });
+        inner.origin.endpoint(&repository.into())?;
+        if let Some(answer) = inner.stored_blob(repository, digest, asker, range).await? {
+            return Ok(answer);
         }
-        let flight = inner.flight(repository, *digest, Want::Blob);
-        let known = |progress: &Progress| progress.size.is_some() || progress.outcome.is_some();
-        let mut progress = flight.progress();
-        let told = match timeout(SIZE, progress.wait_for(known)).await {
-            Ok(Ok(progress)) => Some(progress.clone()),
-            _ => None,
+        let (mut flight, ours) = inner.flight(repository, *digest, Want::Blob, asker);
+        if !ours {
+            inner.join(&flight, repository, asker).await?;
+        }
+        let mut progress = inner.told(&flight).await;
+        if let (false, Some(Err(FetchError::Origin(error)))) = (ours, &progress.outcome)
+            && is_refusal(error)
+        {
+            // That flight was for somebody who may not have it, and we may.
+            (flight, _) = inner.flight(repository, *digest, Want::Blob, asker);
+            progress = inner.told(&flight).await;
+        }
+        let Progress { size, outcome, media_type, .. } = progress;
+        let direct = |size: u64| {
+            let span = Span::of(range, size)?;
+            let body = stream::direct(inner.clone(), repository.clone(), *digest, asker.clone(), span);
+            Ok(BlobAnswer { size, span, media_type: None, body })
         };
-        let progress = match told {
-            Some(progress) => progress,
-            // Another node fetches it, perhaps for long; its size costs the origin nothing.
-            None => {
-                let size = inner.origin.blob_size(repository, digest).await?;
-                Progress { size: Some(size), ..Progress::default() }
-            }
-        };
-        match (progress.size, progress.outcome) {
+        match (size, outcome) {
             (Some(size), _) => {
                 let span = Span::of(range, size)?;
-                let body = stream::following(inner.clone(), &flight, span);
-                Ok(BlobAnswer { size, span, media_type: progress.media_type, body })
+                let body = stream::following(inner.clone(), &flight, repository.clone(), asker.clone(), span);
+                Ok(BlobAnswer { size, span, media_type, body })
             }
             // It cannot be kept here, but perhaps it can be passed on.
             (None, Some(Err(FetchError::Disk(_) | FetchError::Swarm(_)))) => {
-                let size = inner.origin.blob_size(repository, digest).await?;
-                let span = Span::of(range, size)?;
-                let body = stream::direct(inner.clone(), repository.clone(), *digest, span);
-                Ok(BlobAnswer { size, span, media_type: None, body })
+                direct(inner.size_for(asker, repository, *digest).await?)
             }
             (None, Some(Err(error))) => Err(error.into()),
             // It came between the two looks.
-            (None, _) => {
-                let stored = inner.stored(*digest).await?;
-                let (blob, file) = stored.ok_or_else(|| ContentError::Internal("blob lost".into()))?;
-                let span = Span::of(range, blob.size)?;
-                let body = stream::stored(inner.clone(), file, span);
-                Ok(BlobAnswer { size: blob.size, span, media_type: blob.media_type, body })
+            (None, Some(Ok(()))) => {
+                let stored = inner.stored_blob(repository, digest, asker, range).await?;
+                stored.ok_or_else(|| ContentError::Internal("blob lost".into()))
+            }
+            // Another node fetches it, perhaps for long; its size costs the origin little.
+            (None, None) => {
+                let size = inner.size_for(asker, repository, *digest).await?;
+                let span = Span::of(range, size)?;
+                let body = stream::following(inner.clone(), &flight, repository.clone(), asker.clone(), span);
+                Ok(BlobAnswer { size, span, media_type: None, body })
             }
         }
     }
@@ -275,16 +313,46 @@ impl MirrorContent for Content {
         &self,
         listing: &Listing,
         query: Option<&str>,
-        accept: &[String],
+        asker: &Asker,
     ) -> Result<ListingAnswer, ContentError> {
-        Ok(self.0.origin.listing(listing, query, accept).await?)
+        let ask = |origin: Origin| async move { origin.listing(listing, query, &asker.accept).await };
+        let (answer, _) = self.0.with_rights(&listing.place(), asker, ask).await?;
+        Ok(answer)
+    }
+}
+
+impl Inner {
+    /// A blob that is here, for an asker who may have it.
+    async fn stored_blob(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+        asker: &Asker,
+        range: Option<ByteRange>,
+    ) -> Result<Option<BlobAnswer>, ContentError> {
+        let Some((blob, file)) = self.stored(*digest).await? else { return Ok(None) };
+        if !blob.public {
+            self.may_have(asker, repository, *digest, &Want::Blob).await?;
+        }
+        let span = Span::of(range, blob.size)?;
+        let body = stream::stored(self.clone(), file, span);
+        Ok(Some(BlobAnswer { size: blob.size, span, media_type: blob.media_type, body }))
+    }
+
+    /// What a flight says of its blob within [`SIZE`].
+    async fn told(&self, flight: &Flight) -> Progress {
+        let known = |progress: &Progress| progress.size.is_some() || progress.outcome.is_some();
+        match timeout(SIZE, flight.progress().wait_for(known)).await {
+            Ok(Ok(progress)) => progress.clone(),
+            _ => Progress::default(),
+        }
     }
 }
 
 impl Content {
     /// Brings a blob or manifest into the store, and says how it went.
     pub(crate) fn bring(&self, repository: &Repository, digest: Digest, want: Want) -> Arc<Flight> {
-        self.0.flight(repository, digest, want)
+        self.0.flight(repository, digest, want, &Asker::default()).0
     }
 
     /// Resolves a tag, or takes the digest as it is.
@@ -292,9 +360,10 @@ impl Content {
         &self,
         repository: &Repository,
         target: &Target,
-        accept: &[String],
+        accept: Vec<String>,
     ) -> Result<ManifestAnswer, ContentError> {
-        self.0.manifest(repository, target, accept).boxed().await
+        let asker = Asker { authorization: None, accept };
+        self.0.manifest(repository, target, &asker).boxed().await
     }
 }
 

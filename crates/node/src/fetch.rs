@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use api::{
     CallError,
-    directory::{Claim, Lease, PublishRequest},
+    directory::{Claim, Entry, Lease, PublishRequest},
 };
 use metainfo::BlobTorrent;
 use tokio::time::{Instant, sleep};
@@ -37,7 +37,7 @@ pub(crate) async fn run(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), 
         let held = matches!(claim, Ok(Claim::Held { .. }));
         flight.update(|progress| progress.waiting = held);
         match claim {
-            Ok(Claim::Known(entry)) => match from_swarm::fetch(inner, flight, entry).await {
+            Ok(Claim::Known(entry)) => match join(inner, flight, entry).await {
                 Err(FetchError::Swarm(why)) if !stale => {
                     tracing::warn!(digest = %flight.digest, "the swarm is of no use: {why}");
                     flight.update(|progress| progress.torrent = None);
@@ -64,13 +64,40 @@ pub(crate) async fn run(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), 
     }
 }
 
+/// Joins the swarm of what is public, or may be had by whom it is brought for.
+async fn join(inner: &Arc<Inner>, flight: &Arc<Flight>, entry: Entry) -> Result<(), FetchError> {
+    if entry.public {
+        inner.store.mark_public(&flight.digest);
+        flight.update(|progress| progress.public = Some(true));
+    } else if flight.rights().is_none() {
+        let Flight { asker, repository, digest, want, .. } = &**flight;
+        let granted = inner.may_have(asker, repository, *digest, want).await?;
+        flight.settle(granted.rights, granted.public);
+    }
+    from_swarm::fetch(inner, flight, entry).await
+}
+
 /// Fetches from the origin as the only one of the fleet.
 async fn with_lease(inner: &Arc<Inner>, flight: &Arc<Flight>, lease: Lease) -> Result<(), FetchError> {
     // Dropped in any other way, by a failure or the node's end, it is given back.
-    let held = Held::new(inner, flight.digest, lease);
-    let torrent = from_origin::fetch(inner, flight).await?;
+    let mut held = Some(Held::new(inner, flight.digest, lease));
+    let mut progress = flight.progress();
+    // The progress itself must not be held meanwhile.
+    let turns_private = async { progress.wait_for(|p| p.public == Some(false)).await.map(drop) };
+    let mut fetched = std::pin::pin!(from_origin::fetch(inner, flight));
+    let torrent = tokio::select! {
+        torrent = &mut fetched => torrent?,
+        Ok(()) = turns_private, if !inner.shares_private() => {
+            // It will not be told of: the others need not wait for it.
+            held = None;
+            fetched.await?
+        }
+    };
     inner.remember_origin(flight);
-    if offer(inner, flight, &torrent, Some(held.id())).await {
+    let id = held.as_ref().map(Held::id);
+    if offer(inner, flight, &torrent, id).await
+        && let Some(held) = held
+    {
         held.published();
     }
     Ok(())
@@ -88,10 +115,15 @@ async fn alone(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), FetchErro
 /// Tells tracker and directory that the blob can be had here: the tracker first, so that whoever learns of the
 /// torrent finds us in its swarm. Returns whether the directory took it.
 async fn offer(inner: &Arc<Inner>, flight: &Flight, torrent: &BlobTorrent, lease: Option<String>) -> bool {
+    let public = flight.progress().borrow().public == Some(true);
+    if !public && !inner.shares_private() {
+        tracing::debug!(digest = %flight.digest, "not public, and the directory has no token: not shared");
+        return false;
+    }
     inner.engine.announce(torrent.info_hash, inner.trackers()).await;
     let Some(directory) = &inner.directory else { return false };
     let media_type = flight.progress().borrow().media_type.clone();
-    let request = PublishRequest { info: torrent.info_bytes.clone(), media_type, lease };
+    let request = PublishRequest { info: torrent.info_bytes.clone(), media_type, public, lease };
     let published = directory.publish(&flight.digest, &request).await;
     if let Err(error) = &published {
         tell(flight, error, "not published: other nodes will ask the origin");

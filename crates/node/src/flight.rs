@@ -1,11 +1,14 @@
 //! A blob on its way to this node: how far it is, for all who wait for it.
 
-use std::{fs::File, sync::Arc};
+use std::{
+    fs::File,
+    sync::{Arc, OnceLock},
+};
 
 use engine::Torrent;
 use hash::Digest;
-use mirror::ContentError;
-use origin::{OriginError, Repository};
+use mirror::{Asker, ContentError};
+use origin::{OriginError, Repository, Rights};
 use tokio::sync::watch;
 
 /// One blob's coming. Shared by whoever brings it and whoever reads it.
@@ -15,8 +18,12 @@ pub(crate) struct Flight {
     pub(crate) repository: Repository,
     /// What it is.
     pub(crate) want: Want,
+    /// For whom it is brought first.
+    pub(crate) asker: Asker,
     /// When it began, in seconds since 1970.
     pub(crate) started: u64,
+    /// With whose rights the origin is asked, once that is known.
+    rights: OnceLock<Rights>,
     progress: watch::Sender<Progress>,
 }
 
@@ -44,6 +51,8 @@ pub(crate) struct Progress {
     pub(crate) from_origin: u64,
     /// Its torrent, while it comes from the swarm.
     pub(crate) torrent: Option<Arc<Torrent>>,
+    /// Whether anybody may have it, once known.
+    pub(crate) public: Option<bool>,
     /// What its origin called it.
     pub(crate) media_type: Option<String>,
     /// How it ended.
@@ -51,8 +60,28 @@ pub(crate) struct Progress {
 }
 
 impl Flight {
-    pub(crate) fn new(digest: Digest, repository: Repository, want: Want, started: u64) -> Self {
-        Self { digest, repository, want, started, progress: watch::Sender::default() }
+    pub(crate) fn new(
+        digest: Digest,
+        repository: Repository,
+        want: Want,
+        asker: Asker,
+        started: u64,
+    ) -> Self {
+        let (rights, progress) = (OnceLock::new(), watch::Sender::default());
+        Self { digest, repository, want, asker, started, rights, progress }
+    }
+
+    /// With whose rights it goes, once known.
+    pub(crate) fn rights(&self) -> Option<Rights> {
+        self.rights.get().cloned()
+    }
+
+    /// Says with whose rights it goes, and whether what it brings is for everybody. What was said first stays.
+    pub(crate) fn settle(&self, rights: Rights, public: bool) {
+        let _ = self.rights.set(rights);
+        self.update(|progress| {
+            progress.public.get_or_insert(public);
+        });
     }
 
     /// How far it is, now and whenever that changes.

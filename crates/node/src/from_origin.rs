@@ -5,11 +5,12 @@ use std::{fs::File, os::unix::fs::FileExt, sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use hash::Digest;
 use metainfo::{BlobBuilder, BlobTorrent, PieceIndex};
-use origin::BlobBody;
+use origin::{BlobBody, Origin, OriginError};
 use store::{BeginError, Evidence, Partial};
 use tokio::{sync::mpsc, task::spawn_blocking};
 
 use crate::{
+    access::is_refusal,
     content::Inner,
     flight::{FetchError, Flight, Want},
 };
@@ -35,7 +36,9 @@ async fn manifest(
     accept: &[String],
 ) -> Result<BlobTorrent, FetchError> {
     let target = origin::Target::Digest(flight.digest);
-    let manifest = inner.origin.manifest(&flight.repository, &target, accept).await?;
+    let (repository, target) = (&flight.repository, &target);
+    let ask = |origin: Origin| async move { origin.manifest(repository, target, accept).await };
+    let manifest = inner.ask_origin(flight, ask).await?;
     let torrent = inner.keep_small(manifest.digest, manifest.bytes.clone(), &manifest.media_type).await?;
     flight.update(|progress| {
         progress.from_origin = manifest.bytes.len() as u64;
@@ -66,7 +69,7 @@ async fn attempt(
     let size = match left {
         Some(size) => size,
         None => {
-            let opened = inner.origin.blob(&flight.repository, &digest, 0).await?;
+            let opened = open(inner, flight, 0).await?;
             let size = size(inner, flight, &opened).await?;
             body = Some(opened);
             size
@@ -94,7 +97,7 @@ async fn attempt(
     let sent = async {
         let mut body = match body.filter(|_| from == 0) {
             Some(body) => body,
-            None => inner.origin.blob(&flight.repository, &digest, from).await.map_err(misfit)?,
+            None => open(inner, flight, from).await.map_err(misfit)?,
         };
         if body.size().is_some_and(|said| said != size) {
             return Err(FetchError::Misfit);
@@ -129,11 +132,17 @@ async fn attempt(
     Ok(torrent)
 }
 
+/// The blob at its origin, from a byte on.
+pub(crate) async fn open(inner: &Inner, flight: &Flight, from: u64) -> Result<BlobBody, OriginError> {
+    let (repository, digest) = (&flight.repository, &flight.digest);
+    inner
+        .ask_origin(flight, |origin: Origin| async move { origin.blob(repository, digest, from).await })
+        .await
+}
+
 /// A range that the registry does not have: what is here is not the beginning of its blob.
-fn misfit(error: origin::OriginError) -> FetchError {
-    use origin::OriginError::{Denied, NotFound, Unauthorized};
-    let other = matches!(error, NotFound { .. } | Unauthorized { .. } | Denied { .. });
-    if other || error.is_transient() { error.into() } else { FetchError::Misfit }
+fn misfit(error: OriginError) -> FetchError {
+    if is_refusal(&error) || error.is_transient() { error.into() } else { FetchError::Misfit }
 }
 
 /// The size of what an earlier attempt left of a blob, if one did.
@@ -148,10 +157,10 @@ async fn size(inner: &Inner, flight: &Flight, body: &BlobBody) -> Result<u64, Fe
     if let Some(size) = body.size() {
         return Ok(size);
     }
-    inner.origin.blob_size(&flight.repository, &flight.digest).await.map_err(|error| match error {
-        origin::OriginError::Invalid { .. } => {
-            FetchError::NoSize(flight.repository.to_string(), flight.digest)
-        }
+    let (repository, digest) = (&flight.repository, &flight.digest);
+    let ask = |origin: Origin| async move { origin.blob_size(repository, digest).await };
+    inner.ask_origin(flight, ask).await.map_err(|error| match error {
+        OriginError::Invalid { .. } => FetchError::NoSize(flight.repository.to_string(), flight.digest),
         other => other.into(),
     })
 }

@@ -6,6 +6,7 @@ use api::directory::{Claim, Entry};
 use engine::{AddError, Layout, ProofLog, Torrent, TorrentSpec, TorrentState};
 use hash::Segment;
 use metainfo::PieceIndex;
+use origin::Origin;
 use store::{BeginError, Evidence, Partial};
 use swarm::{PieceSet, SourceKind};
 use tokio::{
@@ -17,6 +18,7 @@ use crate::{
     content::Inner,
     draft::Draft,
     flight::{FetchError, Flight, Want},
+    from_origin,
     lease::Held,
 };
 
@@ -220,8 +222,7 @@ async fn fill(
     let mut filled = 0;
     let mut missing = geometry.pieces().filter(|piece| !torrent.has(*piece)).peekable();
     while let Some(first) = missing.next() {
-        let mut body =
-            inner.origin.blob(&flight.repository, &flight.digest, geometry.piece_offset(first)).await?;
+        let mut body = from_origin::open(inner, flight, geometry.piece_offset(first)).await?;
         let mut piece = first;
         let mut early: bytes::Bytes = bytes::Bytes::new();
         loop {
@@ -262,7 +263,9 @@ async fn fill_manifest(
     accept: &[String],
 ) -> Result<(), FetchError> {
     let target = origin::Target::Digest(flight.digest);
-    let manifest = inner.origin.manifest(&flight.repository, &target, accept).await?;
+    let (repository, target) = (&flight.repository, &target);
+    let ask = |origin: Origin| async move { origin.manifest(repository, target, accept).await };
+    let manifest = inner.ask_origin(flight, ask).await?;
     let geometry = torrent.meta().info.geometry;
     for piece in geometry.pieces().filter(|piece| !torrent.has(*piece)) {
         let from = geometry.piece_offset(piece) as usize;

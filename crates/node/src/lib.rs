@@ -8,10 +8,12 @@
 //! It never publishes a blob whose bytes do not match its digest, and never waits without a deadline.
 //!
 //! Invariant: a byte that reaches a client was proven, or comes from the origin in an answer that stops short of its
-//! end until the digest is proven; the last byte of a wrong blob is never sent.
+//! end until the digest is proven; the last byte of a wrong blob is never sent. What is not public reaches only clients
+//! to whom its registry would give it.
 //!
 //! All tasks run on the caller's runtime; what blocks (store, hashing, disk) runs on its blocking threads.
 
+mod access;
 mod config;
 mod content;
 mod draft;

@@ -2,16 +2,17 @@
 
 use std::{os::unix::fs::FileExt, sync::Arc, time::Duration};
 
-use api::directory::TagRequest;
+use api::directory::{Tag, TagRequest};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use hash::Digest;
-use mirror::{ContentError, ManifestAnswer};
-use origin::{OriginError, Repository, Target};
+use mirror::{Asker, ContentError, ManifestAnswer};
+use origin::{Endpoint, Freshness, Origin, OriginError, Repository, Target};
 use serde::Deserialize;
 use tokio::{task::spawn_blocking, time::timeout};
 
 use crate::{
+    access::is_refusal,
     content::Inner,
     flight::{FetchError, Want},
 };
@@ -35,36 +36,52 @@ impl Inner {
         self: &Arc<Self>,
         repository: &Repository,
         target: &Target,
-        accept: &[String],
+        asker: &Asker,
     ) -> Result<ManifestAnswer, ContentError> {
+        let endpoint = self.origin.endpoint(&repository.into())?;
         let resolved = match target {
             Target::Digest(digest) => Resolved { digest: *digest, warning: None },
             Target::Tag(tag) => {
-                let (inner, repository, accept) = (self.clone(), repository.clone(), accept.to_vec());
-                let key = (repository.clone(), tag.clone(), accept.clone());
-                let tag = tag.clone();
-                self.tags
-                    .run(key, || async move { inner.resolve_tag(&repository, &tag, &accept).await }.boxed())
-                    .await?
+                let (inner, key) = (self.clone(), (repository.clone(), tag.clone(), asker.clone()));
+                let (repository, tag, asker) = key.clone();
+                let work = move || {
+                    async move { inner.resolve_tag(&repository, &tag, &asker, &endpoint).await }.boxed()
+                };
+                self.tags.run(key, work).await?
             }
         };
-        let mut answer = self.by_digest(repository, resolved.digest, accept).await?;
+        let mut answer = self.by_digest(repository, resolved.digest, asker).await?;
         answer.warning = resolved.warning;
         Ok(answer)
     }
 
-    /// What a tag points at now, by the origin; or by the directory, while the origin cannot be reached.
+    /// What a tag points at now, by the origin; or by the directory, where that was told lately enough, or while the
+    /// origin cannot be reached.
     async fn resolve_tag(
         self: &Arc<Self>,
         repository: &Repository,
         tag: &str,
-        accept: &[String],
+        asker: &Asker,
+        endpoint: &Endpoint,
     ) -> Result<Resolved, ContentError> {
-        let target = Target::Tag(tag.to_owned());
         let name = format!("{repository}:{tag}");
-        let error = match self.ask_tag(repository, &target, accept).await {
-            Ok(request) => {
+        let fresh = |age: u64| match endpoint.tags {
+            Freshness::Always => false,
+            Freshness::After(time) => Duration::from_secs(age) <= time,
+            Freshness::Pinned => true,
+        };
+        if endpoint.tags != Freshness::Always
+            && let Some(known) = self.known_tag(&name).await.filter(|known| fresh(known.age))
+        {
+            return Ok(Resolved { digest: known.target.digest, warning: None });
+        }
+        let target = Target::Tag(tag.to_owned());
+        let target = &target;
+        let ask = |origin: Origin| async move { self.ask_tag(&origin, repository, target, asker).await };
+        let error = match self.with_rights(&repository.into(), asker, ask).await {
+            Ok((request, rights)) => {
                 let digest = request.digest;
+                self.note_granted(repository, digest, asker, rights);
                 let inner = self.clone();
                 self.tasks.spawn(async move {
                     if let Some(directory) = &inner.directory
@@ -77,14 +94,10 @@ impl Inner {
             }
             Err(error) => error,
         };
-        if !matches!(error, OriginError::Unreachable { .. } | OriginError::Throttled { .. }) {
+        if !error.is_transient() || !endpoint.stale_tags {
             return Err(error.into());
         }
-        let known = match &self.directory {
-            Some(directory) => directory.tag(&name).await.ok().flatten(),
-            None => None,
-        };
-        let known = known.ok_or(error)?;
+        let known = self.known_tag(&name).await.ok_or(error)?;
         tracing::warn!(%name, age = known.age, "the registry cannot be reached; serving what the tag pointed at");
         let warning = format!(
             "{} cannot be reached; this is what the tag pointed at {} s ago",
@@ -94,18 +107,23 @@ impl Inner {
         Ok(Resolved { digest: known.target.digest, warning: Some(warning) })
     }
 
+    async fn known_tag(&self, name: &str) -> Option<Tag> {
+        self.directory.as_ref()?.tag(name).await.ok().flatten()
+    }
+
     async fn ask_tag(
         self: &Arc<Self>,
+        origin: &Origin,
         repository: &Repository,
         target: &Target,
-        accept: &[String],
+        asker: &Asker,
     ) -> Result<TagRequest, OriginError> {
-        let head = self.origin.head_manifest(repository, target, accept).await?;
+        let head = origin.head_manifest(repository, target, &asker.accept).await?;
         if let (Some(digest), Some(media_type), Some(size)) = (head.digest, head.media_type, head.size) {
             return Ok(TagRequest { name: String::new(), digest, media_type, size });
         }
         // This registry does not say it without giving the whole.
-        let manifest = self.origin.manifest(repository, target, accept).await?;
+        let manifest = origin.manifest(repository, target, &asker.accept).await?;
         let size = manifest.bytes.len() as u64;
         let kept = self.keep_small(manifest.digest, manifest.bytes, &manifest.media_type).await;
         if let Err(error) = kept {
@@ -118,29 +136,55 @@ impl Inner {
         self: &Arc<Self>,
         repository: &Repository,
         digest: Digest,
-        accept: &[String],
+        asker: &Asker,
     ) -> Result<ManifestAnswer, ContentError> {
-        if let Some(answer) = self.kept_manifest(digest).await? {
+        let want = Want::Manifest(asker.accept.clone());
+        if let Some(answer) = self.kept_manifest(repository, digest, asker, &want).await? {
             return Ok(answer);
         }
-        let flight = self.flight(repository, digest, Want::Manifest(accept.to_vec()));
-        match timeout(PATIENCE, flight.finished()).await {
+        let (mut flight, ours) = self.flight(repository, digest, want.clone(), asker);
+        if !ours {
+            self.join(&flight, repository, asker).await?;
+        }
+        let mut outcome = timeout(PATIENCE, flight.finished()).await;
+        if let (false, Ok(Err(FetchError::Origin(error)))) = (ours, &outcome)
+            && is_refusal(error)
+        {
+            // That flight was for somebody who may not have it, and we may.
+            (flight, _) = self.flight(repository, digest, want.clone(), asker);
+            outcome = timeout(PATIENCE, flight.finished()).await;
+        }
+        match outcome {
             Ok(Ok(())) => {
-                let kept = self.kept_manifest(digest).await?;
+                let kept = self.kept_manifest(repository, digest, asker, &want).await?;
                 kept.ok_or_else(|| ContentError::Internal(format!("manifest {digest} is lost")))
             }
             Ok(Err(FetchError::Origin(error))) => Err(error.into()),
             // It cannot be kept, or does not come: pass it on.
             Ok(Err(_)) | Err(_) => {
-                let manifest = self.origin.manifest(repository, &Target::Digest(digest), accept).await?;
+                let target = Target::Digest(digest);
+                let target = &target;
+                let ask =
+                    |origin: Origin| async move { origin.manifest(repository, target, &asker.accept).await };
+                let (manifest, _) = self.with_rights(&repository.into(), asker, ask).await?;
                 let (bytes, media_type) = (manifest.bytes, manifest.media_type);
                 Ok(ManifestAnswer { bytes, media_type, digest, warning: None })
             }
         }
     }
 
-    async fn kept_manifest(&self, digest: Digest) -> Result<Option<ManifestAnswer>, ContentError> {
+    /// A manifest that is here, for an asker who may have it.
+    async fn kept_manifest(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: Digest,
+        asker: &Asker,
+        want: &Want,
+    ) -> Result<Option<ManifestAnswer>, ContentError> {
         let Some((blob, file)) = self.stored(digest).await? else { return Ok(None) };
+        if !blob.public {
+            self.may_have(asker, repository, digest, want).await?;
+        }
         if blob.size > LARGEST {
             return Err(ContentError::NotFound);
         }

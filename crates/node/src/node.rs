@@ -22,6 +22,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    access::Access,
     config::Config,
     content::{Content, Inner},
     http,
@@ -77,6 +78,7 @@ impl Node {
             records: Records::default(),
             to_clients: AtomicU64::new(0),
             flights: std::sync::Mutex::default(),
+            access: Access::default(),
             tags: crate::single::Singles::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -188,7 +190,8 @@ async fn announce_all(content: Content) {
         let Ok(Ok(page)) = page else { return };
         let Some(last) = page.last() else { return };
         after = Some(last.digest);
-        for info_hash in page.iter().filter_map(|blob| blob.info_hash) {
+        let told = page.iter().filter(|blob| blob.public || inner.shares_private());
+        for info_hash in told.filter_map(|blob| blob.info_hash) {
             inner.engine.announce_soon(info_hash, inner.trackers()).await;
         }
     }

@@ -149,8 +149,7 @@ async fn manifest(
     repository: &Repository,
     target: &Target,
 ) -> Result<ManifestAnswer, String> {
-    let accept = ACCEPT.map(str::to_owned);
-    let answer = content.resolve(repository, target, &accept).await;
+    let answer = content.resolve(repository, target, ACCEPT.map(str::to_owned).into()).await;
     answer.map_err(|error| format!("manifest {target} of {repository}: {error}"))
 }
 

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use engine::Torrent;
 use futures_util::stream;
 use hash::Digest;
-use mirror::{BlobStream, ContentError, Span};
-use origin::{BlobBody, Repository};
+use mirror::{Asker, BlobStream, ContentError, Span};
+use origin::{BlobBody, Origin, Repository};
 use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 
 use crate::{
@@ -38,12 +38,19 @@ pub(crate) fn stored(inner: Arc<Inner>, file: Arc<File>, span: Span) -> BlobStre
 }
 
 /// A span of a blob that is still coming; where the flight fails or stalls, the rest comes from the origin.
-pub(crate) fn following(inner: Arc<Inner>, flight: &Flight, span: Span) -> BlobStream {
+pub(crate) fn following(
+    inner: Arc<Inner>,
+    flight: &Flight,
+    repository: Repository,
+    asker: Asker,
+    span: Span,
+) -> BlobStream {
     let follower = Follower {
         progress: flight.progress(),
         at: span.offset,
         end: span.offset + span.length,
-        repository: flight.repository.clone(),
+        repository,
+        asker,
         digest: flight.digest,
         inner,
         reader: None,
@@ -56,12 +63,19 @@ pub(crate) fn following(inner: Arc<Inner>, flight: &Flight, span: Span) -> BlobS
 }
 
 /// A span straight from the origin, kept nowhere.
-pub(crate) fn direct(inner: Arc<Inner>, repository: Repository, digest: Digest, span: Span) -> BlobStream {
+pub(crate) fn direct(
+    inner: Arc<Inner>,
+    repository: Repository,
+    digest: Digest,
+    asker: Asker,
+    span: Span,
+) -> BlobStream {
     let follower = Follower {
         progress: watch::Sender::default().subscribe(),
         at: span.offset,
         end: span.offset + span.length,
         repository,
+        asker,
         digest,
         inner,
         reader: None,
@@ -77,7 +91,9 @@ pub(crate) fn direct(inner: Arc<Inner>, repository: Repository, digest: Digest, 
 struct Follower {
     inner: Arc<Inner>,
     progress: watch::Receiver<Progress>,
+    /// What the client asks for, and with what rights.
     repository: Repository,
+    asker: Asker,
     digest: Digest,
     at: u64,
     end: u64,
@@ -171,7 +187,9 @@ impl Follower {
 
     async fn straight(&mut self) -> Result<Bytes, ContentError> {
         if let Some(None) = self.direct {
-            let body = self.inner.origin.blob(&self.repository, &self.digest, self.at).await?;
+            let (repository, digest, at) = (&self.repository, &self.digest, self.at);
+            let ask = |origin: Origin| async move { origin.blob(repository, digest, at).await };
+            let (body, _) = self.inner.with_rights(&repository.into(), &self.asker, ask).await?;
             self.direct = Some(Some(body));
         }
         let Some(Some(body)) = &mut self.direct else { return Err(ContentError::NotFound) };

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    net::IpAddr,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -19,8 +20,12 @@ use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
 use crate::{
-    Challenge, Endpoint, OriginConfig, OriginError, Patience, Place, Secret, UpstreamError, Upstreams,
-    cache::TokenCache, parse_challenges, tls,
+    Challenge, Endpoint, OriginConfig, OriginError, Patience, Place, Rights, Secret, UpstreamError,
+    Upstreams,
+    address::is_public,
+    cache::TokenCache,
+    parse_challenges,
+    tls::{self, NOT_PUBLIC, Reach},
 };
 
 /// How many redirects are followed for one request.
@@ -36,6 +41,7 @@ const TOKEN_LIFE_LIMIT: Duration = Duration::from_secs(3600);
 #[derive(Debug, Clone)]
 pub struct Origin {
     inner: Arc<Inner>,
+    rights: Rights,
 }
 
 #[derive(Debug)]
@@ -43,8 +49,10 @@ struct Inner {
     upstreams: Upstreams,
     patience: Patience,
     tokens: TokenCache,
-    /// For registries without a CA file of their own.
+    /// For listed registries without a CA file of their own.
     plain: reqwest::Client,
+    /// For registries that are not listed.
+    public: reqwest::Client,
     /// By CA file; made at the start, so a bad file is found then.
     with_ca: HashMap<PathBuf, reqwest::Client>,
     /// Registries that were seen to speak `Basic`, so that later requests need no second try.
@@ -81,29 +89,47 @@ impl From<OriginError> for Failure {
 impl Origin {
     /// Checks the configuration, reads password and CA files, and asks nobody yet.
     pub fn new(config: &OriginConfig) -> Result<Self, UpstreamError> {
-        let upstreams = Upstreams::new(&config.upstreams)?;
+        let upstreams = Upstreams::new(&config.upstreams, config.unlisted)?;
         let patience = config.patience;
         let refuse = |registry: &str, reason| UpstreamError::Tls { registry: registry.to_owned(), reason };
         let mut with_ca = HashMap::new();
         for (registry, endpoint) in upstreams.iter() {
             if let Some(ca) = &endpoint.ca {
-                with_ca
-                    .insert(ca.clone(), tls::client(Some(ca), &patience).map_err(|e| refuse(registry, e))?);
+                let client = tls::client(Some(ca), Reach::Anywhere, &patience);
+                with_ca.insert(ca.clone(), client.map_err(|e| refuse(registry, e))?);
             }
         }
-        let plain = tls::client(None, &patience).map_err(|e| refuse("any", e))?;
+        let [plain, public] =
+            [Reach::Anywhere, Reach::Public].map(|reach| tls::client(None, reach, &patience));
+        let (plain, public) = (plain.map_err(|e| refuse("any", e))?, public.map_err(|e| refuse("any", e))?);
         let (tokens, basic) = (TokenCache::default(), Mutex::default());
-        Ok(Self {
-            inner: Arc::new(Inner {
-                upstreams,
-                patience,
-                tokens,
-                plain,
-                with_ca,
-                basic,
-                received: AtomicU64::new(0),
-            }),
-        })
+        let received = AtomicU64::new(0);
+        let inner = Inner { upstreams, patience, tokens, plain, public, with_ca, basic, received };
+        Ok(Self { inner: Arc::new(inner), rights: Rights::Own })
+    }
+
+    /// The same, asking with these rights.
+    #[must_use]
+    pub fn with_rights(&self, rights: Rights) -> Self {
+        Self { inner: self.inner.clone(), rights }
+    }
+
+    /// With whose rights it asks.
+    pub fn rights(&self) -> &Rights {
+        &self.rights
+    }
+
+    /// Where and how a registry is asked for a repository, if the configuration lets it be.
+    pub fn endpoint(&self, place: &Place) -> Result<Endpoint, OriginError> {
+        let refuse =
+            |reason: &str| OriginError::NotAllowed { place: place.clone(), reason: reason.to_owned() };
+        let endpoint = self.inner.upstreams.endpoint(&place.registry)?.ok_or_else(|| {
+            refuse("only the registries listed under [[origin.upstreams]] are, since `unlisted` is false")
+        })?;
+        if place.repository.as_ref().is_some_and(|repository| !endpoint.allows(repository)) {
+            return Err(refuse("`repositories` of this upstream does not name it"));
+        }
+        Ok(endpoint)
     }
 
     /// The table of registries, for whoever decides which of them may be asked.
@@ -132,7 +158,7 @@ impl Origin {
         match timeout(head, self.send_with_retries(ask, welcome)).await {
             Ok(outcome) => outcome,
             Err(_) => {
-                let endpoint = self.inner.upstreams.endpoint(&ask.place.registry)?;
+                let endpoint = self.endpoint(&ask.place)?;
                 Err(ask.unreachable(&endpoint.base, format!("no answer within {} s", head.as_secs_f32())))
             }
         }
@@ -215,7 +241,7 @@ impl Origin {
         ask: &Ask<'_>,
         welcome: &[StatusCode],
     ) -> Result<Response, OriginError> {
-        let endpoint = self.inner.upstreams.endpoint(&ask.place.registry)?;
+        let endpoint = self.endpoint(&ask.place)?;
         let mut attempt = 1;
         loop {
             let (error, after) = match self.attempt(ask, &endpoint, welcome).await {
@@ -241,6 +267,15 @@ impl Origin {
         endpoint: &Endpoint,
         welcome: &[StatusCode],
     ) -> Result<Response, Failure> {
+        if let Rights::Client(authorization) = &self.rights {
+            let response = self.send_following(ask, endpoint, Some(authorization)).await?;
+            if response.status() == StatusCode::UNAUTHORIZED {
+                let header =
+                    challenge_header(&response).filter(|_| same_origin(response.url(), &endpoint.base));
+                return Err(ask.unauthorized("the client's were refused", header).into());
+            }
+            return self.judge(ask, response, welcome);
+        }
         let used = self.known_authorization(ask, endpoint);
         let response = self.send_following(ask, endpoint, used.as_ref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
@@ -297,6 +332,9 @@ impl Origin {
         url: &Url,
     ) -> Result<Response, Failure> {
         let patience = self.patience();
+        if !endpoint.listed && literal(url).is_some_and(|address| !is_public(address)) {
+            return Err(ask.not_allowed(NOT_PUBLIC).into());
+        }
         // Connecting has its own, shorter deadline inside.
         let error = match timeout(patience.connect + patience.first_byte, request.send()).await {
             Ok(Ok(response)) => return Ok(response),
@@ -308,6 +346,9 @@ impl Origin {
                      --upstream {registry}=http://{host}"
                 );
                 return Err(ask.unreachable(url, reason).into());
+            }
+            Ok(Err(error)) if reason(&error).contains(NOT_PUBLIC) => {
+                return Err(ask.not_allowed(NOT_PUBLIC).into());
             }
             Ok(Err(error)) => ask.unreachable(url, reason(&error)),
             Err(_) => {
@@ -339,7 +380,8 @@ impl Origin {
     }
 
     fn client(&self, endpoint: &Endpoint) -> &reqwest::Client {
-        endpoint.ca.as_ref().and_then(|ca| self.inner.with_ca.get(ca)).unwrap_or(&self.inner.plain)
+        let other = if endpoint.listed { &self.inner.plain } else { &self.inner.public };
+        endpoint.ca.as_ref().and_then(|ca| self.inner.with_ca.get(ca)).unwrap_or(other)
     }
 
     fn known_authorization(&self, ask: &Ask<'_>, endpoint: &Endpoint) -> Option<Secret> {
@@ -472,6 +514,10 @@ impl Ask<'_> {
         OriginError::Unreachable { place: self.place.clone(), host: host(url), reason }
     }
 
+    fn not_allowed(&self, reason: &str) -> OriginError {
+        OriginError::NotAllowed { place: self.place.clone(), reason: reason.to_owned() }
+    }
+
     fn unauthorized(&self, reason: &str, challenge: Option<String>) -> OriginError {
         OriginError::Unauthorized { place: self.place.clone(), reason: reason.to_owned(), challenge }
     }
@@ -525,6 +571,15 @@ fn redirect(from: &Url, headers: &HeaderMap) -> Result<Url, String> {
 
 fn same_origin(a: &Url, b: &Url) -> bool {
     a.origin() == b.origin()
+}
+
+/// The URL's host, where it is an address and no name.
+fn literal(url: &Url) -> Option<IpAddr> {
+    match url.host()? {
+        url::Host::Ipv4(address) => Some(address.into()),
+        url::Host::Ipv6(address) => Some(address.into()),
+        url::Host::Domain(_) => None,
+    }
 }
 
 fn host(url: &Url) -> String {

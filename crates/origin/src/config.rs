@@ -18,18 +18,27 @@ const DOCKER_HUB: &str = "https://registry-1.docker.io";
 const PASSWORD_FILE_LIMIT: u64 = 64 * 1024;
 
 /// Everything an [`Origin`](crate::Origin) is told at its start.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "the table [origin]")]
 pub struct OriginConfig {
-    /// Registries that need more than their name says. Others are asked at `https://NAME` (on loopback: `http`).
+    /// Registries that need more than their name says.
     pub upstreams: Vec<Upstream>,
+    /// Whether registries that are not listed are asked too, at `https://NAME`, as long as their addresses are of the
+    /// public internet. Without it, only those of `upstreams` are.
+    pub unlisted: bool,
     /// Deadlines and retries; not in the configuration file.
     #[serde(skip)]
     pub patience: Patience,
 }
 
+impl Default for OriginConfig {
+    fn default() -> Self {
+        Self { upstreams: Vec::new(), unlisted: true, patience: Patience::default() }
+    }
+}
+
 /// One registry of the configuration.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an entry [[origin.upstreams]]")]
 pub struct Upstream {
     /// The registry's name in references: `docker.io`, `registry.example:5000`.
@@ -41,9 +50,99 @@ pub struct Upstream {
     /// A PEM file with certificates to trust besides the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
-    /// What to log in with; left out, requests are anonymous.
+    /// What to log in with, for all clients of this host; left out, each client shows its own rights, and what
+    /// anybody may have needs none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// Repositories that may be asked for; a name, or with `/*` at its end all below it. Left out: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repositories: Vec<String>,
+    /// How often it is asked again what a tag points at.
+    #[serde(default)]
+    pub tags: Freshness,
+    /// Whether a tag that cannot be asked for is answered with what it last pointed at.
+    #[serde(default = "yes")]
+    pub stale_tags: bool,
+    /// Who gets content that is not public while the registry cannot say who may.
+    #[serde(default)]
+    pub when_down: WhenDown,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Self {
+            registry: String::new(),
+            endpoint: None,
+            ca: None,
+            credentials: None,
+            repositories: Vec::new(),
+            tags: Freshness::default(),
+            stale_tags: true,
+            when_down: WhenDown::default(),
+        }
+    }
+}
+
+/// How often it is asked again what a tag points at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "FreshnessText", into = "FreshnessText")]
+pub enum Freshness {
+    /// At each use, by HEAD: `"always"`.
+    #[default]
+    Always,
+    /// When it was last asked longer ago than this: a number of seconds.
+    After(Duration),
+    /// Never, once it is known: `"pinned"`.
+    Pinned,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum FreshnessText {
+    Seconds(u64),
+    Word(String),
+}
+
+impl TryFrom<FreshnessText> for Freshness {
+    type Error = String;
+
+    fn try_from(text: FreshnessText) -> Result<Self, String> {
+        match text {
+            FreshnessText::Seconds(seconds) => Ok(Self::After(Duration::from_secs(seconds))),
+            FreshnessText::Word(word) if word == "always" => Ok(Self::Always),
+            FreshnessText::Word(word) if word == "pinned" => Ok(Self::Pinned),
+            FreshnessText::Word(word) => Err(format!(
+                "`{word}` is not how often tags are asked for: write \"always\", \"pinned\", or seconds"
+            )),
+        }
+    }
+}
+
+impl From<Freshness> for FreshnessText {
+    fn from(freshness: Freshness) -> Self {
+        match freshness {
+            Freshness::Always => Self::Word("always".into()),
+            Freshness::Pinned => Self::Word("pinned".into()),
+            Freshness::After(time) => Self::Seconds(time.as_secs()),
+        }
+    }
+}
+
+/// Who gets content that is not public while the registry cannot say who may.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenDown {
+    /// Nobody.
+    Deny,
+    /// Whom the registry allowed the same content within the last day.
+    #[default]
+    Lately,
+    /// Everybody who reaches the mirror.
+    All,
 }
 
 /// User and password for a registry or its token service. Exactly one of `password` and `password_file` is given.
@@ -127,6 +226,16 @@ pub enum UpstreamError {
         /// What is wrong.
         reason: String,
     },
+    /// A pattern that no repository's name can fit.
+    #[error(
+        "upstream `{registry}`: `{pattern}` in `repositories` is no repository name, nor one with `/*` at its end"
+    )]
+    Repositories {
+        /// The registry's name.
+        registry: String,
+        /// The pattern.
+        pattern: String,
+    },
     /// No password, two, or a file that cannot be read.
     #[error("upstream `{registry}`: {reason}")]
     Credentials {
@@ -138,9 +247,11 @@ pub enum UpstreamError {
 }
 
 /// The registries of the configuration by name, checked, and the rule for all others.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Upstreams {
     listed: HashMap<String, Endpoint>,
+    /// Whether others are asked too.
+    unlisted: bool,
 }
 
 /// Where and how a registry is asked.
@@ -152,13 +263,21 @@ pub struct Endpoint {
     pub ca: Option<PathBuf>,
     /// User and password.
     pub login: Option<(String, Secret)>,
-    /// Whether the configuration lists this registry.
+    /// Whether the configuration lists this registry. One that is not has public addresses only.
     pub listed: bool,
+    /// See [`Upstream::repositories`].
+    pub repositories: Vec<String>,
+    /// See [`Upstream::tags`].
+    pub tags: Freshness,
+    /// See [`Upstream::stale_tags`].
+    pub stale_tags: bool,
+    /// See [`Upstream::when_down`].
+    pub when_down: WhenDown,
 }
 
 impl Upstreams {
     /// Checks the entries and reads the password files.
-    pub fn new(upstreams: &[Upstream]) -> Result<Self, UpstreamError> {
+    pub fn new(upstreams: &[Upstream], unlisted: bool) -> Result<Self, UpstreamError> {
         let mut listed = HashMap::with_capacity(upstreams.len());
         for upstream in upstreams {
             let name = registry_name(&upstream.registry)?;
@@ -167,21 +286,43 @@ impl Upstreams {
                 None => derive_endpoint(&name)?,
             };
             let login = upstream.credentials.as_ref().map(|c| read_login(&name, c)).transpose()?;
-            let endpoint = Endpoint { base, ca: upstream.ca.clone(), login, listed: true };
+            let endpoint = Endpoint {
+                base,
+                ca: upstream.ca.clone(),
+                login,
+                listed: true,
+                repositories: patterns(&name, &upstream.repositories)?,
+                tags: upstream.tags,
+                stale_tags: upstream.stale_tags,
+                when_down: upstream.when_down,
+            };
             if listed.insert(name.clone(), endpoint).is_some() {
                 return Err(UpstreamError::Twice(name));
             }
         }
-        Ok(Self { listed })
+        Ok(Self { listed, unlisted })
     }
 
-    /// Where `registry` is asked: its entry, or else derived from its name.
-    pub fn endpoint(&self, registry: &str) -> Result<Endpoint, UpstreamError> {
+    /// Where `registry` is asked: its entry, or else derived from its name. None where it may not be asked.
+    pub fn endpoint(&self, registry: &str) -> Result<Option<Endpoint>, UpstreamError> {
         let name = registry_name(registry)?;
         if let Some(endpoint) = self.listed.get(&name) {
-            return Ok(endpoint.clone());
+            return Ok(Some(endpoint.clone()));
         }
-        Ok(Endpoint { base: derive_endpoint(&name)?, ca: None, login: None, listed: false })
+        if !self.unlisted {
+            return Ok(None);
+        }
+        let rest = Upstream::default();
+        Ok(Some(Endpoint {
+            base: derive_endpoint(&name)?,
+            ca: None,
+            login: None,
+            listed: false,
+            repositories: rest.repositories,
+            tags: rest.tags,
+            stale_tags: rest.stale_tags,
+            when_down: rest.when_down,
+        }))
     }
 
     /// Whether the configuration has an entry for `registry`.
@@ -196,6 +337,15 @@ impl Upstreams {
 }
 
 impl Endpoint {
+    /// Whether the configuration lets this repository be asked for.
+    pub fn allows(&self, repository: &str) -> bool {
+        self.repositories.is_empty()
+            || self.repositories.iter().any(|pattern| match pattern.strip_suffix("/*") {
+                Some(above) => repository.strip_prefix(above).is_some_and(|below| below.starts_with('/')),
+                None => repository == pattern,
+            })
+    }
+
     /// The URL of `path`, which begins with `/v2/` and is made of checked names, with an optional query.
     pub fn url(&self, path: &str, query: Option<&str>) -> Url {
         let mut url = self.base.clone();
@@ -204,6 +354,20 @@ impl Endpoint {
         url.set_query(query);
         url
     }
+}
+
+/// Patterns of repositories in the one form of their names: `busybox` of Docker Hub is `library/busybox`.
+fn patterns(registry: &str, patterns: &[String]) -> Result<Vec<String>, UpstreamError> {
+    let checked = patterns.iter().map(|pattern| {
+        let outcome = match pattern.strip_suffix("/*") {
+            // Of no registry in particular, so that a single word stays one.
+            Some(above) => Repository::new("a.test", above).map(|_| pattern.clone()),
+            None => Repository::new(registry, pattern).map(|repository| repository.name().to_owned()),
+        };
+        let pattern = || pattern.chars().take(80).collect();
+        outcome.map_err(|_| UpstreamError::Repositories { registry: registry.to_owned(), pattern: pattern() })
+    });
+    checked.collect()
 }
 
 fn registry_name(registry: &str) -> Result<String, UpstreamError> {
@@ -280,7 +444,7 @@ mod tests {
     use super::*;
 
     fn base(text: &str) -> String {
-        Upstreams::default().endpoint(text).unwrap().base.to_string()
+        Upstreams::new(&[], true).unwrap().endpoint(text).unwrap().unwrap().base.to_string()
     }
 
     #[test]
@@ -292,7 +456,8 @@ mod tests {
         assert_eq!(base("127.0.0.9:5000"), "http://127.0.0.9:5000/");
         assert_eq!(base("[::1]:5000"), "http://[::1]:5000/");
         assert_eq!(base("10.0.0.1:5000"), "https://10.0.0.1:5000/");
-        assert!(Upstreams::default().endpoint("a b").is_err());
+        assert!(Upstreams::new(&[], true).unwrap().endpoint("a b").is_err());
+        assert!(Upstreams::new(&[], false).unwrap().endpoint("quay.io").unwrap().is_none());
     }
 
     #[test]
@@ -301,7 +466,8 @@ mod tests {
             "credentials":{"user":"u","password":"hunter2"}}]}"#;
         let config: OriginConfig = serde_json::from_str(text).unwrap();
         assert!(!format!("{config:?}").contains("hunter2"));
-        let endpoint = Upstreams::new(&config.upstreams).unwrap().endpoint("REG.test").unwrap();
+        let endpoint =
+            Upstreams::new(&config.upstreams, true).unwrap().endpoint("REG.test").unwrap().unwrap();
         assert!(!format!("{endpoint:?}").contains("hunter2"));
         assert_eq!(
             endpoint.url("/v2/a/tags/list", Some("n=1")).as_str(),
@@ -319,7 +485,7 @@ mod tests {
                 endpoint: Some(endpoint.into()),
                 ..Upstream::default()
             };
-            Upstreams::new(&[upstream])
+            Upstreams::new(&[upstream], true)
         };
         for bad in ["ftp://x", "http://", "https://x?y=1", "https://u:hunter2@x", "https://x#y"] {
             let error = with(bad).unwrap_err().to_string();
@@ -327,7 +493,47 @@ mod tests {
         }
         let twice = Upstream { registry: "docker.io".into(), ..Upstream::default() };
         let again = Upstream { registry: "index.docker.io".into(), ..Upstream::default() };
-        assert_eq!(Upstreams::new(&[twice, again]).unwrap_err(), UpstreamError::Twice("docker.io".into()));
+        assert_eq!(
+            Upstreams::new(&[twice, again], true).unwrap_err(),
+            UpstreamError::Twice("docker.io".into())
+        );
+    }
+
+    #[test]
+    fn repositories_are_allowed_by_name_or_by_what_is_above_them() {
+        let with = |patterns: &[&str]| {
+            let repositories = patterns.iter().map(|p| (*p).to_owned()).collect();
+            let upstream = Upstream { registry: "docker.io".into(), repositories, ..Upstream::default() };
+            Ok(Upstreams::new(&[upstream], true)?.endpoint("docker.io")?.unwrap())
+        };
+        let endpoint = with(&["busybox", "org/*"]).unwrap();
+        for (name, allowed) in [
+            ("library/busybox", true),
+            ("org/a", true),
+            ("org/a/b", true),
+            ("org", false),
+            ("organ/a", false),
+        ] {
+            assert_eq!(endpoint.allows(name), allowed, "{name}");
+        }
+        assert!(with(&[]).unwrap().allows("any/thing"));
+        for bad in ["*", "a*", "/*", "A/*", "a/*/b", ""] {
+            assert!(matches!(with(&[bad]), Err(UpstreamError::Repositories { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn policies_are_words_or_seconds() {
+        let read = |text: &str| upstream(text).map(|u| (u.tags, u.stale_tags, u.when_down));
+        assert_eq!(read("").unwrap(), (Freshness::Always, true, WhenDown::Lately));
+        let set = r#","tags":300,"stale_tags":false,"when_down":"deny""#;
+        assert_eq!(read(set).unwrap(), (Freshness::After(Duration::from_secs(300)), false, WhenDown::Deny));
+        assert_eq!(read(r#","tags":"pinned""#).unwrap().0, Freshness::Pinned);
+        assert!(read(r#","tags":"often""#).unwrap_err().to_string().contains("\"always\""));
+    }
+
+    fn upstream(rest: &str) -> serde_json::Result<Upstream> {
+        serde_json::from_str(&format!(r#"{{"registry":"a.b"{rest}}}"#))
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use crate::{Repository, UpstreamError};
 
 /// What was asked: a registry, and mostly a repository in it. It stands in every error's words.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {
     /// Registry name, `docker.io`.
     pub registry: String,
@@ -105,6 +105,14 @@ pub enum OriginError {
         what: String,
         /// HTTP status.
         status: u16,
+    },
+    /// The configuration does not let this registry, repository or address be asked.
+    #[error("{place} is not asked: {reason}")]
+    NotAllowed {
+        /// Who would have been asked.
+        place: Place,
+        /// Why not, and what would allow it.
+        reason: String,
     },
     /// The upstream's configuration cannot be used.
     #[error(transparent)]

@@ -7,11 +7,13 @@
 //! secrets are [`Secret`]s, which neither `Debug` nor the logs show.
 //!
 //! Invariant: an `Authorization` header goes to the endpoint it was made for (scheme, host and port) and nowhere else;
-//! a redirect never carries one to another place, and never leads from https to http.
+//! a redirect never carries one to another place, and never leads from https to http. A registry that is not listed in
+//! the configuration is asked at addresses of the public internet only, its redirects and token service included.
 //!
 //! There are no threads or tasks of its own: all work happens in the caller's task, inside the future it polls, and
 //! ends when that future is dropped. Every wait has a deadline, see [`Patience`].
 
+mod address;
 mod blob;
 mod cache;
 mod challenge;
@@ -21,15 +23,19 @@ mod error;
 mod listing;
 mod manifest;
 mod reference;
+mod rights;
 mod secret;
 mod tls;
 
 pub use blob::BlobBody;
 pub use challenge::{Challenge, parse_challenges};
 pub use client::Origin;
-pub use config::{Credentials, Endpoint, OriginConfig, Patience, Upstream, UpstreamError, Upstreams};
+pub use config::{
+    Credentials, Endpoint, Freshness, OriginConfig, Patience, Upstream, UpstreamError, Upstreams, WhenDown,
+};
 pub use error::{OriginError, Place};
 pub use listing::{Listing, ListingAnswer};
 pub use manifest::{MANIFEST_LIMIT, Manifest, ManifestHead};
 pub use reference::{DEFAULT_REGISTRY, Reference, ReferenceError, Repository, Target, is_registry};
+pub use rights::Rights;
 pub use secret::Secret;

@@ -55,6 +55,12 @@ impl Listing {
         }
     }
 
+    /// What is asked: the registry, and the repository if one is meant.
+    pub fn place(&self) -> Place {
+        let repository = self.repository().map(|repository| repository.name().to_owned());
+        Place { registry: self.registry().to_owned(), repository }
+    }
+
     /// The repository that is meant, if one is.
     pub fn repository(&self) -> Option<&Repository> {
         match self {
@@ -73,7 +79,6 @@ impl Origin {
         accept: &[String],
     ) -> Result<ListingAnswer, OriginError> {
         let path = listing.path();
-        let repository = listing.repository().map(|r| r.name().to_owned());
         let (what, scope) = match listing {
             Listing::Tags(repository) => ("list of tags".to_owned(), pull_scope(repository.name())),
             Listing::Referrers(repository, digest) => {
@@ -82,7 +87,7 @@ impl Origin {
             Listing::Catalog(_) => ("catalog".to_owned(), "registry:catalog:*".to_owned()),
         };
         let ask = Ask {
-            place: Place { registry: listing.registry().to_owned(), repository },
+            place: listing.place(),
             what,
             method: Method::GET,
             path: &path,

@@ -1,13 +1,14 @@
 //! HTTP clients: one for the system's certificates, one for each CA file besides.
 
-use std::{path::Path, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, pem::PemObject as _},
 };
 
-use crate::Patience;
+use crate::{Patience, address::is_public};
 
 /// Whether the TLS handshake failed since what came was no TLS at all: the server speaks plain HTTP on that port.
 pub(crate) fn is_plain_http(error: &reqwest::Error) -> bool {
@@ -26,11 +27,45 @@ pub(crate) fn is_plain_http(error: &reqwest::Error) -> bool {
     false
 }
 
+/// Which addresses names may lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Any.
+    Anywhere,
+    /// Those of the public internet.
+    Public,
+}
+
+/// Resolves names as the system does, and passes over addresses that are not public. What a name leads to is looked at
+/// when the connection is made, so that it cannot lead elsewhere between a look and its use.
+struct PublicOnly;
+
+impl Resolve for PublicOnly {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let all = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let public: Vec<SocketAddr> = all.filter(|address| is_public(address.ip())).collect();
+            if public.is_empty() {
+                return Err(NOT_PUBLIC.into());
+            }
+            Ok(Box::new(public.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Why an address is refused.
+pub(crate) const NOT_PUBLIC: &str = "its address is not of the public internet: list the registry under \
+    [[origin.upstreams]], or start the node with --upstream";
+
 /// A client that trusts the system's certificates and those in `ca`. It follows no redirect, keeps no cookie, uses no
 /// proxy and undoes no `Content-Encoding`: all of that is decided elsewhere, or not wanted.
 ///
 /// The TLS provider is given here, so the caller need not install one for the process.
-pub(crate) fn client(ca: Option<&Path>, patience: &Patience) -> Result<reqwest::Client, String> {
+pub(crate) fn client(
+    ca: Option<&Path>,
+    reach: Reach,
+    patience: &Patience,
+) -> Result<reqwest::Client, String> {
     let mut roots = RootCertStore::empty();
     // A host without system certificates may still use http, or a CA file: it fails when a certificate is needed.
     let system = rustls_native_certs::load_native_certs();
@@ -59,7 +94,12 @@ pub(crate) fn client(ca: Option<&Path>, patience: &Patience) -> Result<reqwest::
         .map_err(|e| format!("TLS cannot be set up: {e}"))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    reqwest::Client::builder()
+    let builder = reqwest::Client::builder();
+    let builder = match reach {
+        Reach::Anywhere => builder,
+        Reach::Public => builder.dns_resolver(Arc::new(PublicOnly)),
+    };
+    builder
         .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()

@@ -13,7 +13,8 @@ use std::{
 
 use hash::Digest;
 use longshore_origin::{
-    Credentials, Listing, Origin, OriginConfig, OriginError, Patience, Repository, Secret, Target, Upstream,
+    Credentials, Listing, Origin, OriginConfig, OriginError, Patience, Repository, Rights, Secret, Target,
+    Upstream,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -133,8 +134,17 @@ fn patience() -> Patience {
     }
 }
 
-fn anonymous() -> Origin {
-    Origin::new(&OriginConfig { upstreams: Vec::new(), patience: patience() }).unwrap()
+fn with(upstream: Upstream) -> Origin {
+    let config = OriginConfig { upstreams: vec![upstream], unlisted: true, patience: patience() };
+    Origin::new(&config).unwrap()
+}
+
+fn anonymous_at(registry: &str) -> Origin {
+    with(Upstream { registry: registry.to_owned(), ..Upstream::default() })
+}
+
+fn anonymous(server: &Server) -> Origin {
+    anonymous_at(&server.addr.to_string())
 }
 
 fn with_login(server: &Server) -> Origin {
@@ -142,7 +152,7 @@ fn with_login(server: &Server) -> Origin {
         Credentials { user: "alice".into(), password: Some(Secret::new("hunter2")), password_file: None };
     let upstream =
         Upstream { registry: server.addr.to_string(), credentials: Some(credentials), ..Upstream::default() };
-    Origin::new(&OriginConfig { upstreams: vec![upstream], patience: patience() }).unwrap()
+    with(upstream)
 }
 
 const ALICE: &str = "Basic YWxpY2U6aHVudGVyMg==";
@@ -177,8 +187,10 @@ async fn a_manifest_comes_with_its_type_and_digest() {
         reply("200 OK", &[("Content-Type", OCI)], b"{}")
     })
     .await;
-    let manifest =
-        anonymous().manifest(&server.repository(), &tag("1"), &[OCI.into(), "*/*".into()]).await.unwrap();
+    let manifest = anonymous(&server)
+        .manifest(&server.repository(), &tag("1"), &[OCI.into(), "*/*".into()])
+        .await
+        .unwrap();
     assert_eq!(
         (manifest.digest, manifest.media_type.as_str(), &manifest.bytes[..]),
         (Digest::of(b"{}"), OCI, &b"{}"[..])
@@ -194,11 +206,12 @@ async fn wrong_manifest_bytes_are_refused_by_digest_and_by_header() {
     })
     .await;
     for target in [tag("1"), Target::Digest(Digest::of(b"other"))] {
-        let error = anonymous().manifest(&server.repository(), &target, &[]).await.unwrap_err();
+        let error = anonymous(&server).manifest(&server.repository(), &target, &[]).await.unwrap_err();
         assert!(matches!(error, OriginError::Invalid { .. }), "{error}");
         assert!(error.to_string().contains(&server.repository().to_string()), "{error}");
     }
-    let head = anonymous().head_manifest(&server.repository(), &Target::Digest(Digest::of(b"{}")), &[]).await;
+    let head =
+        anonymous(&server).head_manifest(&server.repository(), &Target::Digest(Digest::of(b"{}")), &[]).await;
     assert!(matches!(head, Err(OriginError::Invalid { .. })));
 }
 
@@ -208,7 +221,7 @@ async fn a_manifest_above_the_bound_is_refused_without_reading_it_all() {
         reply("200 OK", &[("Content-Type", OCI)], &vec![b' '; longshore_origin::MANIFEST_LIMIT + 1])
     })
     .await;
-    let error = anonymous().manifest(&server.repository(), &tag("1"), &[]).await.unwrap_err();
+    let error = anonymous(&server).manifest(&server.repository(), &tag("1"), &[]).await.unwrap_err();
     assert!(matches!(error, OriginError::TooLarge { .. }), "{error}");
 }
 
@@ -218,7 +231,7 @@ async fn statuses_become_their_errors_and_4xx_is_not_tried_again() {
         [("404 Not Found", 1), ("403 Forbidden", 1), ("400 Bad Request", 1), ("500 Oops", 3), ("408 Slow", 3)]
     {
         let server = Server::start(move |_| reply(status, &[], b"")).await;
-        let error = anonymous().manifest(&server.repository(), &tag("1"), &[]).await.unwrap_err();
+        let error = anonymous(&server).manifest(&server.repository(), &tag("1"), &[]).await.unwrap_err();
         let fits = match &status[..3] {
             "404" => matches!(error, OriginError::NotFound { .. }),
             "403" => matches!(error, OriginError::Denied { .. }),
@@ -238,7 +251,7 @@ async fn a_500_followed_by_good_health_is_not_seen() {
         _ => reply("200 OK", &[("Content-Type", OCI)], b"{}"),
     })
     .await;
-    anonymous().manifest(&server.repository(), &tag("1"), &[]).await.unwrap();
+    anonymous(&server).manifest(&server.repository(), &tag("1"), &[]).await.unwrap();
     assert_eq!(server.asked().len(), 3);
 }
 
@@ -249,14 +262,14 @@ async fn a_manifest_that_breaks_on_the_way_is_asked_for_again() {
         _ => reply("200 OK", &[("Content-Type", OCI)], b"{}"),
     })
     .await;
-    let manifest = anonymous().manifest(&server.repository(), &tag("1"), &[]).await.unwrap();
+    let manifest = anonymous(&server).manifest(&server.repository(), &tag("1"), &[]).await.unwrap();
     assert_eq!((&manifest.bytes[..], server.asked().len()), (&b"{}"[..], 2));
 }
 
 #[tokio::test]
 async fn a_retry_after_past_the_bound_is_handed_on_not_waited_for() {
     let server = Server::start(|_| reply("429 Busy", &[("Retry-After", "3600")], b"")).await;
-    let error = anonymous().manifest(&server.repository(), &tag("1"), &[]).await.unwrap_err();
+    let error = anonymous(&server).manifest(&server.repository(), &tag("1"), &[]).await.unwrap_err();
     let hour = Some(Duration::from_secs(3600));
     assert!(matches!(error, OriginError::Throttled { retry_after, .. } if retry_after == hour), "{error}");
     assert_eq!(server.asked().len(), 1);
@@ -265,11 +278,11 @@ async fn a_retry_after_past_the_bound_is_handed_on_not_waited_for() {
 #[tokio::test]
 async fn a_server_that_says_nothing_is_unreachable() {
     let server = Server::start(|_| Reply { bytes: Vec::new(), hang: true }).await;
-    let error = anonymous().manifest(&server.repository(), &tag("1"), &[]).await.unwrap_err();
+    let error = anonymous(&server).manifest(&server.repository(), &tag("1"), &[]).await.unwrap_err();
     assert!(matches!(error, OriginError::Unreachable { .. }), "{error}");
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let gone = Repository::new(&nobody.to_string(), "a/b").unwrap();
-    let error = anonymous().manifest(&gone, &tag("1"), &[]).await.unwrap_err();
+    let error = anonymous_at(&nobody.to_string()).manifest(&gone, &tag("1"), &[]).await.unwrap_err();
     assert!(matches!(error, OriginError::Unreachable { .. }), "{error}");
     assert!(error.to_string().contains("refused"), "{error}");
 }
@@ -291,12 +304,12 @@ async fn a_cut_body_is_taken_up_where_it_broke() {
         }
     })
     .await;
-    assert_eq!(read(&anonymous(), &server, &digest, 0).await.unwrap(), bytes);
+    assert_eq!(read(&anonymous(&server), &server, &digest, 0).await.unwrap(), bytes);
     assert_eq!(
         server.asked().iter().map(range_start).collect::<Vec<_>>(),
         [0, 70_000, 140_000, 210_000, 280_000]
     );
-    assert_eq!(read(&anonymous(), &server, &digest, 299_000).await.unwrap(), &bytes[299_000..]);
+    assert_eq!(read(&anonymous(&server), &server, &digest, 299_000).await.unwrap(), &bytes[299_000..]);
 }
 
 #[tokio::test]
@@ -307,7 +320,7 @@ async fn a_body_without_headway_ends_in_an_error() {
         other => panic!("asked from {other}"),
     })
     .await;
-    let error = read(&anonymous(), &server, &Digest::of(b""), 0).await.unwrap_err();
+    let error = read(&anonymous(&server), &server, &Digest::of(b""), 0).await.unwrap_err();
     assert!(matches!(error, OriginError::Unreachable { .. }), "{error}");
     assert_eq!(server.asked().len(), 3);
 }
@@ -319,19 +332,19 @@ async fn a_silent_body_is_taken_up_again() {
         _ => reply("206 Partial", &[("Content-Range", "bytes 10-19/20")], &data(20)[10..]),
     })
     .await;
-    assert_eq!(read(&anonymous(), &server, &Digest::of(b""), 0).await.unwrap(), data(20));
+    assert_eq!(read(&anonymous(&server), &server, &Digest::of(b""), 0).await.unwrap(), data(20));
 }
 
 #[tokio::test]
 async fn a_200_to_a_range_is_skipped_to_the_byte_asked_for() {
     let server = Server::start(|_| reply("200 OK", &[], &data(100_000))).await;
-    let body = anonymous().blob(&server.repository(), &Digest::of(b""), 99_990).await.unwrap();
+    let body = anonymous(&server).blob(&server.repository(), &Digest::of(b""), 99_990).await.unwrap();
     assert_eq!((body.size(), body.start(), body.offset()), (Some(100_000), 99_990, 99_990));
     assert_eq!(
-        read(&anonymous(), &server, &Digest::of(b""), 99_990).await.unwrap(),
+        read(&anonymous(&server), &server, &Digest::of(b""), 99_990).await.unwrap(),
         &data(100_000)[99_990..]
     );
-    let error = read(&anonymous(), &server, &Digest::of(b""), 100_001).await.unwrap_err();
+    let error = read(&anonymous(&server), &server, &Digest::of(b""), 100_001).await.unwrap_err();
     assert!(matches!(error, OriginError::Invalid { .. }), "{error}");
 }
 
@@ -340,7 +353,7 @@ async fn a_range_other_than_asked_for_is_refused() {
     for range in ["bytes 5-19/20", "bytes 10-20/20", "bytes 19-10/20", "nonsense"] {
         let server =
             Server::start(move |_| reply("206 Partial", &[("Content-Range", range)], &data(20)[10..])).await;
-        let error = read(&anonymous(), &server, &Digest::of(b""), 10).await.unwrap_err();
+        let error = read(&anonymous(&server), &server, &Digest::of(b""), 10).await.unwrap_err();
         assert!(matches!(error, OriginError::Invalid { .. }), "{range}: {error}");
     }
 }
@@ -348,8 +361,8 @@ async fn a_range_other_than_asked_for_is_refused() {
 #[tokio::test]
 async fn a_416_is_an_empty_rest_at_the_end_and_an_error_past_it() {
     let server = Server::start(|_| reply("416 Range", &[("Content-Range", "bytes */20")], b"")).await;
-    assert_eq!(read(&anonymous(), &server, &Digest::of(b""), 20).await.unwrap(), b"");
-    let error = read(&anonymous(), &server, &Digest::of(b""), 21).await.unwrap_err();
+    assert_eq!(read(&anonymous(&server), &server, &Digest::of(b""), 20).await.unwrap(), b"");
+    let error = read(&anonymous(&server), &server, &Digest::of(b""), 21).await.unwrap_err();
     assert!(matches!(error, OriginError::Invalid { .. }), "{error}");
 }
 
@@ -360,7 +373,7 @@ async fn a_blob_that_changes_its_size_between_parts_is_refused() {
         _ => reply("206 Partial", &[("Content-Range", "bytes 10-29/30")], &data(30)[10..]),
     })
     .await;
-    let error = read(&anonymous(), &server, &Digest::of(b""), 0).await.unwrap_err();
+    let error = read(&anonymous(&server), &server, &Digest::of(b""), 0).await.unwrap_err();
     assert!(matches!(error, OriginError::Invalid { .. }), "{error}");
 }
 
@@ -371,14 +384,14 @@ async fn a_size_comes_by_head_or_by_the_first_byte() {
         other => panic!("{other}"),
     })
     .await;
-    assert_eq!(anonymous().blob_size(&server.repository(), &Digest::of(b"")).await.unwrap(), 12345);
+    assert_eq!(anonymous(&server).blob_size(&server.repository(), &Digest::of(b"")).await.unwrap(), 12345);
     let server = Server::start(|asked| match (asked.method.as_str(), asked.header("range")) {
         ("HEAD", _) => reply("403 Signed for GET", &[("Content-Length", "0")], b""),
         ("GET", Some("bytes=0-0")) => reply("206 Partial", &[("Content-Range", "bytes 0-0/777")], b"x"),
         other => panic!("{other:?}"),
     })
     .await;
-    assert_eq!(anonymous().blob_size(&server.repository(), &Digest::of(b"")).await.unwrap(), 777);
+    assert_eq!(anonymous(&server).blob_size(&server.repository(), &Digest::of(b"")).await.unwrap(), 777);
 }
 
 /// A registry that wants a token, and its token service, on one port. Tokens are `t1`, `t2`, …
@@ -407,7 +420,7 @@ async fn token_registry(accepts: impl Fn(&str) -> bool + Send + Sync + 'static, 
 #[tokio::test]
 async fn an_anonymous_token_is_got_once_and_kept() {
     let server = token_registry(|a| a == "Bearer t1", false).await;
-    let origin = anonymous();
+    let origin = anonymous(&server);
     for _ in 0..3 {
         origin.manifest(&server.repository(), &tag("1"), &[]).await.unwrap();
     }
@@ -426,7 +439,7 @@ async fn a_refused_token_is_replaced_once() {
         false,
     )
     .await;
-    let origin = anonymous();
+    let origin = anonymous(&server);
     for _ in 0..3 {
         origin.manifest(&server.repository(), &tag("1"), &[]).await.unwrap();
     }
@@ -437,7 +450,7 @@ async fn a_refused_token_is_replaced_once() {
 #[tokio::test]
 async fn a_token_that_never_works_ends_in_unauthorized_with_the_challenge() {
     let server = token_registry(|_| false, false).await;
-    let error = anonymous().manifest(&server.repository(), &tag("1"), &[]).await.unwrap_err();
+    let error = anonymous(&server).manifest(&server.repository(), &tag("1"), &[]).await.unwrap_err();
     let OriginError::Unauthorized { challenge: Some(challenge), .. } = &error else { panic!("{error}") };
     assert!(challenge.starts_with("Bearer realm="));
     assert_eq!(server.asked().len(), 3);
@@ -455,7 +468,7 @@ async fn a_login_goes_to_the_token_service_and_not_to_the_registry() {
         };
         assert_eq!(asked.header("authorization"), expected, "{}", asked.path);
     }
-    let error = anonymous().manifest(&server.repository(), &tag("1"), &[]).await.unwrap_err();
+    let error = anonymous(&server).manifest(&server.repository(), &tag("1"), &[]).await.unwrap_err();
     assert!(matches!(error, OriginError::Unauthorized { .. }), "{error}");
 }
 
@@ -517,7 +530,7 @@ async fn a_storage_host_cannot_ask_for_our_credentials() {
 async fn endless_and_foreign_redirects_are_refused() {
     for location in ["/again", "ftp://elsewhere/x", "http://"] {
         let server = Server::start(move |_| reply("301 There", &[("Location", location)], b"")).await;
-        let error = read(&anonymous(), &server, &Digest::of(b""), 0).await.unwrap_err();
+        let error = read(&anonymous(&server), &server, &Digest::of(b""), 0).await.unwrap_err();
         assert!(matches!(error, OriginError::Invalid { .. }), "{location}: {error}");
         assert!(server.asked().len() <= 6);
     }
@@ -532,7 +545,55 @@ async fn a_listing_is_passed_through_with_its_link() {
     })
     .await;
     let listing = Listing::Tags(server.repository());
-    let answer = anonymous().listing(&listing, Some("n=1"), &[]).await.unwrap();
+    let answer = anonymous(&server).listing(&listing, Some("n=1"), &[]).await.unwrap();
     assert_eq!((&answer.bytes[..], answer.media_type.as_str()), (&b"[1]"[..], "application/json"));
     assert!(answer.link.unwrap().contains("last=a"));
+}
+
+#[tokio::test]
+async fn what_is_not_listed_is_asked_in_the_internet_only() {
+    let server = Server::start(|_| reply("200 OK", &[("content-type", OCI)], b"{}")).await;
+    let port = server.addr.port();
+    for (upstreams, unlisted, registries) in [
+        (
+            vec![],
+            true,
+            vec![format!("127.0.0.1:{port}"), format!("localhost:{port}"), format!("[::1]:{port}")],
+        ),
+        (vec![], false, vec!["quay.example".to_owned()]),
+    ] {
+        let origin = Origin::new(&OriginConfig { upstreams, unlisted, patience: patience() }).unwrap();
+        for registry in registries {
+            let repository = Repository::new(&registry, "org/app").unwrap();
+            let error = origin.manifest(&repository, &tag("1"), &[]).await.unwrap_err();
+            assert!(matches!(error, OriginError::NotAllowed { .. }), "{registry}: {error}");
+            assert!(error.to_string().contains("[[origin.upstreams]]"), "{error}");
+        }
+    }
+    let repositories = vec!["other/*".to_owned()];
+    let origin = with(Upstream { registry: server.addr.to_string(), repositories, ..Upstream::default() });
+    let error = origin.manifest(&server.repository(), &tag("1"), &[]).await.unwrap_err();
+    assert!(matches!(error, OriginError::NotAllowed { .. }), "{error}");
+    assert!(server.asked().is_empty());
+}
+
+#[tokio::test]
+async fn a_clients_rights_go_to_the_registry_as_they_came_and_no_token_is_made_of_them() {
+    let challenge = "Bearer realm=\"http://127.0.0.1:1/token\"";
+    let server = Server::start(move |request| match request.header("authorization") {
+        Some("Bearer good") => reply("200 OK", &[("content-type", OCI)], b"{}"),
+        _ => reply("401 No", &[("www-authenticate", challenge)], b""),
+    })
+    .await;
+    let ask = async |token: &str| {
+        let origin = anonymous(&server).with_rights(Rights::Client(Secret::new(token)));
+        origin.manifest(&server.repository(), &tag("1"), &[]).await
+    };
+    assert!(ask("Bearer good").await.is_ok());
+    let error = ask("Bearer bad").await.unwrap_err();
+    assert!(
+        matches!(&error, OriginError::Unauthorized { challenge: Some(said), .. } if said == challenge),
+        "{error}"
+    );
+    assert_eq!(server.asked().len(), 2);
 }

@@ -52,7 +52,7 @@ fn origin(registry: &str, ca: Option<&std::path::Path>) -> Origin {
         ..Upstream::default()
     };
     let patience = Patience { attempts: 1, ..Patience::default() };
-    Origin::new(&OriginConfig { upstreams: vec![upstream], patience }).unwrap()
+    Origin::new(&OriginConfig { upstreams: vec![upstream], patience, ..OriginConfig::default() }).unwrap()
 }
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn a_ca_file_that_is_none_is_refused_at_the_start() {
     std::fs::write(file.path(), "nothing").unwrap();
     let upstream =
         Upstream { registry: "reg.test".into(), ca: Some(file.path().into()), ..Upstream::default() };
-    let config = OriginConfig { upstreams: vec![upstream], patience: Patience::default() };
+    let config = OriginConfig { upstreams: vec![upstream], ..OriginConfig::default() };
     let error = Origin::new(&config).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("reg.test") && error.contains("no certificate"), "{error}");
 }

@@ -4,10 +4,10 @@
 //! (`Immediate`), as a row that is lost costs a hash over the blob at the next start. Changes that wait for
 //! the same flush share it: whoever gets the writer's lock writes what all others have queued. Commits save
 //! the allocator's state (quick repair), so that opening after a crash does not walk the whole file. Last-use
-//! times go along with the next change.
+//! times, and marks of what is public, go along with the next change.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     mem,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError, RwLock},
@@ -29,6 +29,8 @@ type Row<'a> = (u64, u64, u64, Option<&'a str>, Option<&'a [u8; 20]>);
 const BLOBS: TableDefinition<'_, &[u8; 32], Row<'_>> = TableDefinition::new("blobs");
 const INFOS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("infos");
 const INFO_HASHES: TableDefinition<'_, &[u8; 20], &[u8; 32]> = TableDefinition::new("info-hashes");
+/// Blobs that anybody may have.
+const PUBLIC: TableDefinition<'_, &[u8; 32], ()> = TableDefinition::new("public");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
 const FORMAT: u64 = 1;
@@ -45,6 +47,8 @@ pub(crate) struct Record {
     pub(crate) last_used: u64,
     pub(crate) media_type: Option<String>,
     pub(crate) info_hash: Option<InfoHash>,
+    /// Read only: it is [`Index::mark_public`] that says so.
+    pub(crate) public: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -62,8 +66,15 @@ pub(crate) struct Index {
     queue: Mutex<Queue>,
     /// Whoever holds it writes.
     writer: Mutex<()>,
-    touched: Mutex<HashMap<Digest, u64>>,
+    waiting: Mutex<Waiting>,
     totals: Mutex<(u64, u64)>,
+}
+
+/// What goes along with the next change.
+#[derive(Default)]
+struct Waiting {
+    touched: HashMap<Digest, u64>,
+    public: HashSet<Digest>,
 }
 
 #[derive(Default)]
@@ -83,7 +94,7 @@ impl Index {
             database: RwLock::new(Some(database)),
             queue: Mutex::default(),
             writer: Mutex::default(),
-            touched: Mutex::default(),
+            waiting: Mutex::default(),
             totals: Mutex::default(),
         };
         let totals = index.read(|read| {
@@ -101,14 +112,15 @@ impl Index {
     pub(crate) fn get(&self, digest: &Digest) -> Result<Option<(Record, Option<Bytes>)>, IndexError> {
         let found = self.read(|read| {
             let Some(row) = read.open_table(BLOBS)?.get(digest.as_bytes())? else { return Ok(None) };
-            let record = record(digest, row.value());
+            let mut record = record(digest, row.value());
+            record.public = public_table(read)?.is_some_and(|table| marked(&table, digest));
             let info = match record.info_hash {
                 Some(_) => read.open_table(INFOS)?.get(digest.as_bytes())?,
                 None => None,
             };
             Ok(Some((record, info.map(|info| Bytes::copy_from_slice(info.value())))))
         })?;
-        Ok(found.map(|(record, info)| (self.with_touch(record), info)))
+        Ok(found.map(|(record, info)| (self.with_waiting(record), info)))
     }
 
     pub(crate) fn contains(&self, digest: &Digest) -> Result<bool, IndexError> {
@@ -127,15 +139,17 @@ impl Index {
         use std::ops::Bound::{Excluded, Unbounded};
         let rows = self.read(|read| {
             let start = after.map_or(Unbounded, |digest| Excluded(digest.as_bytes()));
-            let table = read.open_table(BLOBS)?;
+            let (table, public) = (read.open_table(BLOBS)?, public_table(read)?);
             let mut rows = Vec::new();
             for row in table.range::<&[u8; 32]>((start, Unbounded))?.take(limit) {
                 let (key, row) = row?;
-                rows.push(record(&Digest::from_bytes(*key.value()), row.value()));
+                let mut record = record(&Digest::from_bytes(*key.value()), row.value());
+                record.public = public.as_ref().is_some_and(|table| marked(table, &record.digest));
+                rows.push(record);
             }
             Ok(rows)
         })?;
-        Ok(rows.into_iter().map(|row| self.with_touch(row)).collect())
+        Ok(rows.into_iter().map(|row| self.with_waiting(row)).collect())
     }
 
     /// The digests that begin with `first`, and their sizes.
@@ -175,21 +189,33 @@ impl Index {
 
     /// Notes a last use. Says how many wait to be written.
     pub(crate) fn touch(&self, digest: &Digest, at: u64) -> usize {
-        let mut touched = lock(&self.touched);
+        let touched = &mut lock(&self.waiting).touched;
         touched.insert(*digest, at);
         touched.len()
     }
 
-    /// Writes the last-use times that wait.
-    pub(crate) fn flush(&self) -> Result<(), IndexError> {
-        let _writer = lock(&self.writer);
-        if lock(&self.touched).is_empty() { Ok(()) } else { self.write(&[]) }
+    /// Notes that anybody may have a blob. Written with the next change, such as the blob's own row.
+    pub(crate) fn mark_public(&self, digest: &Digest) {
+        lock(&self.waiting).public.insert(*digest);
     }
 
-    fn with_touch(&self, mut record: Record) -> Record {
-        if let Some(&at) = lock(&self.touched).get(&record.digest) {
+    /// Writes the last-use times and marks that wait.
+    pub(crate) fn flush(&self) -> Result<(), IndexError> {
+        let _writer = lock(&self.writer);
+        let nothing = {
+            let waiting = lock(&self.waiting);
+            waiting.touched.is_empty() && waiting.public.is_empty()
+        };
+        if nothing { Ok(()) } else { self.write(&[]) }
+    }
+
+    /// The row with what waits to be written of it.
+    pub(crate) fn with_waiting(&self, mut record: Record) -> Record {
+        let waiting = lock(&self.waiting);
+        if let Some(&at) = waiting.touched.get(&record.digest) {
             record.last_used = record.last_used.max(at);
         }
+        record.public |= waiting.public.contains(&record.digest);
         record
     }
 
@@ -222,11 +248,11 @@ impl Index {
 
     /// One transaction; the writer's lock is held.
     fn write(&self, changes: &[Change]) -> Result<(), IndexError> {
-        let touched = mem::take(&mut *lock(&self.touched));
+        let along = mem::take(&mut *lock(&self.waiting));
         let outcome = self.with_database(|database| {
             let mut write = database.begin_write()?;
             write.set_quick_repair(true);
-            let totals = apply(&write, changes, &touched)?;
+            let totals = apply(&write, changes, &along)?;
             write.commit()?;
             Ok(totals)
         });
@@ -238,10 +264,11 @@ impl Index {
                 Ok(())
             }
             Err(error) => {
-                let mut waiting = lock(&self.touched);
-                for (digest, at) in touched {
-                    waiting.entry(digest).or_insert(at);
+                let mut waiting = lock(&self.waiting);
+                for (digest, at) in along.touched {
+                    waiting.touched.entry(digest).or_insert(at);
                 }
+                waiting.public.extend(along.public);
                 Err(error)
             }
         }
@@ -273,14 +300,11 @@ impl Index {
     }
 }
 
-fn apply(
-    write: &WriteTransaction,
-    changes: &[Change],
-    touched: &HashMap<Digest, u64>,
-) -> Result<(i64, i64), redb::Error> {
+fn apply(write: &WriteTransaction, changes: &[Change], along: &Waiting) -> Result<(i64, i64), redb::Error> {
     let mut blobs = write.open_table(BLOBS)?;
     let mut infos = write.open_table(INFOS)?;
     let mut info_hashes = write.open_table(INFO_HASHES)?;
+    let mut public = write.open_table(PUBLIC)?;
     let (mut count, mut bytes) = (0i64, 0i64);
     for change in changes {
         let digest = match change {
@@ -289,7 +313,10 @@ fn apply(
         };
         let old = match change {
             Change::Put(record, _) => blobs.insert(digest.as_bytes(), row(record))?,
-            Change::Remove(_) => blobs.remove(digest.as_bytes())?,
+            Change::Remove(_) => {
+                public.remove(digest.as_bytes())?;
+                blobs.remove(digest.as_bytes())?
+            }
         };
         if let Some(old) = old {
             count -= 1;
@@ -308,7 +335,10 @@ fn apply(
             }
         }
     }
-    for (digest, &at) in touched {
+    for digest in &along.public {
+        public.insert(digest.as_bytes(), ())?;
+    }
+    for (digest, &at) in &along.touched {
         let found = blobs.get(digest.as_bytes())?.map(|row| record(digest, row.value()));
         if let Some(mut found) = found
             && found.last_used < at
@@ -333,7 +363,24 @@ fn record(digest: &Digest, (size, added, last_used, media_type, info_hash): Row<
         last_used,
         media_type: media_type.map(str::to_owned),
         info_hash: info_hash.map(|info_hash| InfoHash::from_bytes(*info_hash)),
+        public: false,
     }
+}
+
+type Public = redb::ReadOnlyTable<&'static [u8; 32], ()>;
+
+/// None in an index in which nothing was marked yet.
+fn public_table(read: &ReadTransaction) -> Result<Option<Public>, redb::Error> {
+    match read.open_table(PUBLIC) {
+        Ok(table) => Ok(Some(table)),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What cannot be read counts as not public.
+fn marked(table: &Public, digest: &Digest) -> bool {
+    table.get(digest.as_bytes()).is_ok_and(|found| found.is_some())
 }
 
 fn open_database(path: &Path) -> Result<Database, IndexError> {

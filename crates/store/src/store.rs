@@ -55,6 +55,8 @@ pub struct Blob {
     pub added: u64,
     /// When it was last touched, in seconds since 1970.
     pub last_used: u64,
+    /// Whether anybody may have it, as [`Store::mark_public`] was told.
+    pub public: bool,
 }
 
 /// A [`Blob`] without its info dictionary, as it comes in lists.
@@ -72,6 +74,8 @@ pub struct BlobSummary {
     pub added: u64,
     /// When it was last touched, in seconds since 1970.
     pub last_used: u64,
+    /// Whether anybody may have it, as [`Store::mark_public`] was told.
+    pub public: bool,
 }
 
 impl Store {
@@ -238,6 +242,12 @@ impl Store {
         self.amend(record, known, None, Some(info)).map(Some)
     }
 
+    /// Notes that anybody may have a blob, whether it is here already or about to come. A crash may lose it, but not
+    /// for a blob that was committed since.
+    pub fn mark_public(&self, digest: &Digest) {
+        self.index.mark_public(digest);
+    }
+
     /// The blobs that can be continued and that nobody works on, in no order.
     pub fn partials(&self) -> io::Result<Vec<PartialSummary>> {
         let mut found = Vec::new();
@@ -306,6 +316,7 @@ impl Store {
 
     fn list_blob(&self, digest: &Digest, size: u64, note: Note) -> Result<Blob, IndexError> {
         let (record, info) = new_row(digest, size, note);
+        let record = self.index.with_waiting(record);
         self.index.put(record.clone(), info.clone())?;
         Ok(blob(record, info))
     }
@@ -394,6 +405,7 @@ pub(crate) fn new_row(digest: &Digest, size: u64, note: Note) -> (Record, Option
         last_used: now,
         media_type: note.media_type,
         info_hash: note.info.as_deref().map(info_hash),
+        public: false,
     };
     (record, note.info)
 }
@@ -403,13 +415,13 @@ fn info_hash(info: &[u8]) -> InfoHash {
 }
 
 fn blob(record: Record, info: Option<Bytes>) -> Blob {
-    let Record { digest, size, added, last_used, media_type, info_hash } = record;
-    Blob { digest, size, media_type, info, info_hash, added, last_used }
+    let Record { digest, size, added, last_used, media_type, info_hash, public } = record;
+    Blob { digest, size, media_type, info, info_hash, added, last_used, public }
 }
 
 fn summary(record: Record) -> BlobSummary {
-    let Record { digest, size, added, last_used, media_type, info_hash } = record;
-    BlobSummary { digest, size, media_type, info_hash, added, last_used }
+    let Record { digest, size, added, last_used, media_type, info_hash, public } = record;
+    BlobSummary { digest, size, media_type, info_hash, added, last_used, public }
 }
 
 fn take_lock(dir: &Path) -> Result<File, OpenError> {

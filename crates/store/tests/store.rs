@@ -194,6 +194,25 @@ fn touches_are_seen_at_once_and_survive_a_restart() {
 }
 
 #[test]
+fn what_anybody_may_have_is_known_before_it_comes_and_after_a_restart_and_goes_with_it() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let store = Store::open(dir.path()).expect("opens");
+    let (open, closed) = (Digest::of(b"abc"), Digest::of(b"def"));
+    store.mark_public(&open);
+    assert!(store.put_bytes(&open, b"abc", None, None).expect("puts").public);
+    assert!(!store.put_bytes(&closed, b"def", None, None).expect("puts").public);
+    drop(store);
+    let store = Store::open(dir.path()).expect("opens");
+    let public = |digest| store.get(digest).expect("reads").expect("is here").public;
+    assert!(public(&open) && !public(&closed));
+    assert_eq!(store.list(None, 10).expect("lists").iter().filter(|blob| blob.public).count(), 1);
+    store.mark_public(&closed);
+    assert!(public(&closed), "seen at once");
+    store.remove(&open).expect("removes");
+    assert!(!store.put_bytes(&open, b"abc", None, None).expect("puts").public);
+}
+
+#[test]
 fn many_threads_put_at_once_and_share_the_flush() {
     let dir = tempfile::tempdir().expect("tempdir");
     let store = Store::open(dir.path()).expect("opens");

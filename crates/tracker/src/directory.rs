@@ -157,9 +157,9 @@ impl Directory {
         digest: Digest,
         request: PublishRequest,
     ) -> Result<Entry, DirectoryError> {
-        let PublishRequest { info, media_type, .. } = request;
-        let new = blocking(move || read_torrent(&digest, info, media_type).map_err(DirectoryError::Invalid))
-            .await?;
+        let PublishRequest { info, media_type, public, .. } = request;
+        let read = move || read_torrent(&digest, info).map_err(DirectoryError::Invalid);
+        let new = Entry { media_type, public, ..blocking(read).await? };
         match &self.0.kept {
             Kept::Table(table) => table.publish(new).await,
             Kept::Cluster(cluster) => cluster.publish(new, self.soon()).await,
@@ -264,7 +264,7 @@ impl Drop for Waiting<'_> {
 }
 
 /// The entry for a torrent, if it is the canonical one of the blob; else what is wrong. Hashes: slow.
-fn read_torrent(digest: &Digest, info: Bytes, media_type: Option<String>) -> Result<Entry, String> {
+fn read_torrent(digest: &Digest, info: Bytes) -> Result<Entry, String> {
     if info.len() > MAX_INFO {
         let length = info.len();
         return Err(format!("the info dictionary has {length} bytes: at most {MAX_INFO} are allowed"));
@@ -275,9 +275,10 @@ fn read_torrent(digest: &Digest, info: Bytes, media_type: Option<String>) -> Res
         Some(proof) if proof.digest() == *digest => Ok(Entry {
             digest: *digest,
             size: torrent.info.geometry.total(),
-            media_type,
+            media_type: None,
             info_hash: torrent.info_hash,
             info: torrent.info_bytes,
+            public: false,
             complete: None,
             incomplete: None,
         }),
@@ -292,7 +293,10 @@ fn read_torrent(digest: &Digest, info: Bytes, media_type: Option<String>) -> Res
 /// What a publication leaves in the directory, over what was there.
 fn merged(mut new: Entry, old: Option<&Entry>) -> Entry {
     match old {
-        Some(old) if old.info == new.info => new.media_type = new.media_type.or(old.media_type.clone()),
+        Some(old) if old.info == new.info => {
+            new.media_type = new.media_type.or(old.media_type.clone());
+            new.public |= old.public;
+        }
         Some(old) => {
             tracing::warn!(digest = %new.digest, old = %old.info_hash, new = %new.info_hash,
                 "two torrents for one blob: the new one replaces the old one");

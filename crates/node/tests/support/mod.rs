@@ -1,8 +1,9 @@
 //! A registry that misbehaves on demand, and nodes around it.
+#![allow(dead_code, reason = "each test uses its part")]
 #![allow(clippy::expect_used, reason = "tests fail by panicking, their helpers too")]
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     sync::{
@@ -15,8 +16,9 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{Path as UrlPath, State},
+    extract::{Path as UrlPath, Request, State},
     http::{HeaderMap, StatusCode, header},
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -50,7 +52,18 @@ pub(crate) struct Shop {
     pub(crate) lies: AtomicBool,
     /// Bytes per second, or 0 for no limit.
     pub(crate) rate: AtomicU64,
+    /// Repositories that are not for everybody, and the `Authorization` that each takes.
+    pub(crate) closed: Mutex<HashMap<String, String>>,
+    /// Repositories that hold nothing.
+    pub(crate) empty: Mutex<HashSet<String>>,
+    /// Whether every answer is a 503.
+    pub(crate) down: AtomicBool,
+    /// All requests: method, path, and `Authorization`.
+    pub(crate) asked: Mutex<Vec<(String, String, Option<String>)>>,
 }
+
+/// What a closed repository answers to those who may not have it.
+pub(crate) const CHALLENGE: &str = "Basic realm=\"test\"";
 
 pub(crate) struct Registry {
     pub(crate) shop: Arc<Shop>,
@@ -65,8 +78,9 @@ impl Registry {
         let shop = Arc::new(Shop::default());
         let router = Router::new()
             .route("/v2/", get(async || "{}"))
-            .route("/v2/team/app/manifests/{reference}", get(manifest))
-            .route("/v2/team/app/blobs/{digest}", get(blob))
+            .route("/v2/team/{name}/manifests/{reference}", get(manifest))
+            .route("/v2/team/{name}/blobs/{digest}", get(blob))
+            .layer(from_fn_with_state(shop.clone(), admit))
             .with_state(shop.clone());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let (address, stop) = (listener.local_addr().expect("bound"), CancellationToken::new());
@@ -108,7 +122,29 @@ impl Registry {
     }
 }
 
-async fn manifest(State(shop): State<Arc<Shop>>, UrlPath(reference): UrlPath<String>) -> Response {
+async fn admit(State(shop): State<Arc<Shop>>, request: Request, next: Next) -> Response {
+    let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+    let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let shown = shown.map(str::to_owned);
+    let name = path.split('/').nth(3).unwrap_or_default().to_owned();
+    shop.asked.lock().expect("unpoisoned").push((method, path, shown.clone()));
+    if shop.down.load(Ordering::Relaxed) {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    let wanted = shop.closed.lock().expect("unpoisoned").get(&name).cloned();
+    if wanted.is_some() && wanted != shown {
+        return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, CHALLENGE)]).into_response();
+    }
+    if shop.empty.lock().expect("unpoisoned").contains(&name) {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    next.run(request).await
+}
+
+async fn manifest(
+    State(shop): State<Arc<Shop>>,
+    UrlPath((_, reference)): UrlPath<(String, String)>,
+) -> Response {
     let manifests = shop.manifests.lock().expect("unpoisoned");
     match manifests.get(&reference) {
         Some(bytes) => (
@@ -125,7 +161,7 @@ async fn manifest(State(shop): State<Arc<Shop>>, UrlPath(reference): UrlPath<Str
 
 async fn blob(
     State(shop): State<Arc<Shop>>,
-    UrlPath(digest): UrlPath<String>,
+    UrlPath((_, digest)): UrlPath<(String, String)>,
     headers: HeaderMap,
 ) -> Response {
     let Some(bytes) = shop.blobs.lock().expect("unpoisoned").get(&digest).cloned() else {
@@ -164,9 +200,14 @@ async fn blob(
 }
 
 pub(crate) async fn tracker() -> (Tracker, String) {
+    tracker_with(None).await
+}
+
+/// With a token of its directory.
+pub(crate) async fn tracker_with(directory_token: Option<String>) -> (Tracker, String) {
     let listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
-    let tracker = Tracker::start(tracker::Config { listen, lease_ttl: 3, ..tracker::Config::default() });
-    let tracker = tracker.await.expect("starts");
+    let config = tracker::Config { listen, lease_ttl: 3, directory_token, ..tracker::Config::default() };
+    let tracker = Tracker::start(config).await.expect("starts");
     let url = format!("http://{}/announce", tracker.local_addr().expect("listens"));
     (tracker, url)
 }
@@ -202,10 +243,19 @@ pub(crate) struct Answer {
 }
 
 pub(crate) async fn fetch(node: &Node, path: &str) -> Answer {
-    let url = format!("http://{}/v2/team/app/{path}?ns=reg.test", node.mirrors()[0]);
+    fetch_as(node, "app", path, None).await
+}
+
+/// From a repository of `team`, showing an `Authorization`.
+pub(crate) async fn fetch_as(node: &Node, name: &str, path: &str, shown: Option<&str>) -> Answer {
+    let url = format!("http://{}/v2/team/{name}/{path}?ns=reg.test", node.mirrors()[0]);
     let client =
         reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().expect("client");
-    let mut response = client.get(url).header("accept", MANIFEST).send().await.expect("answers");
+    let mut request = client.get(url).header("accept", MANIFEST);
+    if let Some(shown) = shown {
+        request = request.header("authorization", shown);
+    }
+    let mut response = request.send().await.expect("answers");
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let (mut body, mut whole) = (Vec::new(), true);
     loop {

@@ -479,11 +479,11 @@ fn read_entry(digest: &Digest, row: &KeyValue, parts: &[KeyValue]) -> Result<Ent
     if info.len() != blob.info_length {
         return Err(format!("its torrent has {} bytes of {}", info.len(), blob.info_length));
     }
-    let entry = read_torrent(digest, info.freeze(), blob.media_type)?;
+    let entry = read_torrent(digest, info.freeze())?;
     if entry.info_hash.to_string() != blob.info_hash || entry.size != blob.size {
         return Err(format!("its torrent is {} over {} bytes", entry.info_hash, entry.size));
     }
-    Ok(entry)
+    Ok(Entry { media_type: blob.media_type, public: blob.public, ..entry })
 }
 
 fn file(path: &PathBuf) -> Result<Vec<u8>, DirectoryError> {
@@ -511,7 +511,8 @@ mod tests {
         builder.update(b"hello");
         let torrent = builder.finish().expect("whole");
         let digest = torrent.digest;
-        let entry = read_torrent(&digest, torrent.info_bytes.clone(), Some("m".to_owned())).expect("good");
+        let entry = read_torrent(&digest, torrent.info_bytes.clone()).expect("good");
+        let entry = Entry { media_type: Some("m".to_owned()), public: true, ..entry };
         let value = records::write(&Blob::of(&entry));
         let part = row(&torrent.info_bytes, 0);
         let of = |value: &[u8], parts: &[KeyValue]| read_entry(&digest, &row(value, 0), parts);

@@ -180,6 +180,7 @@ mod tests {
             media_type: None,
             info_hash: InfoHash::from_bytes([1; 20]),
             info: Bytes::from(vec![0; info]),
+            public: false,
             complete: None,
             incomplete: None,
         }

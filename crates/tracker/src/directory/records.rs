@@ -100,6 +100,9 @@ pub(crate) struct Blob {
     pub(crate) info_hash: String,
     /// The length of the info dictionary, in bytes.
     pub(crate) info_length: usize,
+    /// Whether anybody may have it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) public: bool,
 }
 
 impl Blob {
@@ -110,6 +113,7 @@ impl Blob {
             media_type: entry.media_type.clone(),
             info_hash: entry.info_hash.to_string(),
             info_length: entry.info.len(),
+            public: entry.public,
         }
     }
 }

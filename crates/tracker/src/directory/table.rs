@@ -35,6 +35,8 @@ type Row<'a> = (u64, Option<&'a str>, &'a [u8; 20], u64, &'a [u8]);
 type TagRow<'a> = (&'a [u8; 32], &'a str, u64, u64);
 
 const ENTRIES: TableDefinition<'_, &[u8; 32], Row<'_>> = TableDefinition::new("entries");
+/// Blobs that anybody may have.
+const PUBLIC: TableDefinition<'_, &[u8; 32], ()> = TableDefinition::new("public");
 const TAGS: TableDefinition<'_, &str, TagRow<'_>> = TableDefinition::new("tags");
 
 /// The database's page cache, in bytes.
@@ -67,6 +69,7 @@ impl Table {
         let mut write = database.begin_write()?;
         write.set_quick_repair(true);
         write.open_table(ENTRIES)?.len()?;
+        write.open_table(PUBLIC)?.len()?;
         write.open_table(TAGS)?.len()?;
         write.commit()?;
         Ok(Self(Arc::new(Shared {
@@ -105,8 +108,10 @@ impl Table {
 
     pub(crate) async fn get(&self, digest: Digest) -> Result<Option<Entry>, DirectoryError> {
         self.blocking(move |shared| {
-            let table = shared.database.begin_read()?.open_table(ENTRIES)?;
-            Ok(table.get(digest.as_bytes())?.map(|row| entry(&digest, row.value())))
+            let read = shared.database.begin_read()?;
+            let public = read.open_table(PUBLIC)?.get(digest.as_bytes())?.is_some();
+            let table = read.open_table(ENTRIES)?;
+            Ok(table.get(digest.as_bytes())?.map(|row| entry(&digest, row.value(), public)))
         })
         .await
     }
@@ -118,8 +123,9 @@ impl Table {
                 let mut write = shared.database.begin_write()?;
                 write.set_durability(Durability::None).map_err(redb::Error::from)?;
                 let new = {
-                    let mut table = write.open_table(ENTRIES)?;
-                    let old = table.get(digest.as_bytes())?.map(|row| entry(&digest, row.value()));
+                    let (mut table, mut open) = (write.open_table(ENTRIES)?, write.open_table(PUBLIC)?);
+                    let public = open.get(digest.as_bytes())?.is_some();
+                    let old = table.get(digest.as_bytes())?.map(|row| entry(&digest, row.value(), public));
                     if old.is_none() && table.len()? >= shared.max_entries {
                         return Err(DirectoryError::Full(shared.max_entries));
                     }
@@ -131,6 +137,11 @@ impl Table {
                     let (media_type, now) = (new.media_type.as_deref(), shared.clock.unix());
                     let row = (new.size, media_type, new.info_hash.as_bytes(), now, new.info.as_ref());
                     table.insert(digest.as_bytes(), row)?;
+                    if new.public {
+                        open.insert(digest.as_bytes(), ())?;
+                    } else {
+                        open.remove(digest.as_bytes())?;
+                    }
                     new
                 };
                 write.commit()?;
@@ -247,13 +258,14 @@ impl Shared {
     }
 }
 
-fn entry(digest: &Digest, (size, media_type, info_hash, _, info): Row<'_>) -> Entry {
+fn entry(digest: &Digest, (size, media_type, info_hash, _, info): Row<'_>, public: bool) -> Entry {
     Entry {
         digest: *digest,
         size,
         media_type: media_type.map(str::to_owned),
         info_hash: InfoHash::from_bytes(*info_hash),
         info: Bytes::copy_from_slice(info),
+        public,
         complete: None,
         incomplete: None,
     }

@@ -19,7 +19,8 @@ pub(crate) fn blob(content: &[u8]) -> BlobTorrent {
 }
 
 pub(crate) fn publication(blob: &BlobTorrent) -> PublishRequest {
-    PublishRequest { info: blob.info_bytes.clone(), media_type: Some("m".to_owned()), lease: None }
+    let (info, media_type) = (blob.info_bytes.clone(), Some("m".to_owned()));
+    PublishRequest { info, media_type, public: false, lease: None }
 }
 
 /// All of it. Leases last some seconds.
@@ -30,7 +31,21 @@ pub(crate) async fn holds(a: &DirectoryClient, b: &DirectoryClient) {
     when_the_holder_dies_or_gives_up_the_next_gets_the_lease(a, b).await;
     a_dead_swarm_is_fetched_again_by_one(a, b).await;
     only_the_canonical_torrent_of_the_blob_is_published(a, b).await;
+    what_is_public_stays_so(a, b).await;
     a_tag_points_where_it_was_set_last(a, b).await;
+}
+
+async fn what_is_public_stays_so(a: &DirectoryClient, b: &DirectoryClient) {
+    let blob = blob(b"at first for some");
+    let told = async |public| {
+        let request = PublishRequest { public, ..publication(&blob) };
+        a.publish(&blob.digest, &request).await.expect("published").public
+    };
+    assert!(!told(false).await);
+    assert!(!b.get(&blob.digest).await.expect("an answer").expect("there").public);
+    assert!(told(true).await);
+    assert!(told(false).await);
+    assert!(b.get(&blob.digest).await.expect("an answer").expect("there").public);
 }
 
 async fn of_fifty_claims_at_once_one_gets_the_lease(a: &DirectoryClient, b: &DirectoryClient) {

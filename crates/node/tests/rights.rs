@@ -1,0 +1,193 @@
+//! Who is given what: public content to everybody, other content to those to whom its registry would give it.
+#![allow(clippy::expect_used, reason = "tests fail by panicking, their helpers too")]
+
+mod support;
+
+use std::{fs, path::Path};
+
+use api::DirectoryClient;
+use hash::Digest;
+use longshore_node::Node;
+use origin::{Credentials, Secret, WhenDown};
+use support::{CHALLENGE, Registry, fetch, fetch_as, node, node_with, noise, tracker, tracker_with};
+use tempfile::{TempDir, tempdir};
+
+const ALICE: &str = "Basic YWxpY2U6aHVudGVyMg==";
+const MALLORY: &str = "Basic bWFsbG9yeTp4";
+
+/// A registry in which `team/app` is for Alice only, with an image of one layer.
+async fn closed_registry() -> (Registry, Vec<u8>, String) {
+    let registry = Registry::start().await;
+    let layer = noise(700_000, 7);
+    let (_, digests) = registry.add_image(std::slice::from_ref(&layer));
+    registry.shop.closed.lock().expect("unpoisoned").insert("app".into(), ALICE.into());
+    (registry, layer, format!("blobs/{}", digests[0]))
+}
+
+fn sent(registry: &Registry, layer: &[u8]) -> u64 {
+    registry.sent(&Digest::of(layer))
+}
+
+async fn lone_node(registry: &Registry) -> (Node, TempDir) {
+    let dir = tempdir().expect("temp");
+    let node = node_with(dir.path(), "http://127.0.0.1:1/announce", registry, |config| {
+        config.trackers.clear();
+    });
+    (node.await, dir)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_here_is_given_to_those_whom_the_registry_would_give_it() {
+    let (registry, layer, blob) = closed_registry().await;
+    let (node, _dir) = lone_node(&registry).await;
+    let refused = async |path: &str, shown| {
+        let answer = fetch_as(&node, "app", path, shown).await;
+        assert_eq!(answer.status, 401, "{path} {shown:?}");
+        assert_eq!(answer.headers["www-authenticate"], CHALLENGE);
+    };
+    for path in ["manifests/1", blob.as_str()] {
+        refused(path, None).await;
+        refused(path, Some(MALLORY)).await;
+        assert_eq!(fetch_as(&node, "app", path, Some(ALICE)).await.status, 200, "{path}");
+        refused(path, None).await;
+        refused(path, Some(MALLORY)).await;
+    }
+    let again = fetch_as(&node, "app", &blob, Some(ALICE)).await;
+    assert!(again.whole && again.body == layer);
+    assert_eq!(sent(&registry, &layer), layer.len() as u64, "it came from the registry once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_right_to_another_repository_is_none_to_this_ones_content() {
+    let (registry, layer, blob) = closed_registry().await;
+    registry.shop.empty.lock().expect("unpoisoned").insert("other".into());
+    let (node, _dir) = lone_node(&registry).await;
+    assert_eq!(fetch_as(&node, "app", &blob, Some(ALICE)).await.body, layer);
+    for shown in [None, Some(MALLORY), Some(ALICE)] {
+        assert_eq!(fetch_as(&node, "other", &blob, shown).await.status, 404, "{shown:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_anybody_may_have_from_one_repository_is_for_everybody_from_then_on() {
+    let (registry, layer, blob) = closed_registry().await;
+    let (node, dir) = lone_node(&registry).await;
+    assert_eq!(fetch_as(&node, "app", &blob, Some(ALICE)).await.body, layer);
+    assert_eq!(fetch_as(&node, "open", &blob, None).await.body, layer);
+    assert_eq!(sent(&registry, &layer), layer.len() as u64);
+    // After a restart and without the registry too.
+    node.stop().await;
+    registry.stop();
+    let node = node_with(dir.path(), "http://127.0.0.1:1/announce", &registry, |config| {
+        config.trackers.clear();
+    });
+    assert_eq!(fetch_as(&node.await, "open", &blob, None).await.body, layer);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_registry_is_down_those_whom_it_allowed_lately_are_served_and_nobody_else() {
+    let (registry, layer, blob) = closed_registry().await;
+    for when_down in [WhenDown::Lately, WhenDown::Deny, WhenDown::All] {
+        registry.shop.closed.lock().expect("unpoisoned").insert("app".into(), ALICE.into());
+        let dir = tempdir().expect("temp");
+        let node = node_with(dir.path(), "http://127.0.0.1:1/announce", &registry, |config| {
+            config.trackers.clear();
+            config.content.consent_seconds = 0;
+            config.origin.upstreams[0].when_down = when_down;
+            config.origin.patience.attempts = 1;
+        });
+        let node = node.await;
+        assert_eq!(fetch_as(&node, "app", &blob, Some(ALICE)).await.body, layer);
+        // The registry is not gone, but it is as if: each of its answers is a 503.
+        registry.shop.down.store(true, std::sync::atomic::Ordering::Relaxed);
+        let (lately, all) = (when_down != WhenDown::Deny, when_down == WhenDown::All);
+        for (shown, given, otherwise) in
+            [(Some(ALICE), lately, 404), (Some(MALLORY), all, 404), (None, all, 401)]
+        {
+            let answer = fetch_as(&node, "app", &blob, shown).await;
+            assert_eq!(answer.status, if given { 200 } else { otherwise }, "{when_down:?} {shown:?}");
+        }
+        registry.shop.down.store(false, std::sync::atomic::Ordering::Relaxed);
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn private_content_is_shared_only_where_the_directory_has_a_token() {
+    for token in [None, Some("fleet")] {
+        let (registry, layer, blob) = closed_registry().await;
+        let (_tracker, url) = tracker_with(token.map(str::to_owned)).await;
+        let (a_dir, b_dir) = (tempdir().expect("temp"), tempdir().expect("temp"));
+        let start = async |dir: &Path| {
+            let node = node_with(dir, &url, &registry, |config| {
+                if let Some(token) = token {
+                    let file = dir.join("token");
+                    fs::write(&file, token).expect("writes");
+                    config.directory_token_file = Some(file);
+                }
+            });
+            node.await
+        };
+        let (a, b) = (start(a_dir.path()).await, start(b_dir.path()).await);
+        assert_eq!(fetch_as(&a, "app", &blob, Some(ALICE)).await.body, layer);
+        assert_eq!(fetch_as(&b, "app", &blob, None).await.status, 401, "{token:?}");
+        assert_eq!(fetch_as(&b, "app", &blob, Some(ALICE)).await.body, layer);
+        let copies = sent(&registry, &layer) / layer.len() as u64;
+        assert_eq!(copies, if token.is_some() { 1 } else { 2 }, "{token:?}");
+        let base = url.trim_end_matches("/announce").to_owned();
+        let directory = DirectoryClient::new(vec![base], token).expect("client");
+        let entry = directory.get(&Digest::of(&layer)).await.expect("answers");
+        assert_eq!(entry.map(|entry| entry.public), token.map(|_| false));
+        a.stop().await;
+        b.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_credentials_of_its_own_a_node_serves_all_its_clients() {
+    let (registry, layer, blob) = closed_registry().await;
+    let dir = tempdir().expect("temp");
+    let node = node_with(dir.path(), "http://127.0.0.1:1/announce", &registry, |config| {
+        config.trackers.clear();
+        let (user, password) = ("alice".to_owned(), Some(Secret::new("hunter2")));
+        config.origin.upstreams[0].credentials = Some(Credentials { user, password, password_file: None });
+    });
+    let node = node.await;
+    for shown in [None, Some(MALLORY)] {
+        assert_eq!(fetch_as(&node, "app", &blob, shown).await.body, layer, "{shown:?}");
+    }
+    let asked = registry.shop.asked.lock().expect("unpoisoned").clone();
+    assert!(asked.iter().all(|(_, _, shown)| shown.as_deref() != Some(MALLORY)), "a client's stays here");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn public_content_costs_the_registry_no_question_about_rights() {
+    let registry = Registry::start().await;
+    let layer = noise(500_000, 8);
+    let (_, digests) = registry.add_image(std::slice::from_ref(&layer));
+    let (_tracker, url) = tracker().await;
+    let (a_dir, b_dir) = (tempdir().expect("temp"), tempdir().expect("temp"));
+    let (a, b) = (node(a_dir.path(), &url, &registry).await, node(b_dir.path(), &url, &registry).await);
+    let blob = format!("blobs/{}", digests[0]);
+    assert_eq!(fetch(&a, &blob).await.body, layer);
+    assert_eq!(fetch(&b, &blob).await.body, layer);
+    assert_eq!(fetch_as(&b, "app", &blob, Some(MALLORY)).await.body, layer);
+    let asked = registry.shop.asked.lock().expect("unpoisoned").clone();
+    assert_eq!(asked.len(), 1, "{asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_is_not_listed_is_not_served_even_from_the_store() {
+    let registry = Registry::start().await;
+    let layer = noise(300_000, 9);
+    let (_, digests) = registry.add_image(std::slice::from_ref(&layer));
+    let dir = tempdir().expect("temp");
+    let node = node_with(dir.path(), "http://127.0.0.1:1/announce", &registry, |config| {
+        config.trackers.clear();
+        config.origin.upstreams[0].repositories = vec!["team/app".into()];
+    });
+    let (node, blob) = (node.await, format!("blobs/{}", digests[0]));
+    assert_eq!(fetch_as(&node, "app", &blob, None).await.body, layer);
+    assert_eq!(fetch_as(&node, "open", &blob, None).await.status, 404);
+    assert_eq!(fetch_as(&node, "open", "manifests/1", None).await.status, 403);
+}
