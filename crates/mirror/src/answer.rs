@@ -9,9 +9,11 @@ use origin::{Listing, Repository, Secret, Target};
 use tokio::time::timeout;
 
 use crate::{
-    Asker, Content, ContentError, Limits, Route, RouteError, Routed, Span,
+    Asker, ByteRange, Content, ContentError, Limits, Route, RouteError, Routed, Span,
     body::{Body, Cut},
-    parse_range, parse_route,
+    parse_ranges, parse_route,
+    parts::Parts,
+    range::spans,
 };
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -177,10 +179,18 @@ impl<C: Content> Answerer<C> {
             let media_type = head.media_type.as_deref().unwrap_or(OCTETS);
             return Ok(Answer::new(media_type).digest(digest).ranges().not_modified());
         }
-        let range = headers
+        let ranges = headers
             .get(header::RANGE)
             .filter(|_| headers.get_all(header::RANGE).iter().count() == 1 && if_range_holds(headers, digest))
-            .and_then(|value| parse_range(value.to_str().ok()?));
+            .and_then(|value| parse_ranges(value.to_str().ok()?));
+        let range = match ranges.as_deref() {
+            Some([range]) => Some(*range),
+            Some(ranges) => match self.parts(repository, digest, asker, ranges, &cut).await? {
+                Some(answer) => return Ok(answer),
+                None => None,
+            },
+            None => None,
+        };
         let blob = self.wait(self.content.blob(repository, digest, asker, range)).await?;
         let span = blob.span;
         if span.end().is_none_or(|end| end > blob.size)
@@ -195,6 +205,26 @@ impl<C: Content> Answerer<C> {
             answer = answer.partial(&format!("bytes {}-{last}/{}", span.offset, blob.size));
         }
         Ok(answer.body(span.length, Body::blob(*digest, blob.body, span.length, self.limits.body_stall, cut)))
+    }
+
+    /// Several ranges in one answer; none where the whole blob is the better one.
+    async fn parts(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        asker: &Asker,
+        ranges: &[ByteRange],
+        cut: &Cut,
+    ) -> Result<Option<Answer>, ContentError> {
+        let head = self.wait(self.content.blob_size(repository, digest, asker)).await?;
+        let Some(spans) = spans(ranges, head.size)? else { return Ok(None) };
+        let parts = Parts::new(head.media_type.as_deref().unwrap_or(OCTETS), head.size, spans);
+        let answer =
+            Answer::new(&parts.content_type()).digest(digest).ranges().status(StatusCode::PARTIAL_CONTENT);
+        let length = parts.length();
+        let stream = parts.body(self.content.clone(), repository.clone(), *digest, asker.clone());
+        let body = Body::blob(*digest, stream, length, self.limits.body_stall, cut.clone());
+        Ok(Some(answer.body(length, body)))
     }
 
     async fn listing(
@@ -259,15 +289,18 @@ impl Answer {
         self
     }
 
-    fn partial(mut self, range: &str) -> Self {
-        *self.response.status_mut() = StatusCode::PARTIAL_CONTENT;
-        self.header(header::CONTENT_RANGE, Some(range))
+    fn status(mut self, status: StatusCode) -> Self {
+        *self.response.status_mut() = status;
+        self
+    }
+
+    fn partial(self, range: &str) -> Self {
+        self.status(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_RANGE, Some(range))
     }
 
     fn not_modified(mut self) -> Self {
-        *self.response.status_mut() = StatusCode::NOT_MODIFIED;
         self.response.headers_mut().remove(header::CONTENT_TYPE);
-        self
+        self.status(StatusCode::NOT_MODIFIED)
     }
 
     fn bytes(self, bytes: Bytes) -> Self {

@@ -18,6 +18,7 @@ mod answer;
 mod body;
 mod connection;
 mod content;
+mod parts;
 mod range;
 mod route;
 mod server;
@@ -26,6 +27,6 @@ pub use content::{
     Asker, BlobAnswer, BlobHead, BlobStream, Content, ContentError, ManifestAnswer, ManifestHeadAnswer,
 };
 pub use origin::{Listing, ListingAnswer, Repository, Secret, Target};
-pub use range::{ByteRange, Span, parse_range};
+pub use range::{ByteRange, Span, parse_ranges};
 pub use route::{Route, RouteError, Routed, parse_route};
 pub use server::{Limits, Mirror, MirrorConfig};

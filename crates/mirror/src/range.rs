@@ -49,14 +49,22 @@ impl Span {
     }
 }
 
-/// Reads a `Range` header. None for what may be ignored, so that the whole blob is the answer: another unit, several
-/// ranges, or nonsense.
-pub fn parse_range(header: &str) -> Option<ByteRange> {
+/// The most ranges of one request; podman asks for up to 1024 chunks of a layer.
+const RANGES: usize = 1024;
+
+/// Reads a `Range` header: one range or several. None for what may be ignored, so that the whole blob is the answer:
+/// another unit, too many ranges, or nonsense.
+pub fn parse_ranges(header: &str) -> Option<Vec<ByteRange>> {
     let (unit, set) = header.trim().split_once('=')?;
     if !unit.trim().eq_ignore_ascii_case("bytes") {
         return None;
     }
-    let (first, last) = set.trim().split_once('-')?;
+    let ranges: Vec<_> = set.split(',').take(RANGES + 1).map(parse_range).collect::<Option<_>>()?;
+    (ranges.len() <= RANGES).then_some(ranges)
+}
+
+fn parse_range(range: &str) -> Option<ByteRange> {
+    let (first, last) = range.trim().split_once('-')?;
     let (first, last) = (first.trim_end(), last.trim_start());
     match (first, last) {
         ("", n) => number(n).map(ByteRange::Last),
@@ -66,6 +74,17 @@ pub fn parse_range(header: &str) -> Option<ByteRange> {
             (first <= last).then_some(ByteRange::Between(first, last))
         }
     }
+}
+
+/// What several ranges mean for a blob of `size` bytes: those that lie inside it, in their order. None where together
+/// they are more than the blob, which is then better given as a whole.
+pub(crate) fn spans(ranges: &[ByteRange], size: u64) -> Result<Option<Vec<Span>>, ContentError> {
+    let spans: Vec<Span> = ranges.iter().filter_map(|range| Span::of(Some(*range), size).ok()).collect();
+    if spans.is_empty() {
+        return Err(ContentError::Unsatisfiable { size });
+    }
+    let total = spans.iter().try_fold(0u64, |sum, span| sum.checked_add(span.length));
+    Ok(Some(spans).filter(|_| total.is_some_and(|total| total <= size)))
 }
 
 /// Digits only. More than fit are as good as the largest number: past any end.
@@ -84,24 +103,41 @@ mod tests {
 
     #[test]
     fn the_three_forms_are_read_and_the_rest_ignored() {
-        assert_eq!(parse_range("bytes=0-0"), Some(ByteRange::Between(0, 0)));
-        assert_eq!(parse_range("Bytes= 5 - 9 "), Some(ByteRange::Between(5, 9)));
-        assert_eq!(parse_range("bytes=5-"), Some(ByteRange::From(5)));
-        assert_eq!(parse_range("bytes=-5"), Some(ByteRange::Last(5)));
-        assert_eq!(parse_range("bytes=0-99999999999999999999"), Some(ByteRange::Between(0, u64::MAX)));
+        let one = |range| Some(vec![range]);
+        assert_eq!(parse_ranges("bytes=0-0"), one(ByteRange::Between(0, 0)));
+        assert_eq!(parse_ranges("Bytes= 5 - 9 "), one(ByteRange::Between(5, 9)));
+        assert_eq!(parse_ranges("bytes=5-"), one(ByteRange::From(5)));
+        assert_eq!(parse_ranges("bytes=-5"), one(ByteRange::Last(5)));
+        assert_eq!(parse_ranges("bytes=0-99999999999999999999"), one(ByteRange::Between(0, u64::MAX)));
+        let three = vec![ByteRange::Between(0, 1), ByteRange::From(7), ByteRange::Last(2)];
+        assert_eq!(parse_ranges("bytes=0-1, 7-,-2"), Some(three));
+        assert_eq!(parse_ranges(&format!("bytes=0-0{}", ",1-1".repeat(RANGES - 1))).unwrap().len(), RANGES);
+        assert_eq!(parse_ranges(&format!("bytes=0-0{}", ",1-1".repeat(RANGES))), None);
         for ignored in [
             "",
             "bytes",
             "bytes=",
             "bytes=-",
             "bytes=9-5",
-            "bytes=0-1,3-4",
+            "bytes=0-1,",
+            "bytes=0-1,9-8",
             "items=0-1",
             "bytes=a-b",
             "bytes=+1-2",
         ] {
-            assert_eq!(parse_range(ignored), None, "{ignored}");
+            assert_eq!(parse_ranges(ignored), None, "{ignored}");
         }
+    }
+
+    #[test]
+    fn of_several_ranges_those_inside_are_given_unless_they_are_more_than_the_blob() {
+        let of = |header: &str, size| {
+            let given = spans(&parse_ranges(header).unwrap(), size)?;
+            Ok(given.map(|spans| spans.iter().map(|s| (s.offset, s.length)).collect::<Vec<_>>()))
+        };
+        assert_eq!(of("bytes=8-9,0-1,50-60", 10), Ok(Some(vec![(8, 2), (0, 2)])));
+        assert_eq!(of("bytes=0-7,2-9", 10), Ok(None));
+        assert_eq!(of("bytes=10-,20-30", 10), Err(ContentError::Unsatisfiable { size: 10 }));
     }
 
     #[test]
@@ -121,7 +157,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_range_ends_inside_the_blob(header in "\\PC{0,30}|bytes=[0-9,-]{0,40}", size in any::<u64>()) {
-            if let Some(range) = parse_range(&header) {
+            for range in parse_ranges(&header).unwrap_or_default() {
                 match Span::of(Some(range), size) {
                     Ok(span) => {
                         prop_assert!(span.length > 0);
