@@ -13,7 +13,7 @@ use longshore_interop::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A registry with one image, under `team/app:1` and `library/app:1`.
+/// A registry, mostly with one image, under `team/app:1` and `library/app:1`.
 struct Registry {
     process: Process,
     port: u16,
@@ -21,7 +21,8 @@ struct Registry {
 }
 
 impl Registry {
-    fn start() -> Option<Self> {
+    /// With nothing in it.
+    fn empty() -> Option<Self> {
         let there = require("docker-registry", "docker-registry") && require("skopeo", "skopeo");
         if !there {
             return None;
@@ -36,6 +37,12 @@ impl Registry {
         let process =
             Process::start(Command::new("docker-registry").arg("serve").arg(place.join("registry.yml")));
         wait_until("docker-registry answers", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Some(Self { process, port, folder })
+    }
+
+    fn start() -> Option<Self> {
+        let registry = Self::empty()?;
+        let (place, port) = (registry.folder.path(), registry.port);
         let sources = place.join("sources");
         fs::create_dir(&sources).expect("made");
         for number in 0..4 {
@@ -48,7 +55,7 @@ impl Registry {
             let to = format!("docker://127.0.0.1:{port}/{name}");
             done(Command::new("skopeo").args(["copy", "--dest-tls-verify=false", &from, &to]));
         }
-        Some(Self { process, port, folder })
+        Some(registry)
     }
 }
 
@@ -119,6 +126,41 @@ fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
         .collect();
     files.sort();
     files
+}
+
+#[test]
+fn what_is_pushed_through_one_node_is_pulled_through_another_with_the_registry_stopped() {
+    let Some(mut registry) = Registry::empty() else { return };
+    let fleet = Fleet::start(&registry, 2);
+    let to = |name: &str| fleet.folder.path().join(name);
+    let [(_, a), (_, b)] = fleet.nodes.as_slice() else { unreachable!() };
+    let sources = to("sources");
+    fs::create_dir(&sources).expect("made");
+    fs::write(sources.join("file"), noise(9_000_000, 77)).expect("written");
+    lab::image::build(&sources, &[], &to("oci"), "app:1").expect("built");
+    let from = format!("oci:{}:app:1", to("oci").display());
+    let mirror = format!("docker://{a}/reg.test/team/pushed:1");
+    done(Command::new("skopeo").args(["copy", "--dest-tls-verify=false", &from, &mirror]));
+    copy(&format!("127.0.0.1:{}", registry.port), "team/pushed:1", &to("registry"));
+    let kept = || {
+        let status = fleet.status(0);
+        status["blobs"]
+            .as_array()
+            .is_some_and(|blobs| blobs.len() >= 3 && blobs.iter().all(|blob| blob["state"] == "complete"))
+    };
+    wait_until("the first node holds what was pushed", kept);
+    registry.process.kill();
+    let pull = || {
+        let mut command = Command::new("skopeo");
+        command.args(["copy", "--src-tls-verify=false", &format!("docker://{b}/reg.test/team/pushed:1")]);
+        command.arg(format!("dir:{}", to("second").display()));
+        command.output().expect("starts").status.success()
+    };
+    // It may take a moment until the fleet is told of all of it.
+    wait_until("the second node gives it", pull);
+    assert!(contents(&to("registry")) == contents(&to("second")));
+    assert_eq!(fleet.status(0)["status"]["totals"]["from_origins"], 0, "nothing came back from the registry");
+    assert_eq!(fleet.status(1)["status"]["totals"]["from_origins"], 0);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc};
 use bytes::Bytes;
 use hash::{Digest, DigestError};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
 use origin::{Listing, Repository, Secret, Target};
 use tokio::time::timeout;
 
@@ -13,6 +14,7 @@ use crate::{
     body::{Body, Cut},
     parse_ranges, parse_route,
     parts::Parts,
+    push,
     range::spans,
 };
 
@@ -45,18 +47,19 @@ enum Kind {
     Manifest,
     Blob,
     Listing,
+    Push,
 }
 
-impl<C: Content> hyper::service::Service<Request<hyper::body::Incoming>> for Service<C> {
+impl<C: Content> hyper::service::Service<Request<Incoming>> for Service<C> {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-    fn call(&self, request: Request<hyper::body::Incoming>) -> Self::Future {
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (answerer, cut) = (Arc::clone(&self.answerer), self.cut.clone());
-        // No request has a body that matters here; hyper reads a small one past and closes after a large one.
-        let (head, _) = request.into_parts();
-        Box::pin(async move { Ok(answerer.answer(&head, cut).await) })
+        // The body of what is no push does not matter; hyper reads a small one past and closes after a large one.
+        let (head, body) = request.into_parts();
+        Box::pin(async move { Ok(answerer.answer(&head, body, cut).await) })
     }
 }
 
@@ -65,8 +68,8 @@ impl<C: Content> Answerer<C> {
         Service { answerer: self, cut }
     }
 
-    async fn answer(&self, head: &http::request::Parts, cut: Cut) -> Response<Body> {
-        let mut response = self.route(head, cut).await;
+    async fn answer(&self, head: &http::request::Parts, body: Incoming, cut: Cut) -> Response<Body> {
+        let mut response = self.route(head, body, cut).await;
         response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
         tracing::debug!(
             method = %head.method, path = head.uri.path(), status = response.status().as_u16(), "answered"
@@ -74,20 +77,29 @@ impl<C: Content> Answerer<C> {
         response
     }
 
-    async fn route(&self, head: &http::request::Parts, cut: Cut) -> Response<Body> {
+    async fn route(&self, head: &http::request::Parts, body: Incoming, cut: Cut) -> Response<Body> {
         let is_head = head.method == Method::HEAD;
-        if !is_head && head.method != Method::GET {
-            let mut refusal =
-                refusal(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "this mirror only reads");
-            refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return refusal;
-        }
         let routed = match parse_route(head.uri.path(), head.uri.query(), &self.default_registry) {
             Ok(routed) => routed,
             Err(error) => return misrouted(&error),
         };
         let asker = asker(&head.headers);
+        if let Some(target) = push::target(&head.method, &routed.route) {
+            let outcome = self.push(head, body, &routed, target, &asker).await;
+            return outcome.unwrap_or_else(|error| failed(Kind::Push, false, &error, head.uri.path()));
+        }
+        if !is_head && head.method != Method::GET {
+            let mut refusal = refusal(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "UNSUPPORTED",
+                "nothing can be done there in that way",
+            );
+            refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return refusal;
+        }
         let outcome = match &routed.route {
+            // What an upload has to say is a push's affair.
+            Route::Upload(..) => return misrouted(&RouteError::Unknown),
             Route::Ping => Ok(Answer::new("application/json").bytes(Bytes::from_static(b"{}"))),
             Route::Manifest(repository, target) => {
                 let outcome = if is_head {
@@ -328,6 +340,7 @@ fn failed(kind: Kind, is_head: bool, error: &ContentError, path: &str) -> Respon
         Kind::Manifest => "MANIFEST_UNKNOWN",
         Kind::Blob => "BLOB_UNKNOWN",
         Kind::Listing => "NAME_UNKNOWN",
+        Kind::Push => "BLOB_UPLOAD_UNKNOWN",
     };
     let message = error.to_string();
     match error {

@@ -1,10 +1,11 @@
 //! What the mirror serves: the seam to whoever has the bytes.
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, io, pin::Pin};
 
 use bytes::Bytes;
 use futures_util::Stream;
 use hash::Digest;
+use http::{HeaderMap, Method, StatusCode};
 use origin::{Listing, ListingAnswer, OriginError, Repository, Secret, Target};
 
 use crate::range::{ByteRange, Span};
@@ -51,6 +52,14 @@ pub trait Content: Send + Sync + 'static {
         range: Option<ByteRange>,
     ) -> impl Future<Output = Result<BlobAnswer, ContentError>> + Send;
 
+    /// Passes a change on to the registry. Takes as long as the body comes.
+    fn push(
+        &self,
+        repository: &Repository,
+        push: Push,
+        asker: &Asker,
+    ) -> impl Future<Output = Result<Pushed, ContentError>> + Send;
+
     /// Tags, referrers or catalog, passed through with the client's query (without `ns`).
     fn listing(
         &self,
@@ -58,6 +67,60 @@ pub trait Content: Send + Sync + 'static {
         query: Option<&str>,
         asker: &Asker,
     ) -> impl Future<Output = Result<ListingAnswer, ContentError>> + Send;
+}
+
+/// A change of a registry that a client asks for.
+pub struct Push {
+    /// The request's.
+    pub method: Method,
+    /// What is to be changed.
+    pub target: PushTarget,
+    /// The client's query, without `ns`.
+    pub query: Option<String>,
+    /// What the client says of the body: its type, its length, and which part of the blob it is.
+    pub headers: HeaderMap,
+    /// The body as it comes, if there is one. Each chunk comes within two minutes, or an error.
+    pub body: Option<PushBody>,
+}
+
+/// A client's bytes as they come.
+pub type PushBody = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
+/// What a client would change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PushTarget {
+    /// A blob's upload: a new one, or one under way by the id that [`PushedAt::Upload`] gave it.
+    Upload(Option<String>),
+    /// A manifest, by tag or digest.
+    Manifest(Target),
+    /// A blob that is there.
+    Blob(Digest),
+}
+
+/// The registry's answer to a change, whatever it is.
+#[derive(Debug, Clone)]
+pub struct Pushed {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers, as far as they are the client's business, without `Location`.
+    pub headers: HeaderMap,
+    /// Where it goes on, or what was made.
+    pub location: Option<PushedAt>,
+    /// Its body: mostly an error's words.
+    pub body: Bytes,
+}
+
+/// What a `Location` means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PushedAt {
+    /// The upload goes on, under this id.
+    Upload(String),
+    /// This manifest is there now.
+    Manifest(Target),
+    /// This blob is there now.
+    Blob(Digest),
+    /// It goes on somewhere else than at the registry.
+    Elsewhere(String),
 }
 
 /// Who asks, and what they can take.

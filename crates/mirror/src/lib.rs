@@ -19,12 +19,14 @@ mod body;
 mod connection;
 mod content;
 mod parts;
+mod push;
 mod range;
 mod route;
 mod server;
 
 pub use content::{
-    Asker, BlobAnswer, BlobHead, BlobStream, Content, ContentError, ManifestAnswer, ManifestHeadAnswer,
+    Asker, BlobAnswer, BlobHead, BlobStream, Content, ContentError, ManifestAnswer, ManifestHeadAnswer, Push,
+    PushBody, PushTarget, Pushed, PushedAt,
 };
 pub use origin::{Listing, ListingAnswer, Repository, Secret, Target};
 pub use range::{ByteRange, Span, parse_ranges};

@@ -16,6 +16,8 @@ pub enum Route {
     Manifest(Repository, Target),
     /// `/v2/NAME/blobs/DIGEST`
     Blob(Repository, Digest),
+    /// `/v2/NAME/blobs/uploads/`, or an upload by its id.
+    Upload(Repository, Option<String>),
     /// Tags, referrers, catalog.
     Listing(Listing),
 }
@@ -85,6 +87,9 @@ pub fn parse_route(path: &str, query: Option<&str>, default_registry: &str) -> R
     let route = match (kind, last) {
         ("manifests", target) => Route::Manifest(repository(name)?, target.parse().map_err(target_error)?),
         ("blobs", _) => Route::Blob(repository(name)?, digest()?),
+        ("uploads", id) if let Some(name) = name.strip_suffix("/blobs") => {
+            Route::Upload(repository(name)?, Some(id.to_owned()).filter(|id| !id.is_empty()))
+        }
         ("tags", "list") => Route::Listing(Listing::Tags(repository(name)?)),
         ("referrers", _) => Route::Listing(Listing::Referrers(repository(name)?, digest()?)),
         _ => return Err(RouteError::Unknown),
@@ -178,6 +183,12 @@ mod tests {
         assert_eq!(route("/v2", "").unwrap().route, Route::Ping);
         assert_eq!(route("/v2/", "ns=quay.io").unwrap().route, Route::Ping);
         assert_eq!(repository(&format!("/v2/a/blobs/tags/blobs/{digest}"), ""), "docker.io/a/blobs/tags");
+        let upload = |path: &str| match route(path, "").unwrap().route {
+            Route::Upload(repository, id) => (repository.to_string(), id),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(upload("/v2/a/b/blobs/uploads/"), ("docker.io/a/b".into(), None));
+        assert_eq!(upload("/v2/quay.io/a/blobs/uploads/x-1"), ("quay.io/a".into(), Some("x-1".into())));
         let listing = |path: &str| match route(path, "").unwrap().route {
             Route::Listing(listing) => (listing.registry().to_owned(), listing.path()),
             other => panic!("{other:?}"),

@@ -15,7 +15,8 @@ use futures_util::{StreamExt as _, stream};
 use hash::Digest;
 use longshore_mirror::{
     Asker, BlobAnswer, BlobHead, ByteRange, Content, ContentError, Limits, Listing, ListingAnswer,
-    ManifestAnswer, ManifestHeadAnswer, Mirror, MirrorConfig, Repository, Span, Target,
+    ManifestAnswer, ManifestHeadAnswer, Mirror, MirrorConfig, Push, Pushed, PushedAt, Repository, Span,
+    Target,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -124,6 +125,30 @@ impl Content for Fake {
         let (size, span) =
             if repository.name() == "org/endless" { (1 << 40, Span::whole(1 << 40)) } else { (size, span) };
         Ok(BlobAnswer { size, span, media_type: None, body })
+    }
+
+    async fn push(&self, _: &Repository, push: Push, asker: &Asker) -> Result<Pushed, ContentError> {
+        let mut bytes = Vec::new();
+        if let Some(mut body) = push.body {
+            while let Some(chunk) = body.next().await {
+                bytes.extend_from_slice(&chunk.map_err(|e| ContentError::Unavailable(e.to_string()))?);
+            }
+        }
+        let shown = asker.authorization.as_ref().map(|shown| shown.reveal().to_owned());
+        let told = format!(
+            "{} {:?} {:?} {:?} {} {shown:?}",
+            push.method,
+            push.target,
+            push.query,
+            push.headers.get("content-range"),
+            bytes.len()
+        );
+        Ok(Pushed {
+            status: http::StatusCode::ACCEPTED,
+            headers: push.headers,
+            location: Some(PushedAt::Upload("id-2".into())),
+            body: told.into(),
+        })
     }
 
     async fn listing(
@@ -297,7 +322,8 @@ async fn several_ranges_come_as_parts() {
     let asked = "Range: bytes=5-9,199990-,300000-\r\n";
     let raw = ask(&running, "GET", &blob_path("org/app"), asked).await;
     assert_eq!(raw.status, 206);
-    let boundary = raw.header("content-type").unwrap().strip_prefix("multipart/byteranges; boundary=").unwrap();
+    let boundary =
+        raw.header("content-type").unwrap().strip_prefix("multipart/byteranges; boundary=").unwrap();
     let blob = blob();
     let part = |range: &str, bytes: &[u8]| {
         let head = format!(
@@ -534,4 +560,39 @@ async fn shutdown_lets_running_answers_finish_and_takes_no_more() {
     running.server.await.unwrap();
     assert!(TcpStream::connect(running.addr).await.is_err());
     drop(idle);
+}
+
+#[tokio::test]
+async fn a_push_is_passed_on_with_its_body_and_goes_on_at_the_mirror() {
+    let running = start().await;
+    let told = async |method: &str, path: &str, headers: &str, body: &[u8]| {
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n",
+            body.len()
+        );
+        let raw = talk(&running, &[head.as_bytes(), body].concat()).await;
+        (raw.status, raw.header("location").map(str::to_owned), String::from_utf8(raw.body).unwrap())
+    };
+    let (status, location, text) = told("POST", "/v2/a/b/blobs/uploads/?mount=x&ns=quay.io", "", b"").await;
+    assert_eq!((status, location.as_deref()), (202, Some("/v2/a/b/blobs/uploads/id-2?ns=quay%2Eio")));
+    assert_eq!(text, "POST Upload(None) Some(\"mount=x\") None 0 None");
+    let (_, location, text) = told(
+        "PATCH",
+        "/v2/quay.io/a/b/blobs/uploads/id-1",
+        "Content-Range: 0-4\r\nAuthorization: Bearer t\r\n",
+        b"hello",
+    )
+    .await;
+    assert_eq!(location.as_deref(), Some("/v2/quay.io/a/b/blobs/uploads/id-2"));
+    assert_eq!(text, "PATCH Upload(Some(\"id-1\")) None Some(\"0-4\") 5 Some(\"Bearer t\")");
+    let (_, _, text) = told("PUT", "/v2/a/b/manifests/1", "Content-Type: a/b\r\n", &[b'x'; 100_000]).await;
+    assert_eq!(text, "PUT Manifest(Tag(\"1\")) None None 100000 None");
+    for (method, path) in [
+        ("POST", "/v2/a/b/manifests/1"),
+        ("PUT", "/v2/"),
+        ("DELETE", "/v2/a/tags/list"),
+        ("PUT", "/v2/a/b/blobs/uploads/"),
+    ] {
+        assert_eq!(told(method, path, "", b"").await.0, 405, "{method} {path}");
+    }
 }

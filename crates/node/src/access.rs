@@ -179,6 +179,14 @@ impl Inner {
         Ok(granted)
     }
 
+    /// Forgets what was said of content that has just been pushed: that it is not there, mostly.
+    pub(crate) fn forget_verdict(&self, repository: &Repository, digest: Digest, asker: &Asker) {
+        if let Ok(endpoint) = self.origin.endpoint(&repository.into()) {
+            let who = self.access.who(asker, &endpoint);
+            lock(&self.access.verdicts).remove(&Question { repository: repository.clone(), digest, who });
+        }
+    }
+
     /// The length of a blob in bytes, for an asker who may have it.
     pub(crate) async fn size_for(
         self: &Arc<Self>,
@@ -198,7 +206,7 @@ impl Inner {
         let place = Place::from(repository);
         let asked = self.with_rights(&place, asker, |origin| async move {
             match want {
-                Want::Blob => Ok(Some(origin.blob_size(repository, digest).await?)),
+                Want::Blob | Want::Pushed(_) => Ok(Some(origin.blob_size(repository, digest).await?)),
                 Want::Manifest(accept) => {
                     Ok(origin.head_manifest(repository, &Target::Digest(*digest), accept).await?.size)
                 }

@@ -21,7 +21,7 @@ use hash::Digest;
 use metainfo::BLOCK_LENGTH;
 use mirror::{
     Asker, BlobAnswer, BlobHead, ByteRange, Content as MirrorContent, ContentError, ManifestAnswer,
-    ManifestHeadAnswer, Span,
+    ManifestHeadAnswer, Push, Pushed, Span,
 };
 use origin::{Listing, ListingAnswer, Origin, OriginError, Repository, Target};
 use store::{Blob, Store};
@@ -34,6 +34,7 @@ use crate::{
     fetch,
     flight::{FetchError, Flight, Progress, Want},
     manifests::Resolved,
+    push::Uploads,
     record::{Record, Records},
     single::Singles,
     stream,
@@ -59,6 +60,7 @@ pub(crate) struct Inner {
     pub(crate) to_clients: AtomicU64,
     pub(crate) flights: Mutex<HashMap<Digest, Arc<Flight>>>,
     pub(crate) access: Access,
+    pub(crate) uploads: Uploads,
     pub(crate) tags: Singles<(Repository, String, Asker), Result<Resolved, ContentError>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
@@ -181,7 +183,9 @@ impl Inner {
     /// Notes that a blob came from its origin.
     pub(crate) fn remember_origin(&self, flight: &Flight) {
         let bytes = flight.progress().borrow().from_origin;
-        let source = self.source(&swarm::SourceKind::Origin, flight);
+        let pushed = matches!(flight.want, Want::Pushed(_));
+        let kind = if pushed { swarm::SourceKind::Store } else { swarm::SourceKind::Origin };
+        let source = self.source(&kind, flight);
         let (started, finished) = (flight.started, now());
         let sources = vec![SourceBytes { source, bytes }];
         self.records.add(flight.digest, Record { started, finished, sources, provenance: None });
@@ -307,6 +311,10 @@ impl MirrorContent for Content {
                 Ok(BlobAnswer { size, span, media_type: None, body })
             }
         }
+    }
+
+    async fn push(&self, repository: &Repository, push: Push, asker: &Asker) -> Result<Pushed, ContentError> {
+        self.0.push(repository, push, asker).await
     }
 
     async fn listing(

@@ -6,12 +6,13 @@ use api::{
     CallError,
     directory::{Claim, Entry, Lease, PublishRequest},
 };
+use hash::Digest;
 use metainfo::BlobTorrent;
 use tokio::time::{Instant, sleep};
 
 use crate::{
     content::Inner,
-    flight::{FetchError, Flight},
+    flight::{FetchError, Flight, Want},
     from_origin, from_swarm,
     lease::Held,
 };
@@ -21,7 +22,9 @@ const WAIT: Duration = Duration::from_secs(20);
 
 /// Brings the flight's blob into the store.
 pub(crate) async fn run(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), FetchError> {
-    let Some(directory) = &inner.directory else { return alone(inner, flight).await };
+    let Some(directory) = inner.directory.as_ref().filter(|_| !matches!(flight.want, Want::Pushed(_))) else {
+        return alone(inner, flight).await;
+    };
     #[allow(clippy::disallowed_methods, reason = "a driver's deadline")]
     let deadline = Instant::now() + inner.config.content.lease_patience();
     // Of a swarm that was tried and is of no use, the lease is wanted all the same.
@@ -57,7 +60,7 @@ pub(crate) async fn run(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), 
                 sleep(Duration::from_millis(50)).await;
             }
             Err(error) => {
-                tell(flight, &error, "no directory; asking the origin");
+                tell(&flight.digest, &error, "no directory; asking the origin");
                 return alone(inner, flight).await;
             }
         }
@@ -95,7 +98,8 @@ async fn with_lease(inner: &Arc<Inner>, flight: &Arc<Flight>, lease: Lease) -> R
     };
     inner.remember_origin(flight);
     let id = held.as_ref().map(Held::id);
-    if offer(inner, flight, &torrent, id).await
+    let (media_type, public) = flight.told();
+    if offer(inner, &torrent, media_type, public, id).await
         && let Some(held) = held
     {
         held.published();
@@ -107,35 +111,40 @@ async fn with_lease(inner: &Arc<Inner>, flight: &Arc<Flight>, lease: Lease) -> R
 async fn alone(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), FetchError> {
     let torrent = from_origin::fetch(inner, flight).await?;
     inner.remember_origin(flight);
-    let (inner, flight) = (inner.clone(), flight.clone());
-    inner.tasks.clone().spawn(async move { offer(&inner, &flight, &torrent, None).await });
+    let (inner, (media_type, public)) = (inner.clone(), flight.told());
+    inner.tasks.clone().spawn(async move { offer(&inner, &torrent, media_type, public, None).await });
     Ok(())
 }
 
 /// Tells tracker and directory that the blob can be had here: the tracker first, so that whoever learns of the
 /// torrent finds us in its swarm. Returns whether the directory took it.
-async fn offer(inner: &Arc<Inner>, flight: &Flight, torrent: &BlobTorrent, lease: Option<String>) -> bool {
-    let public = flight.progress().borrow().public == Some(true);
+pub(crate) async fn offer(
+    inner: &Arc<Inner>,
+    torrent: &BlobTorrent,
+    media_type: Option<String>,
+    public: bool,
+    lease: Option<String>,
+) -> bool {
+    let digest = &torrent.digest;
     if !public && !inner.shares_private() {
-        tracing::debug!(digest = %flight.digest, "not public, and the directory has no token: not shared");
+        tracing::debug!(%digest, "not public, and the directory has no token: not shared");
         return false;
     }
     inner.engine.announce(torrent.info_hash, inner.trackers()).await;
     let Some(directory) = &inner.directory else { return false };
-    let media_type = flight.progress().borrow().media_type.clone();
     let request = PublishRequest { info: torrent.info_bytes.clone(), media_type, public, lease };
-    let published = directory.publish(&flight.digest, &request).await;
+    let published = directory.publish(digest, &request).await;
     if let Err(error) = &published {
-        tell(flight, error, "not published: other nodes will ask the origin");
+        tell(digest, error, "not published: other nodes will ask the origin");
     }
     published.is_ok()
 }
 
 /// Of an outage the client has warned already, once for all blobs.
-fn tell(flight: &Flight, error: &CallError, what: &str) {
+fn tell(digest: &Digest, error: &CallError, what: &str) {
     if matches!(error, CallError::Rejected { .. }) {
-        tracing::warn!(digest = %flight.digest, %error, "{what}");
+        tracing::warn!(%digest, %error, "{what}");
     } else {
-        tracing::debug!(digest = %flight.digest, %error, "{what}");
+        tracing::debug!(%digest, %error, "{what}");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    path::PathBuf,
     sync::{Arc, OnceLock},
 };
 
@@ -34,6 +35,8 @@ pub(crate) enum Want {
     Blob,
     /// A manifest, with the client's `Accept` values.
     Manifest(Vec<String>),
+    /// A blob that a client has just pushed, and the file with its bytes.
+    Pushed(PathBuf),
 }
 
 /// How far a blob is.
@@ -91,6 +94,12 @@ impl Flight {
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Progress)) {
         self.progress.send_modify(change);
+    }
+
+    /// What is known of the blob for others: its media type, and whether anybody may have it.
+    pub(crate) fn told(&self) -> (Option<String>, bool) {
+        let progress = self.progress.borrow();
+        (progress.media_type.clone(), progress.public == Some(true))
     }
 
     /// Waits for the end.

@@ -1,13 +1,17 @@
 //! A blob from its origin: received, hashed, written and journalled in one pass.
 
-use std::{fs::File, os::unix::fs::FileExt, sync::Arc, time::Duration};
+use std::{fs::File, io::SeekFrom, os::unix::fs::FileExt, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use hash::Digest;
 use metainfo::{BlobBuilder, BlobTorrent, PieceIndex};
 use origin::{BlobBody, Origin, OriginError};
 use store::{BeginError, Evidence, Partial};
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncSeekExt as _},
+    sync::mpsc,
+    task::spawn_blocking,
+};
 
 use crate::{
     access::is_refusal,
@@ -26,6 +30,12 @@ const DISK_STALL: Duration = Duration::from_secs(60);
 pub(crate) async fn fetch(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<BlobTorrent, FetchError> {
     match &flight.want {
         Want::Blob => blob(inner, flight).await,
+        Want::Pushed(_) => {
+            let Flight { asker, repository, digest, want, .. } = &**flight;
+            let granted = inner.may_have(asker, repository, *digest, want).await?;
+            flight.settle(granted.rights, granted.public);
+            blob(inner, flight).await
+        }
         Want::Manifest(accept) => manifest(inner, flight, accept).await,
     }
 }
@@ -132,17 +142,57 @@ async fn attempt(
     Ok(torrent)
 }
 
-/// The blob at its origin, from a byte on.
-pub(crate) async fn open(inner: &Inner, flight: &Flight, from: u64) -> Result<BlobBody, OriginError> {
+/// Where a blob's bytes come from.
+pub(crate) enum Source {
+    Origin(BlobBody),
+    /// What a client has pushed.
+    Pushed {
+        file: tokio::fs::File,
+        size: u64,
+    },
+}
+
+/// The blob from a byte on.
+pub(crate) async fn open(inner: &Inner, flight: &Flight, from: u64) -> Result<Source, FetchError> {
+    if let Want::Pushed(path) = &flight.want {
+        let mut file = tokio::fs::File::open(path).await.map_err(FetchError::disk)?;
+        let size = file.metadata().await.map_err(FetchError::disk)?.len();
+        file.seek(SeekFrom::Start(from)).await.map_err(FetchError::disk)?;
+        return Ok(Source::Pushed { file, size });
+    }
     let (repository, digest) = (&flight.repository, &flight.digest);
-    inner
-        .ask_origin(flight, |origin: Origin| async move { origin.blob(repository, digest, from).await })
-        .await
+    let ask = |origin: Origin| async move { origin.blob(repository, digest, from).await };
+    Ok(Source::Origin(inner.ask_origin(flight, ask).await?))
+}
+
+impl Source {
+    /// Of the whole blob, in bytes, if that is known.
+    fn size(&self) -> Option<u64> {
+        match self {
+            Self::Origin(body) => body.size(),
+            Self::Pushed { size, .. } => Some(*size),
+        }
+    }
+
+    /// The next bytes, or none at the end.
+    pub(crate) async fn next_chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
+        match self {
+            Self::Origin(body) => Ok(body.next_chunk().await?),
+            Self::Pushed { file, .. } => {
+                let mut chunk = BytesMut::with_capacity(CHUNK);
+                let read = file.read_buf(&mut chunk).await.map_err(FetchError::disk)?;
+                Ok((read > 0).then(|| chunk.freeze()))
+            }
+        }
+    }
 }
 
 /// A range that the registry does not have: what is here is not the beginning of its blob.
-fn misfit(error: OriginError) -> FetchError {
-    if is_refusal(&error) || error.is_transient() { error.into() } else { FetchError::Misfit }
+fn misfit(error: FetchError) -> FetchError {
+    match &error {
+        FetchError::Origin(origin) if !is_refusal(origin) && !origin.is_transient() => FetchError::Misfit,
+        _ => error,
+    }
 }
 
 /// The size of what an earlier attempt left of a blob, if one did.
@@ -153,7 +203,7 @@ async fn left_over(inner: &Inner, digest: Digest) -> Option<u64> {
     (left.bytes_done > 0).then_some(left.size)
 }
 
-async fn size(inner: &Inner, flight: &Flight, body: &BlobBody) -> Result<u64, FetchError> {
+async fn size(inner: &Inner, flight: &Flight, body: &Source) -> Result<u64, FetchError> {
     if let Some(size) = body.size() {
         return Ok(size);
     }
@@ -166,7 +216,7 @@ async fn size(inner: &Inner, flight: &Flight, body: &BlobBody) -> Result<u64, Fe
 }
 
 /// Moves the body into the channel, in chunks worth writing.
-async fn send(body: &mut BlobBody, chunks: mpsc::Sender<Bytes>) -> Result<(), FetchError> {
+async fn send(body: &mut Source, chunks: mpsc::Sender<Bytes>) -> Result<(), FetchError> {
     let pass = async |chunk: BytesMut| {
         let sent = chunks.send_timeout(chunk.freeze(), DISK_STALL).await;
         // When the other side has given up, its own error says why.
@@ -219,7 +269,9 @@ fn keep(
         partial.mark_all_proven(&evidence).map_err(FetchError::disk)?;
         flight.update(|progress| {
             progress.prefix = progress.prefix.max(readable(builder.received()));
-            progress.from_origin += chunk.len() as u64;
+            if !matches!(flight.want, Want::Pushed(_)) {
+                progress.from_origin += chunk.len() as u64;
+            }
         });
     }
     let whole = builder.received() == size;

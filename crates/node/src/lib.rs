@@ -27,6 +27,7 @@ mod manifests;
 mod metrics;
 mod node;
 mod pull;
+mod push;
 mod record;
 mod shelf;
 mod single;

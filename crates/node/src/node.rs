@@ -26,6 +26,7 @@ use crate::{
     config::Config,
     content::{Content, Inner},
     http,
+    push::Uploads,
     record::Records,
     shelf::StoreShelf,
     trackers,
@@ -59,6 +60,8 @@ impl Node {
         let origin = Origin::new(&config.origin)?;
         let directory = directory(&config).await?;
         let store = open_store(&config.data).await?;
+        let uploads = Uploads::open(config.data.join("uploads"))
+            .map_err(|source| StartError::Io { what: "making the folder of uploads".into(), source })?;
         let mut listeners = Vec::new();
         for address in &config.mirror.listen {
             let listener = TcpListener::bind(address).await;
@@ -79,6 +82,7 @@ impl Node {
             to_clients: AtomicU64::new(0),
             flights: std::sync::Mutex::default(),
             access: Access::default(),
+            uploads,
             tags: crate::single::Singles::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),

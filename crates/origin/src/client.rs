@@ -194,7 +194,7 @@ impl Origin {
     }
 
     /// The whole body, bounded in size and time.
-    async fn read_document(
+    pub(crate) async fn read_document(
         &self,
         ask: &Ask<'_>,
         response: Response,
@@ -332,9 +332,7 @@ impl Origin {
         url: &Url,
     ) -> Result<Response, Failure> {
         let patience = self.patience();
-        if !endpoint.listed && literal(url).is_some_and(|address| !is_public(address)) {
-            return Err(ask.not_allowed(NOT_PUBLIC).into());
-        }
+        self.check_reach(ask, endpoint, url)?;
         // Connecting has its own, shorter deadline inside.
         let error = match timeout(patience.connect + patience.first_byte, request.send()).await {
             Ok(Ok(response)) => return Ok(response),
@@ -358,6 +356,19 @@ impl Origin {
         Err(Failure::Again { error, after: None })
     }
 
+    /// Refuses an address that may not be asked. Names are looked at when they are resolved.
+    pub(crate) fn check_reach(
+        &self,
+        ask: &Ask<'_>,
+        endpoint: &Endpoint,
+        url: &Url,
+    ) -> Result<(), OriginError> {
+        if !endpoint.listed && literal(url).is_some_and(|address| !is_public(address)) {
+            return Err(ask.not_allowed(NOT_PUBLIC));
+        }
+        Ok(())
+    }
+
     fn judge(&self, ask: &Ask<'_>, response: Response, welcome: &[StatusCode]) -> Result<Response, Failure> {
         let status = response.status();
         if status.is_success() || welcome.contains(&status) {
@@ -379,7 +390,7 @@ impl Origin {
         })
     }
 
-    fn client(&self, endpoint: &Endpoint) -> &reqwest::Client {
+    pub(crate) fn client(&self, endpoint: &Endpoint) -> &reqwest::Client {
         let other = if endpoint.listed { &self.inner.plain } else { &self.inner.public };
         endpoint.ca.as_ref().and_then(|ca| self.inner.with_ca.get(ca)).unwrap_or(other)
     }
@@ -569,7 +580,7 @@ fn redirect(from: &Url, headers: &HeaderMap) -> Result<Url, String> {
     Ok(to)
 }
 
-fn same_origin(a: &Url, b: &Url) -> bool {
+pub(crate) fn same_origin(a: &Url, b: &Url) -> bool {
     a.origin() == b.origin()
 }
 
@@ -595,7 +606,7 @@ fn basic((user, password): &(String, Secret)) -> Secret {
     Secret::new(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair)))
 }
 
-fn sensitive(value: &Secret) -> Result<HeaderValue, String> {
+pub(crate) fn sensitive(value: &Secret) -> Result<HeaderValue, String> {
     let mut value =
         HeaderValue::from_str(value.reveal()).map_err(|_| "a token that cannot stand in a header")?;
     value.set_sensitive(true);

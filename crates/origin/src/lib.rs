@@ -3,8 +3,10 @@
 //! [`Origin`] asks registries for manifests, blobs and listings as the OCI distribution spec says. It gets tokens,
 //! follows redirects, tries again where that helps, and takes up a broken blob at the byte it had reached.
 //!
-//! It never pushes, never stores, never hashes a blob (whoever takes the bytes does, once), and never says a secret:
-//! secrets are [`Secret`]s, which neither `Debug` nor the logs show.
+//! [`Origin::change`] passes a client's uploads and deletions through.
+//!
+//! It never pushes of its own accord, never stores, never hashes a blob (whoever takes the bytes does, once), and never
+//! says a secret: secrets are [`Secret`]s, which neither `Debug` nor the logs show.
 //!
 //! Invariant: an `Authorization` header goes to the endpoint it was made for (scheme, host and port) and nowhere else;
 //! a redirect never carries one to another place, and never leads from https to http. A registry that is not listed in
@@ -17,6 +19,7 @@ mod address;
 mod blob;
 mod cache;
 mod challenge;
+mod change;
 mod client;
 mod config;
 mod error;
@@ -29,6 +32,7 @@ mod tls;
 
 pub use blob::BlobBody;
 pub use challenge::{Challenge, parse_challenges};
+pub use change::{Change, ChangeAnswer, ChangeTarget};
 pub use client::Origin;
 pub use config::{
     Credentials, Endpoint, Freshness, OriginConfig, Patience, Upstream, UpstreamError, Upstreams, WhenDown,
