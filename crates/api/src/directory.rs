@@ -24,8 +24,11 @@ use crate::text;
 /// The largest info dictionary that may be published, in bytes: 8 MiB, enough for 160,000 pieces.
 pub const MAX_INFO: usize = 8 * 1024 * 1024;
 
-/// The largest body of a publication, in bytes: [`MAX_INFO`] as base64, and the rest.
-pub const MAX_PUBLISH_BODY: usize = MAX_INFO / 3 * 4 + 16 * 1024;
+/// The largest body of a publication, in bytes: [`MAX_INFO`] and [`MAX_CONTENT`] as base64, and the rest.
+pub const MAX_PUBLISH_BODY: usize = (MAX_INFO + MAX_CONTENT) / 3 * 4 + 16 * 1024;
+
+/// The largest blob that is given along with its torrent, in bytes: manifests and configurations, mostly.
+pub const MAX_CONTENT: usize = 16 * 1024;
 
 /// The longest that a claim may wait, in milliseconds; more is taken as this.
 pub const MAX_WAIT_MS: u64 = 30_000;
@@ -95,6 +98,9 @@ pub struct Entry {
     /// given only to those to whom its registry would give it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub public: bool,
+    /// All of the blob, where it has at most [`MAX_CONTENT`] bytes and its publisher gave it along; else empty.
+    #[serde(default, skip_serializing_if = "Bytes::is_empty", with = "text::base64")]
+    pub content: Bytes,
     /// Peers of the swarm that have everything, as this tracker sees it now; after a restart it has to
     /// learn it anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -116,6 +122,9 @@ pub struct PublishRequest {
     /// Whether anybody may have the blob. Once said by one, it stays so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub public: bool,
+    /// All of a small blob, at most [`MAX_CONTENT`] bytes; else empty.
+    #[serde(default, skip_serializing_if = "Bytes::is_empty", with = "text::base64")]
+    pub content: Bytes,
     /// The lease under which the blob was fetched, if there was one. A publication needs none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<String>,
@@ -191,11 +200,13 @@ mod tests {
             info_hash: InfoHash::from_bytes([7; 20]),
             info: Bytes::from_static(b"de"),
             public: true,
+            content: Bytes::from_static(b"abc"),
             complete: None,
             incomplete: Some(2),
         });
         let json = serde_json::to_string(&known).expect("serialises");
-        assert!(json.contains(r#""info":"ZGU=""#) && json.contains(r#""digest":"sha256:ba78"#), "{json}");
+        assert!(json.contains(r#""info":"ZGU=""#) && json.contains(r#""content":"YWJj""#));
+        assert!(json.contains(r#""digest":"sha256:ba78"#), "{json}");
         assert_eq!(serde_json::from_str::<Claim>(&json).expect("parses"), known);
     }
 

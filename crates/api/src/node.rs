@@ -168,6 +168,8 @@ pub enum SourceKind {
     Origin,
     /// It was on this machine.
     Store,
+    /// The content directory, which has small blobs whole.
+    Directory,
 }
 
 /// A source of bytes.

@@ -251,7 +251,13 @@ async fn a_torrent_larger_than_etcd_takes_at_once_is_kept_in_parts() {
         info.extend_from_slice(bytes);
     }
     info.push(b'e');
-    let info = PublishRequest { info: info.into(), media_type: None, public: true, lease: None };
+    let info = PublishRequest {
+        info: info.into(),
+        media_type: None,
+        public: true,
+        content: bytes::Bytes::new(),
+        lease: None,
+    };
     let published = one.client().publish(&digest, &info).await.expect("publishes");
     assert_eq!(published.size, length as u64);
     let entry = two.client().get(&digest).await.expect("answers").expect("known");

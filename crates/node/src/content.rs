@@ -185,7 +185,15 @@ impl Inner {
         let bytes = flight.progress().borrow().from_origin;
         let pushed = matches!(flight.want, Want::Pushed(_));
         let kind = if pushed { swarm::SourceKind::Store } else { swarm::SourceKind::Origin };
-        let source = self.source(&kind, flight);
+        self.remember_one(flight, self.source(&kind, flight), bytes);
+    }
+
+    /// Notes that the directory had all of a blob.
+    pub(crate) fn remember_directory(&self, flight: &Flight, bytes: u64) {
+        self.remember_one(flight, Source { kind: SourceKind::Directory, peer: None, peer_id: None }, bytes);
+    }
+
+    fn remember_one(&self, flight: &Flight, source: Source, bytes: u64) {
         let (started, finished) = (flight.started, now());
         let sources = vec![SourceBytes { source, bytes }];
         self.records.add(flight.digest, Record { started, finished, sources, provenance: None });

@@ -77,7 +77,14 @@ async fn join(inner: &Arc<Inner>, flight: &Arc<Flight>, entry: Entry) -> Result<
         let granted = inner.may_have(asker, repository, *digest, want).await?;
         flight.settle(granted.rights, granted.public);
     }
-    from_swarm::fetch(inner, flight, entry).await
+    if entry.content.is_empty() {
+        return from_swarm::fetch(inner, flight, entry).await;
+    }
+    // Small enough that the directory has all of it.
+    let torrent = inner.keep_small(flight.digest, entry.content, entry.media_type.as_deref()).await?;
+    inner.remember_directory(flight, entry.size);
+    inner.engine.announce_soon(torrent.info_hash, inner.trackers()).await;
+    Ok(())
 }
 
 /// Fetches from the origin as the only one of the fleet.
@@ -132,7 +139,8 @@ pub(crate) async fn offer(
     }
     inner.engine.announce(torrent.info_hash, inner.trackers()).await;
     let Some(directory) = &inner.directory else { return false };
-    let request = PublishRequest { info: torrent.info_bytes.clone(), media_type, public, lease };
+    let content = inner.small(torrent.digest).await;
+    let request = PublishRequest { info: torrent.info_bytes.clone(), media_type, public, content, lease };
     let published = directory.publish(digest, &request).await;
     if let Err(error) = &published {
         tell(digest, error, "not published: other nodes will ask the origin");

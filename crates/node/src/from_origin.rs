@@ -2,6 +2,7 @@
 
 use std::{fs::File, io::SeekFrom, os::unix::fs::FileExt, sync::Arc, time::Duration};
 
+use api::directory::MAX_CONTENT;
 use bytes::{Bytes, BytesMut};
 use hash::Digest;
 use metainfo::{BlobBuilder, BlobTorrent, PieceIndex};
@@ -49,7 +50,8 @@ async fn manifest(
     let (repository, target) = (&flight.repository, &target);
     let ask = |origin: Origin| async move { origin.manifest(repository, target, accept).await };
     let manifest = inner.ask_origin(flight, ask).await?;
-    let torrent = inner.keep_small(manifest.digest, manifest.bytes.clone(), &manifest.media_type).await?;
+    let torrent =
+        inner.keep_small(manifest.digest, manifest.bytes.clone(), Some(&manifest.media_type)).await?;
     flight.update(|progress| {
         progress.from_origin = manifest.bytes.len() as u64;
         progress.media_type = Some(manifest.media_type);
@@ -304,19 +306,31 @@ impl Inner {
         &self,
         digest: Digest,
         bytes: Bytes,
-        media_type: &str,
+        media_type: Option<&str>,
     ) -> Result<BlobTorrent, FetchError> {
-        let (store, media_type) = (self.store.clone(), media_type.to_owned());
+        let (store, media_type) = (self.store.clone(), media_type.map(str::to_owned));
         spawn_blocking(move || {
             let mut builder = BlobBuilder::new(bytes.len() as u64).map_err(FetchError::disk)?;
             builder.update(&bytes);
             let torrent = builder.finish().map_err(FetchError::disk)?;
             let info = Some(torrent.info_bytes.clone());
-            store.put_bytes(&digest, &bytes, Some(&media_type), info).map_err(FetchError::disk)?;
+            store.put_bytes(&digest, &bytes, media_type.as_deref(), info).map_err(FetchError::disk)?;
             Ok(torrent)
         })
         .await
         .map_err(FetchError::disk)?
+    }
+
+    /// All of a blob in the store that is small enough for the directory; else nothing.
+    pub(crate) async fn small(&self, digest: Digest) -> Bytes {
+        let store = self.store.clone();
+        let read = spawn_blocking(move || {
+            let blob = store.get(&digest).ok()??;
+            let mut bytes = vec![0; usize::try_from(blob.size).ok().filter(|size| *size <= MAX_CONTENT)?];
+            store.open_blob(&digest).ok()?.read_exact_at(&mut bytes, 0).ok()?;
+            Some(Bytes::from(bytes))
+        });
+        read.await.ok().flatten().unwrap_or_default()
     }
 
     /// The torrent of a blob in the store.

@@ -125,7 +125,7 @@ impl Inner {
         // This registry does not say it without giving the whole.
         let manifest = origin.manifest(repository, target, &asker.accept).await?;
         let size = manifest.bytes.len() as u64;
-        let kept = self.keep_small(manifest.digest, manifest.bytes, &manifest.media_type).await;
+        let kept = self.keep_small(manifest.digest, manifest.bytes, Some(&manifest.media_type)).await;
         if let Err(error) = kept {
             tracing::warn!(digest = %manifest.digest, %error, "manifest not kept");
         }

@@ -138,7 +138,7 @@ impl Sums {
             match source.source.kind {
                 SourceKind::Peer => self.from_peers += source.bytes,
                 SourceKind::Origin => self.from_origin += source.bytes,
-                SourceKind::Store => {}
+                SourceKind::Store | SourceKind::Directory => {}
             }
         }
     }

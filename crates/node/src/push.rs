@@ -296,7 +296,7 @@ impl Inner {
         // The registry may have made something else of it.
         self.forget_verdict(repository, digest, asker);
         let granted = self.may_have(asker, repository, digest, &want).await?;
-        let torrent = self.keep_small(digest, bytes, &media_type).await?;
+        let torrent = self.keep_small(digest, bytes, Some(&media_type)).await?;
         fetch::offer(self, &torrent, Some(media_type.clone()), granted.public, None).await;
         if let (Target::Tag(tag), Some(directory)) = (target, &self.directory) {
             let name = format!("{repository}:{tag}");

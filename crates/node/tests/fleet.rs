@@ -339,8 +339,13 @@ async fn a_torrent_that_lies_about_the_size_costs_one_pull_and_no_more() {
         info.bytes(b"sha256 states", &[0; 19 * 32]);
     });
     let directory = api::DirectoryClient::new([url.trim_end_matches("/announce")], None).expect("client");
-    let publish =
-        api::directory::PublishRequest { info: lie.into(), media_type: None, public: true, lease: None };
+    let publish = api::directory::PublishRequest {
+        info: lie.into(),
+        media_type: None,
+        public: true,
+        content: bytes::Bytes::new(),
+        lease: None,
+    };
     directory.publish(&digests[0], &publish).await.expect("it looks like a torrent of this blob");
     let dir = tempdir().expect("temp");
     let node = node(dir.path(), &url, &registry).await;
@@ -365,7 +370,13 @@ async fn a_manifests_own_media_type_goes_before_the_directorys() {
     let directory = api::DirectoryClient::new([url.trim_end_matches("/announce")], None).expect("client");
     let entry = directory.get(&manifest).await.expect("answers").expect("published");
     let media_type = Some("text/html".to_owned());
-    let lie = api::directory::PublishRequest { info: entry.info, media_type, public: true, lease: None };
+    let lie = api::directory::PublishRequest {
+        info: entry.info,
+        media_type,
+        public: true,
+        content: bytes::Bytes::new(),
+        lease: None,
+    };
     directory.publish(&manifest, &lie).await.expect("anyone may publish");
     assert_eq!(directory.get(&manifest).await.expect("answers").expect("there").media_type, lie.media_type);
     let told = fetch(&b, &path).await;

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use api::directory::{Claim, Entry, Lease, MAX_INFO, PublishRequest, Renewal, Tag, TagRequest};
+use api::directory::{Claim, Entry, Lease, MAX_CONTENT, MAX_INFO, PublishRequest, Renewal, Tag, TagRequest};
 use bytes::Bytes;
 use hash::Digest;
 use metainfo::Torrent;
@@ -157,9 +157,12 @@ impl Directory {
         digest: Digest,
         request: PublishRequest,
     ) -> Result<Entry, DirectoryError> {
-        let PublishRequest { info, media_type, public, .. } = request;
-        let read = move || read_torrent(&digest, info).map_err(DirectoryError::Invalid);
-        let new = Entry { media_type, public, ..blocking(read).await? };
+        let PublishRequest { info, media_type, public, content, .. } = request;
+        let read = move || {
+            let entry = Entry { media_type, public, ..read_torrent(&digest, info)? };
+            with_content(entry, content)
+        };
+        let new = blocking(move || read().map_err(DirectoryError::Invalid)).await?;
         match &self.0.kept {
             Kept::Table(table) => table.publish(new).await,
             Kept::Cluster(cluster) => cluster.publish(new, self.soon()).await,
@@ -279,6 +282,7 @@ fn read_torrent(digest: &Digest, info: Bytes) -> Result<Entry, String> {
             info_hash: torrent.info_hash,
             info: torrent.info_bytes,
             public: false,
+            content: Bytes::new(),
             complete: None,
             incomplete: None,
         }),
@@ -290,12 +294,24 @@ fn read_torrent(digest: &Digest, info: Bytes) -> Result<Entry, String> {
     }
 }
 
+/// The entry with all of its blob, if it is that.
+fn with_content(entry: Entry, content: Bytes) -> Result<Entry, String> {
+    if !content.is_empty() && (content.len() > MAX_CONTENT || Digest::of(&content) != entry.digest) {
+        let length = content.len();
+        return Err(format!("the content has {length} bytes and is not the blob of at most {MAX_CONTENT}"));
+    }
+    Ok(Entry { content, ..entry })
+}
+
 /// What a publication leaves in the directory, over what was there.
 fn merged(mut new: Entry, old: Option<&Entry>) -> Entry {
     match old {
         Some(old) if old.info == new.info => {
             new.media_type = new.media_type.or(old.media_type.clone());
             new.public |= old.public;
+            if new.content.is_empty() {
+                new.content = old.content.clone();
+            }
         }
         Some(old) => {
             tracing::warn!(digest = %new.digest, old = %old.info_hash, new = %new.info_hash,

@@ -165,6 +165,7 @@ fn blob_lines(blob: &BlobStatus) -> Vec<String> {
             SourceKind::Peer => "peer",
             SourceKind::Origin => "origin",
             SourceKind::Store => "store",
+            SourceKind::Directory => "directory",
         };
         let who = source.source.peer.as_deref().unwrap_or_default();
         lines.push(format!("    {:>12}  from {kind} {who}", quantity::size(source.bytes)));

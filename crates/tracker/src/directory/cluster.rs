@@ -15,6 +15,7 @@ use std::{
 };
 
 use api::directory::{Entry, Lease, Renewal, Tag, TagRequest};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::BytesMut;
 use etcd::{Address, Client, Compare, Found, KeyValue, Operation, Password, Range, Settings, Transaction};
 use hash::Digest;
@@ -25,6 +26,7 @@ use super::{
     news::News,
     read_torrent,
     records::{self, Blob, Holder, Keys, MAX_PARTS, PART, Pointer},
+    with_content,
 };
 use crate::{config::Config, error::DirectoryError, server::Clock};
 
@@ -483,7 +485,8 @@ fn read_entry(digest: &Digest, row: &KeyValue, parts: &[KeyValue]) -> Result<Ent
     if entry.info_hash.to_string() != blob.info_hash || entry.size != blob.size {
         return Err(format!("its torrent is {} over {} bytes", entry.info_hash, entry.size));
     }
-    Ok(Entry { media_type: blob.media_type, public: blob.public, ..entry })
+    let content = STANDARD.decode(&blob.content).map_err(|error| format!("its content: {error}"))?;
+    with_content(Entry { media_type: blob.media_type, public: blob.public, ..entry }, content.into())
 }
 
 fn file(path: &PathBuf) -> Result<Vec<u8>, DirectoryError> {
@@ -512,7 +515,8 @@ mod tests {
         let torrent = builder.finish().expect("whole");
         let digest = torrent.digest;
         let entry = read_torrent(&digest, torrent.info_bytes.clone()).expect("good");
-        let entry = Entry { media_type: Some("m".to_owned()), public: true, ..entry };
+        let entry =
+            Entry { media_type: Some("m".to_owned()), public: true, content: "hello".into(), ..entry };
         let value = records::write(&Blob::of(&entry));
         let part = row(&torrent.info_bytes, 0);
         let of = |value: &[u8], parts: &[KeyValue]| read_entry(&digest, &row(value, 0), parts);
@@ -521,6 +525,8 @@ mod tests {
         assert!(of(&value, &[]).is_err());
         assert!(of(&value, &[row(&vec![b'd'; torrent.info_bytes.len()], 0)]).is_err());
         assert!(read_entry(&Digest::of(b"x"), &row(&value, 0), std::slice::from_ref(&part)).is_err());
+        let lie = records::write(&Blob::of(&Entry { content: "hullo".into(), ..entry.clone() }));
+        assert!(of(&lie, std::slice::from_ref(&part)).is_err());
         let lie = records::write(&Blob::of(&Entry { size: 6, ..entry.clone() }));
         assert!(of(&lie, std::slice::from_ref(&part)).is_err());
         let info_hash = metainfo::InfoHash::from_bytes([0; 20]);

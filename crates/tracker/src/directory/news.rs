@@ -79,7 +79,7 @@ impl News {
             seen.clear();
         }
         if seen.cache.insert(entry.digest, entry.clone()).is_none() {
-            seen.cached += entry.info.len() + ROW;
+            seen.cached += entry.info.len() + entry.content.len() + ROW;
         }
     }
 
@@ -181,6 +181,7 @@ mod tests {
             info_hash: InfoHash::from_bytes([1; 20]),
             info: Bytes::from(vec![0; info]),
             public: false,
+            content: Bytes::new(),
             complete: None,
             incomplete: None,
         }

@@ -11,6 +11,7 @@
 //! nothing is taken as it is found.
 
 use api::directory::MAX_INFO;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use etcd::Range;
 use hash::Digest;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -18,8 +19,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 /// The version of all values. A tracker ignores what is of another.
 const VERSION: u8 = 1;
 
-/// The longest value that is JSON, in bytes; texts in it are short ([`api::directory::MAX_TEXT`]), but escaped.
-const MAX_VALUE: usize = 16 * 1024;
+/// The longest value that is JSON, in bytes; texts in it are short ([`api::directory::MAX_TEXT`]), but escaped, and a
+/// small blob ([`api::directory::MAX_CONTENT`]) is in base64.
+const MAX_VALUE: usize = 48 * 1024;
 
 /// How much of an info dictionary stands under one key, in bytes. etcd takes requests up to 1.5 MiB, unless it is
 /// told otherwise. One part is the torrent of a blob of 300 GiB.
@@ -103,6 +105,9 @@ pub(crate) struct Blob {
     /// Whether anybody may have it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) public: bool,
+    /// All of a small one, in base64.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) content: String,
 }
 
 impl Blob {
@@ -114,6 +119,7 @@ impl Blob {
             info_hash: entry.info_hash.to_string(),
             info_length: entry.info.len(),
             public: entry.public,
+            content: STANDARD.encode(&entry.content),
         }
     }
 }

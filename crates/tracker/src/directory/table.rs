@@ -17,7 +17,7 @@ use bytes::Bytes;
 use hash::Digest;
 use metainfo::InfoHash;
 use redb::{
-    Database, Durability, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
+    AccessGuard, Database, Durability, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
     TableDefinition, backends::InMemoryBackend,
 };
 
@@ -35,8 +35,10 @@ type Row<'a> = (u64, Option<&'a str>, &'a [u8; 20], u64, &'a [u8]);
 type TagRow<'a> = (&'a [u8; 32], &'a str, u64, u64);
 
 const ENTRIES: TableDefinition<'_, &[u8; 32], Row<'_>> = TableDefinition::new("entries");
-/// Blobs that anybody may have.
-const PUBLIC: TableDefinition<'_, &[u8; 32], ()> = TableDefinition::new("public");
+/// Whether anybody may have it, and all of a small one.
+type MoreRow<'a> = (bool, &'a [u8]);
+
+const MORE: TableDefinition<'_, &[u8; 32], MoreRow<'_>> = TableDefinition::new("more");
 const TAGS: TableDefinition<'_, &str, TagRow<'_>> = TableDefinition::new("tags");
 
 /// The database's page cache, in bytes.
@@ -69,7 +71,7 @@ impl Table {
         let mut write = database.begin_write()?;
         write.set_quick_repair(true);
         write.open_table(ENTRIES)?.len()?;
-        write.open_table(PUBLIC)?.len()?;
+        write.open_table(MORE)?.len()?;
         write.open_table(TAGS)?.len()?;
         write.commit()?;
         Ok(Self(Arc::new(Shared {
@@ -109,9 +111,10 @@ impl Table {
     pub(crate) async fn get(&self, digest: Digest) -> Result<Option<Entry>, DirectoryError> {
         self.blocking(move |shared| {
             let read = shared.database.begin_read()?;
-            let public = read.open_table(PUBLIC)?.get(digest.as_bytes())?.is_some();
+            let more = read.open_table(MORE)?.get(digest.as_bytes())?;
             let table = read.open_table(ENTRIES)?;
-            Ok(table.get(digest.as_bytes())?.map(|row| entry(&digest, row.value(), public)))
+            let found = table.get(digest.as_bytes())?;
+            Ok(found.map(|row| entry(&digest, row.value(), more.as_ref().map(AccessGuard::value))))
         })
         .await
     }
@@ -123,9 +126,12 @@ impl Table {
                 let mut write = shared.database.begin_write()?;
                 write.set_durability(Durability::None).map_err(redb::Error::from)?;
                 let new = {
-                    let (mut table, mut open) = (write.open_table(ENTRIES)?, write.open_table(PUBLIC)?);
-                    let public = open.get(digest.as_bytes())?.is_some();
-                    let old = table.get(digest.as_bytes())?.map(|row| entry(&digest, row.value(), public));
+                    let (mut table, mut rest) = (write.open_table(ENTRIES)?, write.open_table(MORE)?);
+                    let old = {
+                        let more = rest.get(digest.as_bytes())?;
+                        let found = table.get(digest.as_bytes())?;
+                        found.map(|row| entry(&digest, row.value(), more.as_ref().map(AccessGuard::value)))
+                    };
                     if old.is_none() && table.len()? >= shared.max_entries {
                         return Err(DirectoryError::Full(shared.max_entries));
                     }
@@ -137,11 +143,7 @@ impl Table {
                     let (media_type, now) = (new.media_type.as_deref(), shared.clock.unix());
                     let row = (new.size, media_type, new.info_hash.as_bytes(), now, new.info.as_ref());
                     table.insert(digest.as_bytes(), row)?;
-                    if new.public {
-                        open.insert(digest.as_bytes(), ())?;
-                    } else {
-                        open.remove(digest.as_bytes())?;
-                    }
+                    rest.insert(digest.as_bytes(), (new.public, new.content.as_ref()))?;
                     new
                 };
                 write.commit()?;
@@ -258,7 +260,12 @@ impl Shared {
     }
 }
 
-fn entry(digest: &Digest, (size, media_type, info_hash, _, info): Row<'_>, public: bool) -> Entry {
+fn entry(
+    digest: &Digest,
+    (size, media_type, info_hash, _, info): Row<'_>,
+    more: Option<MoreRow<'_>>,
+) -> Entry {
+    let (public, content) = more.unwrap_or_default();
     Entry {
         digest: *digest,
         size,
@@ -266,6 +273,7 @@ fn entry(digest: &Digest, (size, media_type, info_hash, _, info): Row<'_>, publi
         info_hash: InfoHash::from_bytes(*info_hash),
         info: Bytes::copy_from_slice(info),
         public,
+        content: Bytes::copy_from_slice(content),
         complete: None,
         incomplete: None,
     }

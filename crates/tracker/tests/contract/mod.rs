@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use api::{
     CallError, DirectoryClient,
-    directory::{Claim, Entry, PublishRequest, Renewal, TagRequest},
+    directory::{Claim, Entry, MAX_CONTENT, PublishRequest, Renewal, TagRequest},
 };
+use bytes::Bytes;
 use hash::Digest;
 use metainfo::{BlobBuilder, BlobTorrent};
 
@@ -20,7 +21,7 @@ pub(crate) fn blob(content: &[u8]) -> BlobTorrent {
 
 pub(crate) fn publication(blob: &BlobTorrent) -> PublishRequest {
     let (info, media_type) = (blob.info_bytes.clone(), Some("m".to_owned()));
-    PublishRequest { info, media_type, public: false, lease: None }
+    PublishRequest { info, media_type, public: false, content: Bytes::new(), lease: None }
 }
 
 /// All of it. Leases last some seconds.
@@ -32,7 +33,24 @@ pub(crate) async fn holds(a: &DirectoryClient, b: &DirectoryClient) {
     a_dead_swarm_is_fetched_again_by_one(a, b).await;
     only_the_canonical_torrent_of_the_blob_is_published(a, b).await;
     what_is_public_stays_so(a, b).await;
+    a_small_blob_is_given_along_if_it_is_that(a, b).await;
     a_tag_points_where_it_was_set_last(a, b).await;
+}
+
+async fn a_small_blob_is_given_along_if_it_is_that(a: &DirectoryClient, b: &DirectoryClient) {
+    let (content, large) = (Bytes::from_static(b"a manifest"), Bytes::from(vec![5; MAX_CONTENT + 1]));
+    let small = blob(&content);
+    let request = PublishRequest { content: content.clone(), ..publication(&small) };
+    assert_eq!(a.publish(&small.digest, &request).await.expect("published").content, content);
+    // Who publishes without it takes nothing away.
+    a.publish(&small.digest, &publication(&small)).await.expect("published");
+    assert_eq!(b.get(&small.digest).await.expect("an answer").expect("there").content, content);
+    for (blob, content) in [(blob(b"another"), content), (blob(&large), large)] {
+        let request = PublishRequest { content, ..publication(&blob) };
+        let refused = a.publish(&blob.digest, &request).await;
+        assert!(matches!(refused, Err(CallError::Rejected { .. })), "{refused:?}");
+        assert_eq!(b.get(&blob.digest).await.expect("an answer"), None);
+    }
 }
 
 async fn what_is_public_stays_so(a: &DirectoryClient, b: &DirectoryClient) {
