@@ -36,7 +36,7 @@ pub struct Config {
     /// The file of its key (PEM), which `user` must be able to read.
     pub tls_key: Option<PathBuf>,
 
-    /// Who may connect to unix sockets: the mode of their files. They are `user`'s and `group`'s.
+    /// Who may connect to unix sockets: the mode of their files, octal, as text. They are `user`'s and `group`'s.
     pub socket_mode: SocketMode,
 
     /// The user that the tracker becomes once it has bound its addresses, by name or number. Everything else is done

@@ -32,7 +32,7 @@ use crate::{
     config::{Config, ConfigError},
     desk::Desk,
     directory::{Directory, FLUSH_EVERY},
-    endpoint::Endpoint,
+    endpoint::{Endpoint, Listen},
     error::StartError,
     forward::{Forwarder, Forwarders},
     http::{
@@ -62,6 +62,10 @@ const HANDED_OVER: usize = 1024;
 
 /// How long a client may take for a head, or to take an answer.
 const SLOW: Duration = Duration::from_secs(30);
+
+/// One of how many places may be a connection's of HTTPS that has not been answered anything yet: whoever opens them and
+/// leaves takes no more. Over plain HTTP such a connection is given up when another wants its place.
+const UNSERVED_SHARE: usize = 4;
 
 /// The tracker's clocks: one that never goes back, for ages and deadlines, and the date.
 #[derive(Debug, Clone, Copy)]
@@ -189,6 +193,7 @@ impl Tracker {
             })
             .map_err(StartError::System)?;
         let router = api::router(Arc::clone(&shared));
+        let unserved = Arc::new(Semaphore::new((shared.config.max_connections / UNSERVED_SHARE).max(1)));
         for (door, tallies) in https.into_iter().zip(tallies) {
             let (Some(tls), Some(tally)) = (&tracker.tls, tallies.workers.first()) else { continue };
             let secure = Arc::new(Secure {
@@ -196,6 +201,7 @@ impl Tracker {
                 shared: Arc::clone(&shared),
                 tally: Arc::clone(tally),
                 router: router.clone(),
+                unserved: Arc::clone(&unserved),
                 slow: SLOW,
                 idle: Duration::from_secs(shared.config.idle_timeout),
                 tasks: tasks.clone(),
@@ -308,12 +314,14 @@ fn start_http<'a>(
 ) -> io::Result<Vec<JoinHandle<()>>> {
     let (config, mut threads) = (&shared.config, Vec::new());
     for (door, tallies) in doors.into_iter().zip(tallies) {
+        let unix = matches!(door.at, Listen::Unix(_));
         let listener = Arc::new(door.socket);
         for tally in tallies.workers.iter().take(config.workers()) {
             let (desk, tracker_id) = (Arc::clone(&shared.desk), Arc::clone(&shared.tracker_id));
             let exchange = Exchange::new(desk, tracker_id, Arc::clone(tally));
             let worker = Worker {
                 listener: Arc::clone(&listener),
+                unix,
                 responder: Responder::new(exchange, config.full_scrape),
                 connections: shared.connections.clone(),
                 api: api.clone(),

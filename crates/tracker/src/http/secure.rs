@@ -15,6 +15,7 @@ use rustls::ServerConfig;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -44,6 +45,8 @@ pub(crate) struct Secure {
     pub(crate) shared: Arc<Shared>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) router: Router,
+    /// Places for connections that have not been answered anything yet.
+    pub(crate) unserved: Arc<Semaphore>,
     /// How long a request may take to be read, or an answer to be taken.
     pub(crate) slow: Duration,
     /// How long a connection may stand idle.
@@ -83,23 +86,30 @@ impl Secure {
     fn enter(self: &Arc<Self>, stream: TcpStream, from: IpAddr) {
         self.tally.of(from).connects.bump();
         let free = self.shared.desk.policy.load().is_proxy(Some(from));
-        match self.shared.connections.enter(Some(from), free) {
-            Ok(place) => {
-                self.tasks.spawn(Arc::clone(self).serve(stream, from, place));
+        let place = self.shared.connections.enter(Some(from), free);
+        match (place, Arc::clone(&self.unserved).try_acquire_owned()) {
+            (Ok(place), Ok(unserved)) => {
+                self.tasks.spawn(Arc::clone(self).serve(stream, from, place, unserved));
             }
-            Err(NoPlace::Full) => self.tally.of(from).fault(Fault::Busy),
-            Err(NoPlace::Crowd) => self.tally.of(from).fault(Fault::Crowd),
+            (Err(NoPlace::Crowd), _) => self.tally.of(from).fault(Fault::Crowd),
+            (Err(NoPlace::Full), _) | (_, Err(_)) => self.tally.of(from).fault(Fault::Busy),
         }
     }
 
     /// Serves a connection until it ends, and counts it as long.
-    async fn serve(self: Arc<Self>, stream: TcpStream, from: IpAddr, _place: Place) {
+    async fn serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        from: IpAddr,
+        _place: Place,
+        unserved: OwnedSemaphorePermit,
+    ) {
         let greeted = tokio::select! {
             greeted = timeout(HANDSHAKE, self.greet(stream, from)) => greeted,
             () = self.closing.cancelled() => return,
         };
         match greeted {
-            Ok(Ok((stream, from))) => self.converse(stream, from).await,
+            Ok(Ok((stream, from))) => self.converse(stream, from, unserved).await,
             Ok(Err(fault)) => self.tally.of(from).fault(fault),
             Err(_) => self.tally.of(from).fault(Fault::Slow),
         }
@@ -124,11 +134,12 @@ impl Secure {
 
     /// Answers announces and scrapes, until the client has enough or asks for something else: that is the API's, and
     /// all that follows.
-    async fn converse(&self, mut stream: Stream, from: IpAddr) {
+    async fn converse(&self, mut stream: Stream, from: IpAddr, unserved: OwnedSemaphorePermit) {
         let Shared { desk, tracker_id, config, clock, .. } = &*self.shared;
         let exchange = Exchange::new(Arc::clone(desk), Arc::clone(tracker_id), Arc::clone(&self.tally));
         let mut responder = Responder::new(exchange, config.full_scrape);
         let (mut input, mut answers) = (Vec::new(), Vec::new());
+        let mut unserved = Some(unserved);
         let mut deadline = deadline_in(self.slow);
         loop {
             let begins = input.is_empty();
@@ -152,7 +163,8 @@ impl Secure {
             let part = loop {
                 answers.clear();
                 let part = responder.answer(clock.elapsed(), Some(from), &mut rest, &mut answers);
-                if !answers.is_empty() {
+                if !answers.is_empty() || part == Part::Foreign {
+                    drop(unserved.take());
                     match timeout(self.slow, send(&mut stream, &answers)).await {
                         Ok(Ok(())) => {}
                         Ok(Err(_)) => return,

@@ -57,6 +57,8 @@ pub(crate) struct Patience {
 pub(crate) struct Worker {
     /// Of TCP or unix connections.
     pub(crate) listener: Arc<Socket>,
+    /// Whether they are unix connections, which come from nowhere.
+    pub(crate) unix: bool,
     pub(crate) responder: Responder,
     pub(crate) connections: Connections,
     /// Where other requests go.
@@ -159,8 +161,10 @@ impl Loop {
                     return;
                 }
             };
-            // Who comes by a unix socket has no address.
             let from = from.map(|from: SocketAddr| from.ip());
+            if from.is_none() != self.worker.unix {
+                continue;
+            }
             self.worker.responder.exchange.tally.of(from).connects.bump();
             match self.enter(from) {
                 Ok(place) => self.admit(socket, from, place),
