@@ -1,4 +1,4 @@
-//! The tracker's ways in, by other programs: sockets that were bound before it started, and curl through them.
+//! The tracker's ways in, by other programs: sockets that were bound before it started, curl, haproxy, nginx.
 
 #![allow(
     clippy::expect_used,
@@ -8,7 +8,7 @@
 
 use std::{fs, net::UdpSocket, path::Path, process::Command, time::Duration};
 
-use longshore_interop::{PYTHON, Process, longshore, require};
+use longshore_interop::{PYTHON, Process, free_port, longshore, require, wait_until};
 use serde_json::Value;
 
 /// Binds sockets as systemd does for `.socket` units, and becomes the program that its arguments name.
@@ -47,6 +47,17 @@ fn curl(arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// The files of a certificate for 127.0.0.1 and of its key.
+fn certificate(folder: &Path) -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let write = |name: &str, text: String| {
+        let path = folder.join(name);
+        fs::write(&path, text).expect("written");
+        path.to_str().expect("text").to_owned()
+    };
+    (write("certificate.pem", made.cert.pem()), write("key.pem", made.signing_key.serialize_pem()))
+}
+
 fn announce(port: u16) -> String {
     let (hash, id) = ("a".repeat(20), "b".repeat(20));
     format!("/announce?info_hash={hash}&peer_id={id}&port={port}&left=1&uploaded=0&downloaded=0&compact=0")
@@ -62,12 +73,8 @@ fn sockets_that_were_bound_before_are_served_and_no_address_is_bound_besides() {
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
-    let at = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
-    fs::write(at("certificate.pem"), made.cert.pem()).expect("written");
-    fs::write(at("key.pem"), made.signing_key.serialize_pem()).expect("written");
-    let unix = at("http.sock");
-    let (certificate, key) = (at("certificate.pem"), at("key.pem"));
+    let unix = folder.path().join("http.sock").to_str().expect("text").to_owned();
+    let (certificate, key) = certificate(folder.path());
     // The address that is configured is not bound: nobody may.
     let tls = ["--tls-certificate", &certificate, "--tls-key", &key, "--listen", "192.0.2.1:1"];
     let mut tracker = Process::start(&mut activated(Path::new(&unix), "http:udp:unix:https", &tls));
@@ -134,4 +141,94 @@ fn curl_comes_through_the_proxy_protocol() {
     let plain =
         Command::new("curl").args(["--silent", "--max-time", "30", &format!("http://{http}/")]).status();
     assert_eq!(plain.expect("runs").code(), Some(52), "curl's word for no answer at all");
+}
+
+/// Waits until somebody answers at a port.
+fn wait_for(port: u16) {
+    wait_until("the proxy to listen", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+}
+
+#[test]
+fn haproxy_says_for_whom_it_comes_by_both_versions_and_before_tls() {
+    if !require("haproxy", "haproxy") || !require("curl", "curl") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let (certificate, key) = certificate(folder.path());
+    let mut command = Command::new(longshore());
+    command.args(["tracker", "--json", "--listen", "127.0.0.1:0", "--tls-listen", "127.0.0.1:0"]);
+    command.args(["--tls-certificate", &certificate, "--tls-key", &key, "--ip-from", "192.0.2.0/24"]);
+    // haproxy comes from 127.0.0.2, its clients from 127.0.0.1.
+    let mut tracker =
+        Process::start(command.args(["--proxy-protocol", "true", "--trusted-proxies", "127.0.0.2"]));
+    let listening = tracker.event("listening");
+    let (http, https) = (first(&listening, "addresses"), first(&listening, "https"));
+    let mut config =
+        "defaults\n mode tcp\n timeout connect 9s\n timeout client 30s\n timeout server 30s\n".to_owned();
+    let ways = [("send-proxy", &http), ("send-proxy-v2", &http), ("send-proxy-v2", &https)];
+    let ports = ways.map(|(send, to)| {
+        let port = free_port();
+        config += &format!(
+            "listen l{port}\n bind 127.0.0.1:{port}\n server t {to} {send} source 127.0.0.2 check check-send-proxy\n"
+        );
+        port
+    });
+    let file = folder.path().join("haproxy.cfg");
+    fs::write(&file, config).expect("written");
+    let _haproxy = Process::start(Command::new("haproxy").args(["-db", "-f"]).arg(&file));
+    ports.into_iter().for_each(wait_for);
+    let [one, two, secure] = ports;
+    curl(&[&format!("http://127.0.0.1:{one}{}", announce(1001))]);
+    curl(&[&format!("http://127.0.0.1:{two}{}", announce(1002))]);
+    let found = curl(&["--cacert", &certificate, &format!("https://127.0.0.1:{secure}{}", announce(1003))]);
+    for port in [1001, 1002] {
+        assert!(found.contains(&format!("2:ip9:127.0.0.14:porti{port}e")), "{found}");
+    }
+    // Whoever is no proxy asks as himself, and may say nothing else.
+    assert!(curl(&[&format!("http://{http}{}", announce(1004))]).contains("porti1003e"));
+    let said = curl(&["--haproxy-protocol", "--include", &format!("http://{http}{}", announce(1005))]);
+    assert!(said.starts_with("HTTP/1.1 400"), "{said}");
+}
+
+#[test]
+fn nginx_comes_through_a_unix_socket_and_names_its_clients() {
+    if !require("nginx", "nginx-light") || !require("curl", "curl") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let (at, port) = (folder.path().display(), free_port());
+    let mut command = Command::new(longshore());
+    command.args([
+        "tracker",
+        "--json",
+        "--listen",
+        &format!("unix:{at}/http.sock"),
+        "--ip-from",
+        "192.0.2.0/24",
+    ]);
+    let mut tracker = Process::start(command.args(["--real-ip-header", "X-Forwarded-For"]));
+    tracker.event("listening");
+    let config = format!(
+        "daemon off; master_process off; error_log stderr; pid {at}/pid;\n\
+         events {{}}\n\
+         http {{\n access_log off; client_body_temp_path {at}/b; proxy_temp_path {at}/p; fastcgi_temp_path {at}/f;\n\
+         uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;\n\
+         upstream t {{ server unix:{at}/http.sock; keepalive 4; }}\n\
+         server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://t; proxy_http_version 1.1;\n\
+         proxy_set_header Connection ''; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }} }} }}\n"
+    );
+    let file = folder.path().join("nginx.conf");
+    fs::write(&file, config).expect("written");
+    let _nginx = Process::start(Command::new("nginx").args(["-e", "stderr", "-c"]).arg(&file));
+    wait_for(port);
+    let ask = |port: u16, of: u16, more: &[&str]| {
+        curl(&[more, &[&format!("http://127.0.0.1:{port}{}", announce(of))]].concat())
+    };
+    ask(port, 1001, &[]);
+    // What a client makes up stands before what nginx adds.
+    let found = ask(port, 1002, &["--interface", "127.0.0.3", "--header", "X-Forwarded-For: 6.6.6.6"]);
+    assert!(found.contains("2:ip9:127.0.0.14:porti1001e"), "{found}");
+    let found = ask(port, 1003, &[]);
+    assert!(found.contains("2:ip9:127.0.0.34:porti1002e") && !found.contains("6.6.6.6"), "{found}");
+    assert_eq!(curl(&[&format!("http://127.0.0.1:{port}/health")]), "ok\n");
 }

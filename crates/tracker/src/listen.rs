@@ -291,10 +291,11 @@ fn udp_socket(address: SocketAddr, shared: bool, receive_buffer: usize) -> io::R
 }
 
 fn set_for_packets(socket: &Socket, receive_buffer: usize) -> io::Result<()> {
-    // As much as the system grants (net.core.rmem_max); more only to who may override that.
+    // As much as the system grants (net.core.rmem_max); more only to who may override that, as whoever handed the
+    // socket over may have done.
     let forced =
         nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::RcvBufForce, &receive_buffer);
-    if forced.is_err() {
+    if forced.is_err() && socket.recv_buffer_size()? < receive_buffer {
         let _ = socket.set_recv_buffer_size(receive_buffer);
     }
     socket.set_read_timeout(Some(WAIT))?;

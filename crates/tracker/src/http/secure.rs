@@ -110,16 +110,18 @@ impl Secure {
         };
         match greeted {
             Ok(Ok((stream, from))) => self.converse(stream, from, unserved).await,
-            Ok(Err(fault)) => self.tally.of(from).fault(fault),
+            Ok(Err(Some(fault))) => self.tally.of(from).fault(fault),
+            // Who goes away before the first request is not counted: proxies look so whether we live.
+            Ok(Err(None)) => {}
             Err(_) => self.tally.of(from).fault(Fault::Slow),
         }
     }
 
     /// What comes before the first request: the preface of a trusted proxy, and the handshake.
-    async fn greet(&self, mut stream: TcpStream, from: IpAddr) -> Result<(Stream, IpAddr), Fault> {
+    async fn greet(&self, mut stream: TcpStream, from: IpAddr) -> Result<(Stream, IpAddr), Option<Fault>> {
         let (mut client, mut first) = (from, Bytes::new());
         if self.shared.desk.policy.load().has_preface(Some(from)) {
-            let (named, rest) = preface(&mut stream).await.ok_or(Fault::Proxy)?;
+            let (named, rest) = preface(&mut stream).await?;
             (client, first) = (named.unwrap_or(from), rest);
         }
         let accepting = TlsAcceptor::from(self.tls.load_full()).accept(Rewound { first, stream });
@@ -127,7 +129,7 @@ impl Secure {
             Ok(stream) => Ok((stream, client)),
             Err(error) => {
                 tracing::debug!(%client, %error, "no TLS");
-                Err(Fault::Handshake)
+                Err((error.kind() != io::ErrorKind::UnexpectedEof).then_some(Fault::Handshake))
             }
         }
     }
@@ -208,22 +210,22 @@ async fn send(stream: &mut Stream, answers: &[u8]) -> io::Result<()> {
     stream.flush().await
 }
 
-/// Whom a proxy names, and what it had sent behind that. `None` where it does not keep to the protocol.
-async fn preface(stream: &mut TcpStream) -> Option<(Option<IpAddr>, Bytes)> {
+/// Whom a proxy names, and what it had sent behind that.
+async fn preface(stream: &mut TcpStream) -> Result<(Option<IpAddr>, Bytes), Option<Fault>> {
     let mut input = Vec::with_capacity(ROOM);
     loop {
         match Preface::read(&input) {
             Preface::Whole(client, length) => {
                 let mut input = Bytes::from(input);
                 let rest = input.split_off(length);
-                return Some((client, rest));
+                return Ok((client, rest));
             }
             // What is partial is shorter than a preface may be.
             Preface::Partial => input.reserve(ROOM),
-            Preface::Broken => return None,
+            Preface::Broken => return Err(Some(Fault::Proxy)),
         }
-        if stream.read_buf(&mut input).await.ok()? == 0 {
-            return None;
+        if stream.read_buf(&mut input).await.map_err(|_| None)? == 0 {
+            return Err(None);
         }
     }
 }
