@@ -1,6 +1,7 @@
-//! Announce and scrape over HTTP: requests as query strings, replies as bencode, and the heads around requests.
+//! Announce and scrape over HTTP: requests as query strings, replies as bencode, the heads around requests, and what proxies say before them.
 
 pub mod head;
+pub mod preface;
 mod query;
 mod reply;
 mod request;

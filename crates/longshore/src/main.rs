@@ -2,7 +2,7 @@
 //!
 //! Each command is a file under `commands`; what several of them share stands beside them: [`host`] starts an
 //! engine, [`torrent_file`] reads what a user names, [`resume`] finds what is on disk, [`screen`] draws and prints,
-//! [`failure`] says what went wrong and with which exit code.
+//! [`failure`] says what went wrong and with which exit code, [`service`] tells systemd how it goes.
 //!
 //! It holds no logic but presentation. Results go to standard output, everything else to standard error. Exit codes:
 //! 0 done, 1 it could not be done, 2 what was given cannot be used.
@@ -16,6 +16,7 @@ mod log;
 mod quantity;
 mod resume;
 mod screen;
+mod service;
 mod torrent_file;
 mod traffic;
 
@@ -70,7 +71,7 @@ fn main() -> ExitCode {
         Command::Pull(args) => host::block_on(commands::pull::run(args)),
         Command::Seed(args) => host::block_on(commands::seed::run(args)),
         Command::Status(args) => host::block_on(commands::status::run(args)),
-        Command::Tracker(args) => host::block_on(commands::tracker::run(*args)),
+        Command::Tracker(args) => commands::tracker::run(*args),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

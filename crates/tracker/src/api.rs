@@ -1,10 +1,6 @@
 //! The API: what each path but those of announces does with a request.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use ::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use api::{
@@ -98,7 +94,7 @@ pub(crate) fn router(shared: App) -> Router {
 /// with a body; and what there is not.
 async fn tracker(
     State(app): State<App>,
-    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    ConnectInfo(from): ConnectInfo<Option<IpAddr>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
@@ -120,7 +116,7 @@ async fn tracker(
 
 async fn full_or_named_scrape(
     app: State<App>,
-    from: ConnectInfo<SocketAddr>,
+    from: ConnectInfo<Option<IpAddr>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
@@ -139,7 +135,7 @@ async fn full_or_named_scrape(
 /// Lets through whoever may see statistics.
 async fn check_place(
     State(app): State<App>,
-    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    ConnectInfo(from): ConnectInfo<Option<IpAddr>>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -284,13 +280,13 @@ async fn check_token(State(app): State<App>, headers: HeaderMap, request: Reques
 }
 
 impl Shared {
-    /// Who asks: whoever is behind `from`, where that is a trusted proxy.
-    fn asker(&self, from: SocketAddr, headers: &HeaderMap) -> IpAddr {
+    /// Who asks: whoever is behind `from`, where that is a trusted proxy. `None` where it does not say.
+    fn asker(&self, from: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
         let field = |name: &[u8]| {
             let name = std::str::from_utf8(name).unwrap_or_default();
             headers.get_all(name).iter().map(HeaderValue::as_bytes).collect()
         };
-        self.desk.policy.load().client(from.ip(), field)
+        self.desk.policy.load().client(from, field)
     }
 
     /// Adds what the tracker knows of the entry's swarm.

@@ -11,17 +11,40 @@ use std::{
 use etcd::{Address, AddressError, Password};
 use serde::{Deserialize, Serialize};
 
-use crate::Network;
+use crate::{
+    Network,
+    endpoint::{Listen, SocketMode},
+};
 
 /// The tracker's configuration. The defaults are for a fleet in one network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Addresses to listen on. `[::]` takes IPv4 as well; a machine without IPv6 falls back to `0.0.0.0`.
-    pub listen: Vec<SocketAddr>,
+    /// Where to listen: addresses, and `unix:/path` for a socket that a reverse proxy connects to. `[::]` takes IPv4 as
+    /// well; a machine without IPv6 falls back to `0.0.0.0`. Sockets that systemd hands over take the place of all these.
+    pub listen: Vec<Listen>,
 
     /// Whether the same addresses and ports take UDP as well (BEP 15).
     pub udp: bool,
+
+    /// Addresses to listen on for HTTPS.
+    pub tls_listen: Vec<SocketAddr>,
+
+    /// The file of the certificate for these, with the chain behind it (PEM). It is read anew with the configuration.
+    pub tls_certificate: Option<PathBuf>,
+
+    /// The file of its key (PEM), which `user` must be able to read.
+    pub tls_key: Option<PathBuf>,
+
+    /// Who may connect to unix sockets: the mode of their files, octal, as text. They are `user`'s and `group`'s.
+    pub socket_mode: SocketMode,
+
+    /// The user that the tracker becomes once it has bound its addresses, by name or number. Everything else is done
+    /// as that user: files are read, also anew, and the directory is kept.
+    pub user: Option<String>,
+
+    /// The group that it then has; the user's own unless set.
+    pub group: Option<String>,
 
     /// How many threads answer each protocol at each address; 0 for as many as there are cores.
     pub workers: usize,
@@ -72,8 +95,13 @@ pub struct Config {
     /// peer's own address here, 127.0.0.1, is of no use to others.
     pub ip_from: Vec<Network>,
 
-    /// Networks of reverse proxies, which say in a header for whom they ask.
+    /// Networks of reverse proxies, which say in a header for whom they ask. What connects to a unix socket is one in
+    /// any case.
     pub trusted_proxies: Vec<Network>,
+
+    /// Whether these proxies say for whom a connection is by the PROXY protocol (version 1 or 2). They then must, and
+    /// nobody else may.
+    pub proxy_protocol: bool,
 
     /// The header in which they do: `X-Real-IP`, `X-Forwarded-For`, or another.
     pub real_ip_header: String,
@@ -140,8 +168,14 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, 6969))],
+            listen: vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, 6969)).into()],
             udp: true,
+            tls_listen: Vec::new(),
+            tls_certificate: None,
+            tls_key: None,
+            socket_mode: SocketMode::GROUP,
+            user: None,
+            group: None,
             workers: 0,
             interval: 600,
             interval_spread: 5,
@@ -157,6 +191,7 @@ impl Default for Config {
             max_peers: 20_000_000,
             ip_from: vec![Network::LOOPBACK_V4, Network::LOOPBACK_V6],
             trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             real_ip_header: "X-Real-IP".to_owned(),
             allow: None,
             deny: None,
@@ -247,6 +282,18 @@ pub enum ConfigError {
     /// Nowhere to listen.
     #[error("`listen` is empty: give at least one address, such as \"[::]:6969\"")]
     NoListener,
+    /// TLS, and nothing to show.
+    #[error("HTTPS wants a certificate: give `tls_certificate` and `tls_key`")]
+    NoCertificate,
+    /// One without the other.
+    #[error("`tls_certificate` and `tls_key` go together: give both, or none")]
+    HalfCertificate,
+    /// A group, and no user.
+    #[error("`group` goes with `user`: give a user, or leave the group out")]
+    NoUser,
+    /// Nobody whose word on others is taken.
+    #[error("`proxy_protocol` is for proxies: name their networks with `trusted_proxies`, or leave it out")]
+    NoProxies,
     /// A number outside its range.
     #[error("`{name}` is {value}: it must be {must}")]
     Range {
@@ -283,8 +330,14 @@ impl Config {
         let require = |good: bool, name, value, must| {
             if good { Ok(()) } else { Err(ConfigError::Range { name, value, must }) }
         };
-        if self.listen.is_empty() {
-            return Err(ConfigError::NoListener);
+        if self.tls_certificate.is_some() != self.tls_key.is_some() {
+            return Err(ConfigError::HalfCertificate);
+        }
+        if !self.tls_listen.is_empty() && self.tls_certificate.is_none() {
+            return Err(ConfigError::NoCertificate);
+        }
+        if self.group.is_some() && self.user.is_none() {
+            return Err(ConfigError::NoUser);
         }
         if self.directory_token.as_deref() == Some("") {
             return Err(ConfigError::EmptyToken);
@@ -335,6 +388,10 @@ impl Config {
         let settings = differ!(
             listen,
             udp,
+            tls_listen,
+            socket_mode,
+            user,
+            group,
             workers,
             peer_age,
             numwant,
@@ -401,7 +458,9 @@ mod tests {
         };
         assert!(bad(|c| c.peer_age = 600).is_err_and(|e| e.contains("peer_age")));
         assert!(bad(|c| c.interval = 0).is_err_and(|e| e.contains("interval")));
-        assert!(bad(|c| c.listen.clear()).is_err_and(|e| e.contains("listen")));
+        assert!(bad(|c| c.tls_listen.push(([127, 0, 0, 1], 0).into())).is_err_and(|e| e.contains("tls_key")));
+        assert!(bad(|c| c.tls_key = Some("k".into())).is_err_and(|e| e.contains("tls_certificate")));
+        assert!(bad(|c| c.group = Some("g".into())).is_err_and(|e| e.contains("`user`")));
         assert!(bad(|c| c.directory_token = Some(String::new())).is_err());
     }
 

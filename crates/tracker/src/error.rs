@@ -1,12 +1,15 @@
 //! Why the tracker does not start, and why the directory does not answer.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{io, path::PathBuf};
 
 use hash::Digest;
 
 use crate::{
     config::{ConfigError, Home},
+    endpoint::Listen,
     policy::FileError,
+    tls::TlsError,
+    user::UserError,
 };
 
 /// Why the tracker does not start.
@@ -17,14 +20,29 @@ pub enum StartError {
     #[error("the tracker's configuration is wrong: {0}")]
     Config(#[from] ConfigError),
     /// An address cannot be bound.
-    #[error("cannot listen on {address}: {error}")]
+    #[error("cannot listen on {at}: {error}")]
     Listen {
         /// The address.
-        address: SocketAddr,
+        at: Listen,
         /// The system's words.
         #[source]
         error: io::Error,
     },
+    /// A socket that was handed over is of no use.
+    #[error("cannot use the inherited socket `{name}`: {error}")]
+    Inherited {
+        /// What it is called.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        error: io::Error,
+    },
+    /// The process cannot become the user that the configuration names.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// Certificate or key are of no use.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The system gives no thread, or no descriptor.
     #[error("the system refuses the tracker what it needs: {0}")]
     System(#[source] io::Error),

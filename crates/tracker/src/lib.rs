@@ -3,11 +3,13 @@
 //! | where | what |
 //! |---|---|
 //! | UDP | BEP 15, 41; connection ids without state |
+//! | HTTP, HTTPS | all that follows; over TCP, HTTP over unix sockets too; PROXY protocol from trusted proxies |
 //! | `/announce`, `/scrape` | BEP 3, 7, 21, 23, 24, 31, 48; a key may stand before or behind |
 //! | `/directory/v1/…` | see [`api::directory`](::api::directory); kept in `redb`, or in etcd |
 //! | `/stats`, `/stats.json`, `/metrics`, `/health` | for people, scripts, Prometheus, and `ok` |
 //!
-//! [`Tracker::start`] binds and serves; [`run`] does so until told to stop. [`PeerStore`] is the tracker's heart
+//! [`Tracker::start`] binds and serves; [`run`] does so until told to stop. A program that is to give up rights of root
+//! calls [`Listeners::bind`] while it has no threads, and [`Tracker::serve`] then. [`PeerStore`] is the tracker's heart
 //! and knows nothing of protocols, sockets or clocks. One pure way leads from an announce to its answer, by whatever
 //! protocol it came (`desk`); who may ask what (`policy`) can be changed while it runs.
 //!
@@ -20,8 +22,8 @@
 //!
 //! **Threads:** announces and scrapes are answered on plain threads, for each listener one a core for UDP and one a
 //! core for HTTP; nothing on their way waits, allocates for an ordinary announce, or takes any lock but that of
-//! the torrent's shard. All else runs on tokio tasks, one for each connection, which come from the HTTP threads. The
-//! directory's database is only touched from blocking threads.
+//! the torrent's shard. All else runs on tokio tasks, one for each connection: those of HTTPS, and those that come from
+//! the HTTP threads. The directory's database is only touched from blocking threads.
 
 mod api;
 mod auth;
@@ -29,6 +31,7 @@ mod bencoded;
 mod config;
 mod desk;
 mod directory;
+mod endpoint;
 mod error;
 mod forward;
 mod full_scrape;
@@ -43,14 +46,20 @@ mod server;
 mod stats;
 mod store;
 mod tally;
+mod tls;
 mod udp;
+mod user;
 
 pub use config::{Config, ConfigError, Home, HomeError};
 pub use desk::{Answer, Refusal};
+pub use endpoint::{Endpoint, Listen, ListenError, SocketMode, SocketModeError};
 pub use error::{DirectoryError, StartError};
 pub use etcd::{AddressError, Password};
 pub use forward::{Forwarder, ListError, read_list};
+pub use listen::{Inherited, InheritedSocket, Listeners};
 pub use network::{Network, NetworkError};
 pub use policy::{ContentError, FileError};
 pub use server::{Tracker, run};
 pub use store::{Announce, Announced, Limits, Name, Outcome, PeerStore, Peers, TorrentStats};
+pub use tls::{PemError, TlsError};
+pub use user::UserError;

@@ -35,6 +35,8 @@ pub(crate) struct Policy {
     ip_from: Vec<Network>,
     /// From here the header below is believed.
     proxies: Vec<Network>,
+    /// Whether from there each connection begins with the PROXY protocol.
+    proxy_protocol: bool,
     /// In small letters.
     real_ip_header: Vec<u8>,
     allowed: Option<HashSet<InfoHash>>,
@@ -98,6 +100,7 @@ impl Policy {
             pace: Pace::of(config),
             ip_from: config.ip_from.clone(),
             proxies: config.trusted_proxies.clone(),
+            proxy_protocol: config.proxy_protocol,
             real_ip_header: config.real_ip_header.to_ascii_lowercase().into_bytes(),
             allowed,
             denied: denied.unwrap_or_default(),
@@ -131,8 +134,8 @@ impl Policy {
     }
 
     /// Whether an address may see statistics, metrics, and all torrents at once.
-    pub(crate) fn may_see(&self, from: IpAddr) -> bool {
-        self.stats_from.is_empty() || within(&self.stats_from, from)
+    pub(crate) fn may_see(&self, from: Option<IpAddr>) -> bool {
+        self.stats_from.is_empty() || from.is_some_and(|from| within(&self.stats_from, from))
     }
 
     /// Where a peer is taken to be that asks from `from` and says that it is at `claimed`.
@@ -142,16 +145,26 @@ impl Policy {
         claimed.filter(|_| within(&self.ip_from, from)).unwrap_or(from)
     }
 
-    /// Whether what comes from here comes for others.
-    pub(crate) fn is_proxy(&self, from: IpAddr) -> bool {
-        within(&self.proxies, from)
+    /// Whether what comes from here comes for others, as does all that comes by a unix socket.
+    pub(crate) fn is_proxy(&self, from: Option<IpAddr>) -> bool {
+        from.is_none_or(|from| within(&self.proxies, from))
+    }
+
+    /// Whether a connection from here begins with the PROXY protocol.
+    pub(crate) fn has_preface(&self, from: Option<IpAddr>) -> bool {
+        self.proxy_protocol && self.is_proxy(from)
     }
 
     /// The client behind `from`, where that is a proxy that may be believed; `field` gives the values of a header. Of
-    /// several addresses, as in `X-Forwarded-For`, it is the last that is not such a proxy itself.
-    pub(crate) fn client<'a>(&self, from: IpAddr, field: impl FnOnce(&[u8]) -> Vec<&'a [u8]>) -> IpAddr {
-        let from = from.to_canonical();
-        if self.proxies.is_empty() || !within(&self.proxies, from) {
+    /// several addresses, as in `X-Forwarded-For`, it is the last that is not such a proxy itself. `None` where all that
+    /// is known is a unix socket.
+    pub(crate) fn client<'a>(
+        &self,
+        from: Option<IpAddr>,
+        field: impl FnOnce(&[u8]) -> Vec<&'a [u8]>,
+    ) -> Option<IpAddr> {
+        let from = from.map(|from| from.to_canonical());
+        if from.is_some_and(|from| self.proxies.is_empty() || !within(&self.proxies, from)) {
             return from;
         }
         let mut client = from;
@@ -160,7 +173,7 @@ impl Policy {
         for address in addresses.map(parse_ip) {
             // Before what nobody can read stands what anybody may have written.
             let Some(address) = address else { break };
-            client = address;
+            client = Some(address);
             if !within(&self.proxies, address) {
                 break;
             }
@@ -287,18 +300,23 @@ mod tests {
         let policy = policy(proxies);
         let client = |from: &str, values: &[&'static str]| {
             let values: Vec<&[u8]> = values.iter().map(|value| value.as_bytes()).collect();
-            policy.client(ip(from), |name| {
+            let client = policy.client((from != "unix").then(|| ip(from)), |name| {
                 assert_eq!(name, b"x-forwarded-for");
                 values
-            })
+            });
+            client.map_or("nobody".to_owned(), |ip| ip.to_string())
         };
-        assert_eq!(client("203.0.113.1", &["1.1.1.1"]), ip("203.0.113.1"), "no proxy");
-        assert_eq!(client("10.0.0.1", &["6.6.6.6, 1.1.1.1"]), ip("1.1.1.1"), "the first is made up");
-        assert_eq!(client("10.0.0.1", &["6.6.6.6", "1.1.1.1, 192.0.2.7"]), ip("1.1.1.1"));
-        assert_eq!(client("10.0.0.1", &["1.1.1.1, nonsense"]), ip("10.0.0.1"));
-        assert_eq!(client("10.0.0.1", &[" [2001:db8::1] "]), ip("2001:db8::1"));
-        assert_eq!(client("::ffff:10.0.0.1", &["10.0.0.9"]), ip("10.0.0.9"), "proxies all the way");
-        assert_eq!(client("10.0.0.1", &[]), ip("10.0.0.1"));
+        assert_eq!(client("203.0.113.1", &["1.1.1.1"]), "203.0.113.1", "no proxy");
+        assert_eq!(client("10.0.0.1", &["6.6.6.6, 1.1.1.1"]), "1.1.1.1", "the first is made up");
+        assert_eq!(client("10.0.0.1", &["6.6.6.6", "1.1.1.1, 192.0.2.7"]), "1.1.1.1");
+        assert_eq!(client("10.0.0.1", &["1.1.1.1, nonsense"]), "10.0.0.1");
+        assert_eq!(client("10.0.0.1", &[" [2001:db8::1] "]), "2001:db8::1");
+        assert_eq!(client("::ffff:10.0.0.1", &["10.0.0.9"]), "10.0.0.9", "proxies all the way");
+        assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
+        assert_eq!(client("unix", &["6.6.6.6, 1.1.1.1, 10.0.0.1"]), "1.1.1.1");
+        for unsaid in [&[][..], &["1.1.1.1, nonsense"], &["unix:"]] {
+            assert_eq!(client("unix", unsaid), "nobody");
+        }
     }
 
     #[test]

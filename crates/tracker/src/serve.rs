@@ -1,8 +1,8 @@
-//! The API's connections, which come from the HTTP workers with what these have read already.
+//! The API's connections, which come from the HTTP workers and HTTPS with what these have read already.
 
 use std::{
     io,
-    net::SocketAddr,
+    net::IpAddr,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -13,16 +13,17 @@ use axum::{Router, body::Body, extract::ConnectInfo};
 use bytes::{Buf as _, Bytes};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Socket};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{either::Either, sync::CancellationToken};
 use tower::ServiceExt as _;
 
 use crate::{
-    http::{connection::HandedOver, worker::MAX_HEAD},
+    http::{connection::HandedOver, responder::MAX_HEAD},
     server::GRACE,
 };
 
@@ -36,28 +37,58 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// all was read is reset, and the answer lost to a client that still sends.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
+/// What a TCP or a unix connection is to tokio.
+type Plain = Either<TcpStream, UnixStream>;
+
 /// Serves a connection until it ends.
 pub(crate) async fn connection(handed: HandedOver, router: Router, closing: CancellationToken) {
-    let HandedOver { stream, from, output, input, place } = handed;
+    let HandedOver { socket, from, output, input, place } = handed;
     // Counted as long as it is open.
     let _place = place;
-    let Ok(mut stream) = TcpStream::from_std(stream) else { return };
+    let Ok(mut stream) = plain(socket) else { return };
     if !matches!(timeout(HEAD_TIMEOUT, stream.write_all(&output)).await, Ok(Ok(()))) {
         return;
     }
-    let mut stream = Rewound { first: input.into(), stream };
-    if let Err(error) = serve(&mut stream, from, router, &closing).await {
-        tracing::debug!(%from, %error, "connection ends");
+    stream_of_requests(Rewound { first: input.into(), stream }, from, router, &closing).await;
+}
+
+fn plain(socket: Socket) -> io::Result<Plain> {
+    if socket.domain()? == Domain::UNIX {
+        UnixStream::from_std(socket.into()).map(Either::Right)
+    } else {
+        TcpStream::from_std(socket.into()).map(Either::Left)
     }
+}
+
+/// Serves the API on a stream until either side has enough.
+pub(crate) async fn stream_of_requests<S: Stream>(
+    mut stream: Rewound<S>,
+    from: Option<IpAddr>,
+    router: Router,
+    closing: &CancellationToken,
+) {
+    if let Err(error) = serve(&mut stream, from, router, closing).await {
+        tracing::debug!(?from, %error, "connection ends");
+    }
+    linger(&mut stream, closing).await;
+}
+
+/// Says that nothing more comes, and listens for a while until the client says so too.
+pub(crate) async fn linger<S: Stream>(stream: &mut S, closing: &CancellationToken) {
     tokio::select! {
-        _ = timeout(LINGER, drain(&mut stream.stream)) => {}
+        _ = timeout(LINGER, drain(stream)) => {}
         () = closing.cancelled() => {}
     }
 }
 
-async fn serve(
-    stream: &mut Rewound,
-    from: SocketAddr,
+/// A connection, of whatever kind.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+async fn serve<S: Stream>(
+    stream: &mut Rewound<S>,
+    from: Option<IpAddr>,
     router: Router,
     closing: &CancellationToken,
 ) -> hyper::Result<()> {
@@ -77,8 +108,7 @@ async fn serve(
     }
 }
 
-/// Says that nothing more comes, and reads until the client says so too.
-async fn drain(stream: &mut TcpStream) -> io::Result<()> {
+async fn drain<S: Stream>(stream: &mut S) -> io::Result<()> {
     stream.shutdown().await?;
     let mut ignored = [0; 4096];
     while stream.read(&mut ignored).await? > 0 {}
@@ -87,7 +117,7 @@ async fn drain(stream: &mut TcpStream) -> io::Result<()> {
 
 async fn answer(
     router: Router,
-    from: SocketAddr,
+    from: Option<IpAddr>,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, std::convert::Infallible> {
     request.extensions_mut().insert(ConnectInfo(from));
@@ -102,12 +132,12 @@ async fn answer(
 }
 
 /// A stream of which the first bytes were read already.
-struct Rewound {
-    first: Bytes,
-    stream: TcpStream,
+pub(crate) struct Rewound<S> {
+    pub(crate) first: Bytes,
+    pub(crate) stream: S,
 }
 
-impl AsyncRead for Rewound {
+impl<S: Stream> AsyncRead for Rewound<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -126,7 +156,7 @@ impl AsyncRead for Rewound {
     }
 }
 
-impl AsyncWrite for Rewound {
+impl<S: Stream> AsyncWrite for Rewound<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

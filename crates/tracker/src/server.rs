@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::Future,
     io,
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
     os::fd::OwnedFd,
     sync::{
         Arc,
@@ -17,6 +17,8 @@ use std::{
 use arc_swap::ArcSwap;
 use axum::Router;
 use rustix::event::{EventfdFlags, eventfd};
+use rustls::ServerConfig;
+use socket2::Socket;
 use tokio::{
     sync::{Semaphore, mpsc},
     time::timeout,
@@ -27,23 +29,26 @@ use tracker_client::TrackerClient;
 use crate::{
     api::{self, Shared},
     auth::Auth,
-    config::Config,
+    config::{Config, ConfigError},
     desk::Desk,
     directory::{Directory, FLUSH_EVERY},
+    endpoint::{Endpoint, Listen},
     error::StartError,
     forward::{Forwarder, Forwarders},
     http::{
-        self,
         connection::{Connections, HandedOver},
+        exchange::Exchange,
+        responder::Responder,
+        secure::Secure,
         worker::{Patience, Worker},
     },
-    listen::{self, Bound},
+    listen::{Door, Listeners, SocketFile},
     metrics::Metrics,
     policy::{self, Policy},
     serve,
     store::{Limits, PeerStore},
     tally::{Protocol, Tallies},
-    udp,
+    tls, udp,
 };
 
 /// How long connections have to end when the tracker does.
@@ -57,6 +62,10 @@ const HANDED_OVER: usize = 1024;
 
 /// How long a client may take for a head, or to take an answer.
 const SLOW: Duration = Duration::from_secs(30);
+
+/// One of how many places may be a connection's of HTTPS that has not been answered anything yet: whoever opens them and
+/// leaves takes no more. Over plain HTTP such a connection is given up when another wants its place.
+const UNSERVED_SHARE: usize = 4;
 
 /// The tracker's clocks: one that never goes back, for ages and deadlines, and the date.
 #[derive(Debug, Clone, Copy)]
@@ -87,14 +96,19 @@ impl Clock {
 /// Dropping it stops it without waiting; [`Tracker::shutdown`] waits.
 pub struct Tracker {
     addresses: Vec<SocketAddr>,
+    endpoints: Vec<Endpoint>,
     directory: Directory,
     desk: Arc<Desk>,
     forwarding: Forwarding,
+    /// By what HTTPS is proven, where there are certificate and key.
+    tls: Option<Arc<ArcSwap<ServerConfig>>>,
     /// As it was at the start.
     config: Config,
     stop: Stop,
     tasks: TaskTracker,
     threads: Vec<JoinHandle<()>>,
+    /// Unix sockets' files, removed with the tracker.
+    _files: Vec<SocketFile>,
 }
 
 /// What ends the tracker's tasks and threads.
@@ -117,15 +131,16 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 impl Tracker {
     /// Binds all addresses and serves. On return the tracker can be reached.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        let listeners = Listeners::bind(&config, Vec::new())?;
+        Self::serve(config, listeners).await
+    }
+
+    /// Serves on what was bound for this configuration.
+    pub async fn serve(config: Config, listeners: Listeners) -> Result<Self, StartError> {
         config.check()?;
         let workers = config.workers();
-        let mut listeners = Vec::new();
-        for &address in &config.listen {
-            let sockets = if config.udp { workers } else { 0 };
-            let bound = listen::bind(address, sockets, config.receive_buffer)
-                .map_err(|error| StartError::Listen { address, error })?;
-            listeners.push(bound);
-        }
+        let Listeners { http, https, udp, files, endpoints } = listeners;
+        let certificate = tls::read(&config)?;
         let stop = Stop::new().map_err(StartError::System)?;
         let (clock, tasks) = (Clock::start(), TaskTracker::new());
         let opened = Directory::open(&config, clock, stop.tasks.clone()).await;
@@ -136,12 +151,13 @@ impl Tracker {
         let mut forwarding = Forwarding::new(clock, tasks.clone(), stop.tasks.clone());
         let policy = Policy::read(&config, forwarding.set(&config)?)?;
         let mut tallies = Vec::new();
-        for bound in &listeners {
-            // One more for what the API answers.
-            tallies.push(Tallies::new(bound.address, Protocol::Http, workers + 1));
-            tallies.push(Tallies::new(bound.address, Protocol::Udp, bound.udp.len()));
-        }
-        let tally = tallies.first().and_then(|tallies| tallies.workers.last()).cloned().unwrap_or_default();
+        // One more for what the API answers.
+        tallies.extend(http.iter().map(|door| Tallies::new(door.at.clone(), Protocol::Http, workers + 1)));
+        tallies
+            .extend(udp.iter().map(|door| Tallies::new(door.at.clone(), Protocol::Udp, door.socket.len())));
+        tallies.extend(https.iter().map(|door| Tallies::new(door.at.clone(), Protocol::Https, 2)));
+        let api_tally = tallies.iter().find(|tallies| tallies.protocol != Protocol::Udp);
+        let tally = api_tally.and_then(|tallies| tallies.workers.last()).cloned().unwrap_or_default();
         let shared = Arc::new(Shared {
             desk: Arc::new(desk(&config, policy)),
             metrics: Metrics::new(directory.etcd().is_some()),
@@ -155,35 +171,70 @@ impl Tracker {
             full_scrapes: Arc::new(Semaphore::new(1)),
             config,
         });
-        let addresses: Vec<SocketAddr> = listeners.iter().map(|bound| bound.address).collect();
         let (handed, to_serve) = mpsc::channel(HANDED_OVER);
         let mut tracker = Self {
-            addresses,
+            addresses: http.iter().filter_map(|door| door.at.address()).collect(),
+            endpoints,
             directory: shared.directory.clone(),
             desk: Arc::clone(&shared.desk),
             forwarding,
+            tls: certificate.map(|certificate| Arc::new(ArcSwap::new(certificate))),
             config: shared.config.clone(),
             stop: stop.clone(),
             tasks: tasks.clone(),
             threads: Vec::new(),
+            _files: files,
         };
-        tracker.threads =
-            start_workers(listeners, workers, &shared, &handed, &stop).map_err(StartError::System)?;
-        tasks.spawn(take(to_serve, api::router(Arc::clone(&shared)), tasks.clone(), stop.tasks.clone()));
+        let mut tallies = shared.tallies.iter();
+        tracker.threads = start_http(http, &mut tallies, &shared, &handed, &stop)
+            .and_then(|mut threads| {
+                threads.extend(start_udp(udp, &mut tallies, &shared, &stop)?);
+                Ok(threads)
+            })
+            .map_err(StartError::System)?;
+        let router = api::router(Arc::clone(&shared));
+        let unserved = Arc::new(Semaphore::new((shared.config.max_connections / UNSERVED_SHARE).max(1)));
+        for (door, tallies) in https.into_iter().zip(tallies) {
+            let (Some(tls), Some(tally)) = (&tracker.tls, tallies.workers.first()) else { continue };
+            let secure = Arc::new(Secure {
+                tls: Arc::clone(tls),
+                shared: Arc::clone(&shared),
+                tally: Arc::clone(tally),
+                router: router.clone(),
+                unserved: Arc::clone(&unserved),
+                slow: SLOW,
+                idle: Duration::from_secs(shared.config.idle_timeout),
+                tasks: tasks.clone(),
+                closing: stop.tasks.clone(),
+            });
+            tasks.spawn(secure.run(door.socket));
+        }
+        tasks.spawn(take(to_serve, router, tasks.clone(), stop.tasks.clone()));
         tasks.spawn(sweep(Arc::clone(&shared), stop.tasks.clone()));
         tasks.spawn(tend(shared.directory.clone(), stop.tasks.clone()));
-        tracing::info!(addresses = ?tracker.addresses, "tracker listens");
+        let listens: Vec<String> = tracker.endpoints.iter().map(Endpoint::to_string).collect();
+        tracing::info!(?listens, "tracker listens");
         Ok(tracker)
     }
 
-    /// The first address, with the port that was bound where 0 was asked for.
+    /// The first address that takes HTTP, with the port that was bound where 0 was asked for.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.addresses.first().copied()
     }
 
-    /// All addresses.
+    /// All addresses that take HTTP.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// All that listens.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// Whether all threads run that it was started with: one that has ended leaves requests unanswered.
+    pub fn is_well(&self) -> bool {
+        !self.threads.iter().any(JoinHandle::is_finished)
     }
 
     /// Takes over what of a configuration can be changed while the tracker runs, and reads the files anew that it
@@ -195,9 +246,17 @@ impl Tracker {
         config.check()?;
         Config { peer_age: self.config.peer_age, ..config.clone() }.check()?;
         // Files first: forwarders are not stopped for a policy that cannot be had.
+        let certificate = tls::read(config)?;
+        if self.tls.is_some() && certificate.is_none() {
+            return Err(ConfigError::NoCertificate.into());
+        }
         Policy::read(config, None)?;
         let policy = Policy::read(config, self.forwarding.set(config)?)?;
         self.desk.policy.store(Arc::new(policy));
+        // Connections that there are keep theirs.
+        if let Some((tls, certificate)) = self.tls.as_ref().zip(certificate) {
+            tls.store(certificate);
+        }
         Ok(self.config.fixed_that_differ(config))
     }
 
@@ -245,38 +304,49 @@ fn desk(config: &Config, policy: Policy) -> Desk {
     Desk { store: PeerStore::new(limits, rand::random()), policy: ArcSwap::from_pointee(policy) }
 }
 
-/// The threads that answer announces. When one cannot be started, those before it end.
-fn start_workers(
-    listeners: Vec<Bound>,
-    workers: usize,
+/// The threads that answer HTTP. When one cannot be started, those before it end.
+fn start_http<'a>(
+    doors: Vec<Door<Socket>>,
+    tallies: &mut impl Iterator<Item = &'a Tallies>,
     shared: &Arc<Shared>,
     api: &mpsc::Sender<HandedOver>,
     stop: &Stop,
 ) -> io::Result<Vec<JoinHandle<()>>> {
-    let (key, mut threads) = (rand::random(), Vec::new());
-    let id_age = Duration::from_secs(shared.config.connection_id_age);
-    for (bound, tallies) in listeners.into_iter().zip(shared.tallies.chunks(2)) {
-        let [http_tallies, udp_tallies] = tallies else { continue };
-        let listener = Arc::new(bound.tcp);
-        for tally in http_tallies.workers.iter().take(workers) {
+    let (config, mut threads) = (&shared.config, Vec::new());
+    for (door, tallies) in doors.into_iter().zip(tallies) {
+        let unix = matches!(door.at, Listen::Unix(_));
+        let listener = Arc::new(door.socket);
+        for tally in tallies.workers.iter().take(config.workers()) {
+            let (desk, tracker_id) = (Arc::clone(&shared.desk), Arc::clone(&shared.tracker_id));
+            let exchange = Exchange::new(desk, tracker_id, Arc::clone(tally));
             let worker = Worker {
                 listener: Arc::clone(&listener),
-                exchange: http::exchange::Exchange::new(
-                    Arc::clone(&shared.desk),
-                    Arc::clone(&shared.tracker_id),
-                    Arc::clone(tally),
-                ),
+                unix,
+                responder: Responder::new(exchange, config.full_scrape),
                 connections: shared.connections.clone(),
                 api: api.clone(),
-                patience: Patience { slow: SLOW.as_secs(), idle: shared.config.idle_timeout },
-                full_scrape: shared.config.full_scrape,
+                patience: Patience { slow: SLOW.as_secs(), idle: config.idle_timeout },
                 clock: shared.clock,
                 closing: Arc::clone(&stop.threads),
                 stop: Arc::clone(&stop.wake),
             };
             threads.push(spawn("tracker-http", stop, || worker.run())?);
         }
-        for (socket, tally) in bound.udp.into_iter().zip(&udp_tallies.workers) {
+    }
+    Ok(threads)
+}
+
+/// The threads that answer UDP.
+fn start_udp<'a>(
+    doors: Vec<Door<Vec<UdpSocket>>>,
+    tallies: &mut impl Iterator<Item = &'a Tallies>,
+    shared: &Arc<Shared>,
+    stop: &Stop,
+) -> io::Result<Vec<JoinHandle<()>>> {
+    let (key, mut threads) = (rand::random(), Vec::new());
+    let id_age = Duration::from_secs(shared.config.connection_id_age);
+    for (door, tallies) in doors.into_iter().zip(tallies) {
+        for (socket, tally) in door.socket.into_iter().zip(&tallies.workers) {
             let (clock, closing) = (shared.clock, Arc::clone(&stop.threads));
             let exchange = udp::Exchange::new(Arc::clone(&shared.desk), key, id_age, Arc::clone(tally));
             let work = move || udp::worker::run(&socket, exchange, clock, &closing);

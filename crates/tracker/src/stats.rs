@@ -105,7 +105,7 @@ impl Family {
 
 fn requests(tallies: &[Tallies]) -> Vec<Requests> {
     let mut requests: Vec<Requests> = Vec::new();
-    for protocol in [Protocol::Udp, Protocol::Http] {
+    for protocol in [Protocol::Udp, Protocol::Http, Protocol::Https] {
         let of = tallies.iter().filter(|tallies| tallies.protocol == protocol);
         for sums in of.flat_map(Tallies::sums) {
             let known =

@@ -1,14 +1,14 @@
 //! Counters, one set for each worker and family, so that workers do not wait for one another's.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
-use crate::store::Outcome;
+use crate::{endpoint::Listen, store::Outcome};
 
 /// What went wrong with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,10 +27,14 @@ pub(crate) enum Fault {
     Busy,
     /// Its host has as many connections as one may have.
     Crowd,
+    /// What a proxy says first is no PROXY protocol, or somebody says it who is no trusted proxy.
+    Proxy,
+    /// It did not come to TLS.
+    Handshake,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Malformed,
         Self::Refused,
         Self::Connection,
@@ -38,6 +42,8 @@ impl Fault {
         Self::Slow,
         Self::Busy,
         Self::Crowd,
+        Self::Proxy,
+        Self::Handshake,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -49,6 +55,8 @@ impl Fault {
             Self::Slow => "slow",
             Self::Busy => "busy",
             Self::Crowd => "crowd",
+            Self::Proxy => "proxy",
+            Self::Handshake => "handshake",
         }
     }
 }
@@ -57,6 +65,7 @@ impl Fault {
 pub(crate) enum Protocol {
     Udp,
     Http,
+    Https,
 }
 
 impl Protocol {
@@ -64,6 +73,7 @@ impl Protocol {
         match self {
             Self::Udp => "udp",
             Self::Http => "http",
+            Self::Https => "https",
         }
     }
 }
@@ -111,14 +121,17 @@ impl Counts {
 pub(crate) struct Tally {
     v4: Counts,
     v6: Counts,
+    unix: Counts,
 }
 
 impl Tally {
-    /// Those of an address's family; an IPv4 address that is written as IPv6 counts as what it is.
-    pub(crate) fn of(&self, ip: IpAddr) -> &Counts {
-        match ip.to_canonical() {
-            IpAddr::V4(_) => &self.v4,
-            IpAddr::V6(_) => &self.v6,
+    /// Those of an address's family; an IPv4 address that is written as IPv6 counts as what it is. Without an address,
+    /// those of a unix socket's proxy itself.
+    pub(crate) fn of(&self, ip: impl Into<Option<IpAddr>>) -> &Counts {
+        match ip.into().map(|ip| ip.to_canonical()) {
+            Some(IpAddr::V4(_)) => &self.v4,
+            Some(IpAddr::V6(_)) => &self.v6,
+            None => &self.unix,
         }
     }
 }
@@ -126,7 +139,7 @@ impl Tally {
 /// What all workers of a listener count.
 #[derive(Debug, Clone)]
 pub(crate) struct Tallies {
-    pub(crate) listener: SocketAddr,
+    pub(crate) listener: Listen,
     pub(crate) protocol: Protocol,
     pub(crate) workers: Vec<Arc<Tally>>,
 }
@@ -134,7 +147,7 @@ pub(crate) struct Tallies {
 /// One family's counters of one listener, summed up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sums {
-    pub(crate) listener: SocketAddr,
+    pub(crate) listener: Listen,
     pub(crate) protocol: Protocol,
     pub(crate) family: &'static str,
     pub(crate) connects: u64,
@@ -144,18 +157,24 @@ pub(crate) struct Sums {
 }
 
 impl Tallies {
-    pub(crate) fn new(listener: SocketAddr, protocol: Protocol, workers: usize) -> Self {
+    pub(crate) fn new(listener: Listen, protocol: Protocol, workers: usize) -> Self {
         Self { listener, protocol, workers: (0..workers).map(|_| Arc::default()).collect() }
     }
 
-    /// IPv4's and IPv6's.
-    pub(crate) fn sums<'a>(&'a self) -> [Sums; 2] {
-        ["ipv4", "ipv6"].map(|family| {
-            let of = |tally: &'a Arc<Tally>| if family == "ipv4" { &tally.v4 } else { &tally.v6 };
+    /// Each family's that can come here: clients behind a unix socket have an address, and their proxy has none.
+    pub(crate) fn sums<'a>(&'a self) -> impl Iterator<Item = Sums> {
+        let unix = matches!(self.listener, Listen::Unix(_));
+        let families = ["ipv4", "ipv6", "unix"].into_iter().take(if unix { 3 } else { 2 });
+        families.map(|family| {
+            let of = |tally: &'a Arc<Tally>| match family {
+                "ipv4" => &tally.v4,
+                "ipv6" => &tally.v6,
+                _ => &tally.unix,
+            };
             let sum = |read: &dyn Fn(&Counts) -> u64| self.workers.iter().map(|tally| read(of(tally))).sum();
             let at = |counters: &[Counter], n: usize| counters.get(n).map_or(0, Counter::get);
             Sums {
-                listener: self.listener,
+                listener: self.listener.clone(),
                 protocol: self.protocol,
                 family,
                 connects: sum(&|counts| counts.connects.get()),

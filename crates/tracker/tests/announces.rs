@@ -22,7 +22,7 @@ const WAIT: Duration = Duration::from_secs(20);
 
 fn config(ip: impl Into<IpAddr>) -> Config {
     // Several workers, so that packets and connections meet on different ones.
-    Config { listen: vec![SocketAddr::new(ip.into(), 0)], workers: 2, ..Config::default() }
+    Config { listen: vec![SocketAddr::new(ip.into(), 0).into()], workers: 2, ..Config::default() }
 }
 
 async fn start(config: Config) -> (Tracker, SocketAddr) {

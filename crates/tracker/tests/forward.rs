@@ -20,8 +20,8 @@ use wire::PeerId;
 
 const WAIT: Duration = Duration::from_secs(30);
 
-fn local() -> Vec<SocketAddr> {
-    vec![SocketAddr::from(([127, 0, 0, 1], 0))]
+fn local() -> Vec<tracker::Listen> {
+    vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()]
 }
 
 /// A tracker with a list of forwarders.

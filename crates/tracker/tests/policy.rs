@@ -17,7 +17,7 @@ use tracker::{Config, Network, Tracker};
 use wire::PeerId;
 
 fn config() -> Config {
-    Config { listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))], ..Config::default() }
+    Config { listen: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()], ..Config::default() }
 }
 
 async fn get(tracker: &Tracker, target: &str, fields: &str) -> (u16, Vec<u8>) {

@@ -27,7 +27,7 @@ use wire::PeerId;
 const WAIT: Duration = Duration::from_secs(30);
 
 fn config() -> Config {
-    Config { listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))], ..Config::default() }
+    Config { listen: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()], ..Config::default() }
 }
 
 fn base(tracker: &Tracker) -> String {
@@ -267,6 +267,7 @@ async fn a_client_goes_on_to_the_next_tracker_when_one_is_down() {
 async fn an_address_in_use_is_an_error_that_names_it() {
     let tracker = Tracker::start(config()).await.expect("starts");
     let address = tracker.local_addr().expect("bound");
-    let error = Tracker::start(Config { listen: vec![address], ..config() }).await.expect_err("in use");
+    let error =
+        Tracker::start(Config { listen: vec![address.into()], ..config() }).await.expect_err("in use");
     assert!(error.to_string().contains(&address.to_string()), "{error}");
 }

@@ -7,7 +7,7 @@ use api::ClientError;
 use node::{Config, Node, StartError};
 use serde_json::json;
 
-use crate::{failure::Failure, host::StopSignals, screen, torrent_file};
+use crate::{failure::Failure, host::StopSignals, screen, service, torrent_file};
 
 /// What is most often set; all else stands in the configuration file.
 #[derive(clap::Args)]
@@ -67,7 +67,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         }
         screen::say(&format!("peers on {}", node.peers()));
     }
+    service::ready(&format!("peers on {}", node.peers()));
     signals.wait().await;
+    service::stopping();
     node.stop().await;
     Ok(())
 }

@@ -40,7 +40,7 @@ impl Retracker {
     pub(crate) fn apply(&self, config: &mut Config) -> anyhow::Result<()> {
         if let Some(listen) = self.listen.as_deref().filter(|listen| !listen.is_empty()) {
             let refuse = |error| Failure::bad_input(format!("-l: {error}"));
-            config.listen = vec![node::parse_listen(listen).map_err(refuse)?];
+            config.listen = vec![node::parse_listen(listen).map_err(refuse)?.into()];
         }
         if let Some(minutes) = self.age {
             let seconds = minutes * 60.0;

@@ -5,15 +5,16 @@ use std::{io, net::SocketAddr, path::PathBuf};
 use anyhow::Context as _;
 use serde_json::json;
 use tracker::{
-    AddressError, Config, ContentError, DirectoryError, Home, HomeError, Network, Password, StartError,
-    Tracker,
+    AddressError, Config, ContentError, DirectoryError, Endpoint, Home, HomeError, Listen, Listeners,
+    Network, Password, PemError, SocketMode, StartError, TlsError, Tracker,
 };
 
 use super::retracker::Retracker;
 use crate::{
     failure::Failure,
-    host::{Reload, StopSignals},
+    host::{self, Reload, StopSignals},
     screen,
+    service::{self, Watchdog},
 };
 
 /// Every setting of the tracker's configuration, to be given by a flag or, below it, the environment. What neither
@@ -27,12 +28,31 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Where to listen, instead of `[::]:6969`; may be repeated, or hold commas
-    #[arg(long, value_name = "ADDR:PORT", env = "LONGSHORE_TRACKER_LISTEN", value_delimiter = ',', value_parser = node::parse_listen)]
-    listen: Option<Vec<SocketAddr>>,
+    /// Where to listen, instead of `[::]:6969`: ADDR:PORT, or unix:PATH for a reverse proxy; may be repeated, or hold
+    /// commas. Sockets that systemd hands over take the place of all these
+    #[arg(long, value_name = "LISTEN", env = "LONGSHORE_TRACKER_LISTEN", value_delimiter = ',')]
+    listen: Option<Vec<Listen>>,
     /// Whether the same addresses and ports take UDP as well
     #[arg(long, value_name = "BOOL", env = "LONGSHORE_TRACKER_UDP")]
     udp: Option<bool>,
+    /// Where to listen for HTTPS; may be repeated, or hold commas
+    #[arg(long, value_name = "ADDR:PORT", env = "LONGSHORE_TRACKER_TLS_LISTEN", value_delimiter = ',', value_parser = node::parse_listen)]
+    tls_listen: Option<Vec<SocketAddr>>,
+    /// The certificate for HTTPS with the chain behind it (PEM); SIGHUP reads it and its key anew
+    #[arg(long, value_name = "FILE", env = "LONGSHORE_TRACKER_TLS_CERTIFICATE")]
+    tls_certificate: Option<PathBuf>,
+    /// The certificate's key (PEM)
+    #[arg(long, value_name = "FILE", env = "LONGSHORE_TRACKER_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+    /// The mode of unix sockets' files, instead of 660
+    #[arg(long, value_name = "MODE", env = "LONGSHORE_TRACKER_SOCKET_MODE")]
+    socket_mode: Option<SocketMode>,
+    /// Started as root: the user to become once all addresses are bound; files are then read as that user
+    #[arg(long, value_name = "USER", env = "LONGSHORE_TRACKER_USER")]
+    user: Option<String>,
+    /// The group to have then, instead of the user's own
+    #[arg(long, value_name = "GROUP", env = "LONGSHORE_TRACKER_GROUP")]
+    group: Option<String>,
     /// How many threads answer each protocol at each address; 0 for as many as there are cores
     #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_WORKERS")]
     workers: Option<usize>,
@@ -78,7 +98,10 @@ pub(crate) struct Args {
     /// Networks of reverse proxies, which say in a header for whom they ask
     #[arg(long, value_name = "NETWORK", env = "LONGSHORE_TRACKER_TRUSTED_PROXIES", value_delimiter = ',')]
     trusted_proxies: Option<Vec<Network>>,
-    /// The header in which they do
+    /// Whether these proxies begin connections with the PROXY protocol (version 1 or 2); then nobody else may
+    #[arg(long, value_name = "BOOL", env = "LONGSHORE_TRACKER_PROXY_PROTOCOL")]
+    proxy_protocol: Option<bool>,
+    /// The header in which proxies do
     #[arg(long, value_name = "NAME", env = "LONGSHORE_TRACKER_REAL_IP_HEADER")]
     real_ip_header: Option<String>,
     /// A list of info-hashes: only these torrents are served
@@ -137,60 +160,112 @@ pub(crate) struct Args {
     pub(crate) retracker: Retracker,
 }
 
-pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+/// Takes what only root may have before there are threads, and goes on without.
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let inherited = service::sockets()?;
+    let config = config(&args)?;
+    let listeners = Listeners::bind(&config, inherited).map_err(explain)?;
+    host::block_on(serve(args, config, listeners))
+}
+
+async fn serve(args: Args, config: Config, listeners: Listeners) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen()?;
     let mut reload = Reload::listen()?;
-    let json = args.json;
-    let config = config(&args)?;
-    let udp = config.udp;
-    let mut tracker = Tracker::start(config).await.map_err(|error| match error {
-        StartError::Config(_) => {
-            anyhow::Error::new(error).context(Failure::bad_input("the tracker cannot start"))
-        }
-        StartError::Listen { .. } => {
-            let failure =
-                Failure::new("the tracker cannot start").hint("choose another address with --listen");
-            anyhow::Error::new(error).context(failure)
-        }
-        StartError::File(ref file) => {
-            let bad = match &file.error {
-                ContentError::Io(error) => is_given_wrong(error),
-                _ => true,
-            };
-            let failure = if bad { Failure::bad_input } else { Failure::new };
-            anyhow::Error::new(error).context(failure("the tracker cannot start"))
-        }
-        StartError::Directory { home, error } => unusable_directory(home, *error),
-        error => error.into(),
-    })?;
-    if json {
-        screen::say_json(&json!({ "event": "listening", "addresses": tracker.local_addrs() }));
-    } else {
-        for address in tracker.local_addrs() {
-            let udp = if udp { format!(" and udp://{address}") } else { String::new() };
-            screen::say(&format!("tracker on http://{address}/announce{udp}"));
-        }
-    }
+    let mut watchdog = Watchdog::new();
+    let mut tracker = Tracker::serve(config, listeners).await.map_err(explain)?;
+    tell(tracker.endpoints(), args.json);
+    let listens: Vec<String> = tracker.endpoints().iter().map(Endpoint::to_string).collect();
+    service::ready(&format!("serves {}", listens.join(", ")));
     loop {
         tokio::select! {
             () = signals.wait() => break,
-            () = reload.wait() => again(&mut tracker, &args),
+            () = reload.wait() => {
+                service::reloading();
+                service::ready(&again(&mut tracker, &args));
+            }
+            // A tracker with a dead thread is started again, by whoever watches.
+            () = watchdog.due() => if tracker.is_well() {
+                service::alive();
+            }
         }
     }
+    service::stopping();
     tracker.shutdown().await;
     Ok(())
 }
 
-/// Reads configuration and lists anew, at SIGHUP. What cannot be used changes nothing.
-fn again(tracker: &mut Tracker, args: &Args) {
-    let reloaded = config(args).and_then(|config| Ok(tracker.reload(&config)?));
-    match reloaded {
-        Ok(fixed) if fixed.is_empty() => tracing::warn!("configuration and lists are read anew"),
-        Ok(fixed) => {
-            tracing::warn!("configuration and lists are read anew; for these restart: {}", fixed.join(", "));
+/// Says where it listens: each address that takes HTTP with the UDP beside it on a line.
+fn tell(endpoints: &[Endpoint], json: bool) {
+    if json {
+        let (mut http, mut https, mut udp, mut unix) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for endpoint in endpoints {
+            match endpoint {
+                Endpoint::Http(Listen::Address(address)) => http.push(address),
+                Endpoint::Http(Listen::Unix(path)) => unix.push(path.display().to_string()),
+                Endpoint::Https(address) => https.push(address),
+                Endpoint::Udp(address) => udp.push(address),
+                _ => {}
+            }
         }
-        Err(error) => tracing::error!("nothing is changed: {error:#}"),
+        screen::say_json(&json!({
+            "event": "listening", "addresses": http, "https": https, "udp": udp, "unix": unix,
+        }));
+        return;
     }
+    let mut endpoints = endpoints.iter().peekable();
+    while let Some(endpoint) = endpoints.next() {
+        let beside = match (endpoint, endpoints.peek()) {
+            (Endpoint::Http(Listen::Address(http)), Some(Endpoint::Udp(udp))) if http == udp => {
+                endpoints.next()
+            }
+            _ => None,
+        };
+        let beside = beside.map_or_else(String::new, |udp| format!(" and {udp}"));
+        screen::say(&format!("tracker on {endpoint}{beside}"));
+    }
+}
+
+fn explain(error: StartError) -> anyhow::Error {
+    let start = "the tracker cannot start";
+    let failure = match &error {
+        StartError::Config(_) | StartError::User(_) => Failure::bad_input(start),
+        StartError::Listen { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
+            Failure::new(start).hint("start it as root with --user, or choose another address with --listen")
+        }
+        StartError::Listen { .. } => Failure::new(start).hint("choose another address with --listen"),
+        StartError::File(file) => match &file.error {
+            ContentError::Io(error) if !is_given_wrong(error) => Failure::new(start),
+            _ => Failure::bad_input(start),
+        },
+        StartError::Tls(TlsError::File { error: PemError::Io(error), .. }) if !is_given_wrong(error) => {
+            Failure::new(start).hint("with --user, that user must be able to read it")
+        }
+        StartError::Tls(TlsError::File { .. } | TlsError::Pair { .. }) => Failure::bad_input(start),
+        StartError::Directory { .. } => {
+            let StartError::Directory { home, error } = error else { return error.into() };
+            return unusable_directory(home, *error);
+        }
+        _ => return error.into(),
+    };
+    anyhow::Error::new(error).context(failure)
+}
+
+/// Reads configuration, lists and certificate anew, at SIGHUP, and says how that went. What cannot be used changes
+/// nothing.
+fn again(tracker: &mut Tracker, args: &Args) -> String {
+    let reloaded = config(args).and_then(|config| Ok(tracker.reload(&config)?));
+    let outcome = match &reloaded {
+        Ok(fixed) if fixed.is_empty() => "configuration and lists are read anew".to_owned(),
+        Ok(fixed) => {
+            format!("configuration and lists are read anew; for these restart: {}", fixed.join(", "))
+        }
+        Err(error) => format!("nothing is changed: {error:#}"),
+    };
+    match reloaded {
+        Ok(_) => tracing::warn!("{outcome}"),
+        Err(_) => tracing::error!("{outcome}"),
+    }
+    outcome
 }
 
 /// Whether a file that cannot be read is one that should not have been named.
@@ -274,6 +349,9 @@ fn config(args: &Args) -> anyhow::Result<Config> {
     overlay!(
         listen,
         udp,
+        tls_listen,
+        socket_mode,
+        proxy_protocol,
         workers,
         interval,
         interval_spread,
@@ -306,7 +384,19 @@ fn config(args: &Args) -> anyhow::Result<Config> {
             })*
         };
     }
-    overlay_optional!(allow, deny, keys, forwarders, directory_ca, directory_password_file, directory_token);
+    overlay_optional!(
+        allow,
+        deny,
+        keys,
+        tls_certificate,
+        tls_key,
+        user,
+        group,
+        forwarders,
+        directory_ca,
+        directory_password_file,
+        directory_token
+    );
     if let Some(directory) = &args.directory {
         config.directory = Some(home(directory)?);
     }

@@ -205,7 +205,7 @@ pub(crate) async fn tracker() -> (Tracker, String) {
 
 /// With a token of its directory.
 pub(crate) async fn tracker_with(directory_token: Option<String>) -> (Tracker, String) {
-    let listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
+    let listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()];
     let config = tracker::Config { listen, lease_ttl: 3, directory_token, ..tracker::Config::default() };
     let tracker = Tracker::start(config).await.expect("starts");
     let url = format!("http://{}/announce", tracker.local_addr().expect("listens"));

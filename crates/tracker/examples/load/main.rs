@@ -55,7 +55,7 @@ fn main() {
 
 fn tracker(address: SocketAddr) -> ! {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let listen = vec![address];
+    let listen = vec![address.into()];
     let config =
         longshore_tracker::Config { listen, ip_from: Vec::new(), ..longshore_tracker::Config::default() };
     let never = longshore_tracker::run(config, std::future::pending());

@@ -3,9 +3,11 @@
 use std::{
     collections::HashMap,
     io::{self, Read as _, Write as _},
-    net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use socket2::Socket;
 
 /// How many connections there may be, and are.
 #[derive(Debug, Clone)]
@@ -49,8 +51,8 @@ impl Connections {
     }
 
     /// A place for a connection from `ip`. Hosts that are `free`, as proxies are, and this one may have any number.
-    pub(crate) fn enter(&self, ip: IpAddr, free: bool) -> Result<Place, NoPlace> {
-        let host = host_of(ip).filter(|_| !free);
+    pub(crate) fn enter(&self, ip: Option<IpAddr>, free: bool) -> Result<Place, NoPlace> {
+        let host = ip.and_then(host_of).filter(|_| !free);
         let mut taken = locked(&self.taken);
         if host.is_some_and(|host| taken.hosts.get(&host).is_some_and(|&has| has >= self.most_per_host)) {
             return Err(NoPlace::Crowd);
@@ -96,8 +98,9 @@ fn host_of(ip: IpAddr) -> Option<IpAddr> {
 
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub(crate) stream: TcpStream,
-    pub(crate) from: SocketAddr,
+    pub(crate) socket: Socket,
+    /// From where it comes; `None` for a unix socket's other end, which is a proxy.
+    pub(crate) from: Option<IpAddr>,
     /// The beginning of a request whose rest has not come, or requests that wait until answers have gone.
     pub(crate) input: Vec<u8>,
     /// Answers that the client has not taken yet.
@@ -113,6 +116,8 @@ pub(crate) struct Connection {
 /// How far a connection is from its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
+    /// First its proxy says for whom it is.
+    Preface,
     /// More requests may come.
     Open,
     /// It ends when all answers have gone.
@@ -126,8 +131,9 @@ pub(crate) enum Stage {
 /// A connection that asks for something else, for the API to serve.
 #[derive(Debug)]
 pub(crate) struct HandedOver {
-    pub(crate) stream: TcpStream,
-    pub(crate) from: SocketAddr,
+    /// Of a TCP or a unix connection.
+    pub(crate) socket: Socket,
+    pub(crate) from: Option<IpAddr>,
     /// Answers to earlier requests, to be sent first.
     pub(crate) output: Vec<u8>,
     /// What was read already.
@@ -138,13 +144,13 @@ pub(crate) struct HandedOver {
 impl Connection {
     /// Reads once. `Ok(None)` where nothing has come; 0 where nothing will.
     pub(crate) fn read(&self, to: &mut [u8]) -> io::Result<Option<usize>> {
-        again(|| (&self.stream).read(to))
+        again(|| (&self.socket).read(to))
     }
 
     /// Sends what waited, and then `more`; what is not taken waits. Says whether all has gone.
     pub(crate) fn send(&mut self, more: &[u8]) -> io::Result<bool> {
         if !self.output.is_empty() {
-            let sent = again(|| (&self.stream).write(&self.output))?.unwrap_or(0);
+            let sent = again(|| (&self.socket).write(&self.output))?.unwrap_or(0);
             self.output.drain(..sent);
             if !self.output.is_empty() {
                 self.output.extend_from_slice(more);
@@ -155,7 +161,7 @@ impl Connection {
         if more.is_empty() {
             return Ok(true);
         }
-        let sent = again(|| (&self.stream).write(more))?.unwrap_or(0);
+        let sent = again(|| (&self.socket).write(more))?.unwrap_or(0);
         let rest = more.get(sent..).unwrap_or_default();
         self.output.extend_from_slice(rest);
         Ok(rest.is_empty())
@@ -180,7 +186,7 @@ mod tests {
     #[test]
     fn one_host_cannot_take_all_places() {
         let connections = Connections::new(6, 2);
-        let enter = |ip: &str| connections.enter(ip.parse().expect("an address"), false);
+        let enter = |ip: &str| connections.enter(ip.parse().ok(), false);
         let first = enter("192.0.2.1").expect("a place");
         let _second = enter("::ffff:192.0.2.1").expect("a place");
         assert_eq!(enter("192.0.2.1").err(), Some(NoPlace::Crowd));
@@ -189,7 +195,7 @@ mod tests {
         let _network = [enter("2001:db8::1").expect("a place"), enter("2001:db8::ffff:2").expect("a place")];
         assert_eq!(enter("2001:db8::3").err(), Some(NoPlace::Crowd), "one network of 64 bits");
         let _other = enter("2001:db8:0:1::1").expect("a place");
-        let proxy = connections.enter([192, 0, 2, 1].into(), true).expect("bounded by the whole only");
+        let proxy = connections.enter(Some([192, 0, 2, 1].into()), true).expect("bounded by the whole only");
         assert_eq!((connections.open(), enter("127.0.0.1").err()), (6, Some(NoPlace::Full)));
         drop(proxy);
         let here = enter("::1").expect("a place");

@@ -12,6 +12,10 @@ use crate::{
     tally::{Fault, Tally},
 };
 
+/// What is told to a peer whose proxy keeps its address to itself.
+const NO_ADDRESS: &str = "the proxy before this tracker does not say for whom it asks: it must do so in the header \
+                          that `real_ip_header` names, or by the PROXY protocol";
+
 /// What a path asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -60,12 +64,21 @@ impl Exchange {
     }
 
     /// Whether `from` is a trusted proxy.
-    pub(crate) fn is_proxy(&self, from: IpAddr) -> bool {
+    pub(crate) fn is_proxy(&self, from: Option<IpAddr>) -> bool {
         self.desk.policy.load().is_proxy(from)
     }
 
-    /// Who asks: whoever is behind `from`, where that is a trusted proxy.
-    pub(crate) fn client<'a>(&self, from: IpAddr, field: impl FnOnce(&[u8]) -> Vec<&'a [u8]>) -> IpAddr {
+    /// Whether `from` says first for whom it is, by the PROXY protocol.
+    pub(crate) fn has_preface(&self, from: Option<IpAddr>) -> bool {
+        self.desk.policy.load().has_preface(from)
+    }
+
+    /// Who asks: whoever is behind `from`, where that is a trusted proxy. `None` where it does not say.
+    pub(crate) fn client<'a>(
+        &self,
+        from: Option<IpAddr>,
+        field: impl FnOnce(&[u8]) -> Vec<&'a [u8]>,
+    ) -> Option<IpAddr> {
         self.desk.policy.load().client(from, field)
     }
 
@@ -76,7 +89,7 @@ impl Exchange {
         action: Action,
         path: &[u8],
         query: &[u8],
-        from: IpAddr,
+        from: Option<IpAddr>,
         out: &mut Vec<u8>,
     ) {
         match action {
@@ -85,7 +98,14 @@ impl Exchange {
         }
     }
 
-    fn announce(&mut self, now: Duration, path: &[u8], query: &[u8], from: IpAddr, out: &mut Vec<u8>) {
+    fn announce(
+        &mut self,
+        now: Duration,
+        path: &[u8],
+        query: &[u8],
+        from: Option<IpAddr>,
+        out: &mut Vec<u8>,
+    ) {
         let asked = match AnnounceRequest::parse_without_tracker_id(query) {
             Ok(asked) => asked,
             Err(error) => {
@@ -93,12 +113,17 @@ impl Exchange {
                 return bencoded::failed(&error.to_string(), None, out);
             }
         };
+        let Some(ip) = from else {
+            // Not even what the peer says of itself: there is nobody whom it could be believed.
+            self.tally.of(from).fault(Fault::Refused);
+            return bencoded::failed(NO_ADDRESS, None, out);
+        };
         let claimed = asked.ip.or(asked.ipv4.map(Into::into)).or(asked.ipv6.map(Into::into));
         let format = PeerFormat::of(&asked);
         let request = Announce {
             info_hash: asked.info_hash,
             peer_id: asked.peer_id,
-            ip: self.desk.address(from, claimed),
+            ip: self.desk.address(ip, claimed),
             port: asked.port,
             uploaded: asked.uploaded,
             downloaded: asked.downloaded,
@@ -122,7 +147,7 @@ impl Exchange {
         }
     }
 
-    fn scrape(&self, path: &[u8], query: &[u8], from: IpAddr, out: &mut Vec<u8>) {
+    fn scrape(&self, path: &[u8], query: &[u8], from: Option<IpAddr>, out: &mut Vec<u8>) {
         let counts = self.tally.of(from);
         if !self.desk.policy.load().may_scrape(passkey(path)) {
             counts.fault(Fault::Refused);

@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Shutdown, SocketAddr},
     os::fd::{AsFd as _, OwnedFd},
     sync::{
         Arc,
@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use announce::http::head::Parsed;
+use announce::http::preface::Preface;
 use rustix::{
     buffer::spare_capacity,
     event::{
@@ -22,24 +22,18 @@ use rustix::{
     },
     net::SocketFlags,
 };
+use socket2::Socket;
 use tokio::sync::mpsc;
 
 use super::{
     connection::{Connection, Connections, HandedOver, NoPlace, Place, Stage},
-    exchange::{Action, Exchange},
-    frame::{Date, Frame},
+    responder::{Part, Responder},
     table::Table,
 };
 use crate::{serve::LINGER, server::Clock, tally::Fault};
 
-/// The longest head of a request, in bytes. A scrape of [`announce::MAX_SCRAPE`] torrents must fit.
-pub(crate) const MAX_HEAD: usize = 32 * 1024;
-
 /// How many bytes are read by one call.
 const READ: usize = 16 * 1024;
-
-/// When answers of this many bytes wait for a client, it has no more of its requests answered before they have gone.
-const MAX_OUTPUT: usize = 128 * 1024;
 
 /// How many connections are taken in one go.
 const ACCEPTS: usize = 64;
@@ -61,14 +55,15 @@ pub(crate) struct Patience {
 }
 
 pub(crate) struct Worker {
-    pub(crate) listener: Arc<TcpListener>,
-    pub(crate) exchange: Exchange,
+    /// Of TCP or unix connections.
+    pub(crate) listener: Arc<Socket>,
+    /// Whether they are unix connections, which come from nowhere.
+    pub(crate) unix: bool,
+    pub(crate) responder: Responder,
     pub(crate) connections: Connections,
     /// Where other requests go.
     pub(crate) api: mpsc::Sender<HandedOver>,
     pub(crate) patience: Patience,
-    /// Whether a scrape that names no torrent is the API's.
-    pub(crate) full_scrape: bool,
     pub(crate) clock: Clock,
     pub(crate) closing: Arc<AtomicBool>,
     /// Can be read from when the worker should end.
@@ -94,7 +89,6 @@ struct Loop {
     scratch: Box<[u8]>,
     /// The answers to it.
     answers: Vec<u8>,
-    date: Date,
 }
 
 /// What became of a connection.
@@ -122,7 +116,6 @@ impl Loop {
             now: Duration::ZERO,
             scratch: vec![0; READ].into(),
             answers: Vec::with_capacity(READ),
-            date: Date::default(),
             worker,
         })
     }
@@ -147,7 +140,7 @@ impl Loop {
             }
             if self.now.as_secs() != swept {
                 swept = self.now.as_secs();
-                self.date.set(self.worker.clock.unix());
+                self.worker.responder.date.set(self.worker.clock.unix());
                 self.give_up();
             }
         }
@@ -157,8 +150,8 @@ impl Loop {
     fn accept(&mut self) {
         for _ in 0..ACCEPTS {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-            let (stream, from) = match rustix::net::acceptfrom_with(&self.worker.listener, flags) {
-                Ok((stream, from)) => (TcpStream::from(stream), from.and_then(|from| from.try_into().ok())),
+            let (socket, from) = match rustix::net::acceptfrom_with(&self.worker.listener, flags) {
+                Ok((socket, from)) => (Socket::from(socket), from.and_then(|from| from.try_into().ok())),
                 Err(rustix::io::Errno::AGAIN) => return,
                 Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => continue,
                 Err(error) => {
@@ -168,44 +161,44 @@ impl Loop {
                     return;
                 }
             };
-            let Some(from): Option<SocketAddr> = from else { continue };
-            self.worker.exchange.tally.of(from.ip()).connects.bump();
-            match self.enter(from.ip()) {
-                Ok(place) => self.admit(stream, from, place),
-                Err(NoPlace::Full) => self.fault(from, Fault::Busy),
-                Err(NoPlace::Crowd) => self.fault(from, Fault::Crowd),
+            let from = from.map(|from: SocketAddr| from.ip());
+            if from.is_none() != self.worker.unix {
+                continue;
+            }
+            self.worker.responder.exchange.tally.of(from).connects.bump();
+            match self.enter(from) {
+                Ok(place) => self.admit(socket, from, place),
+                Err(NoPlace::Full) => self.worker.responder.fault(from, Fault::Busy),
+                Err(NoPlace::Crowd) => self.worker.responder.fault(from, Fault::Crowd),
             }
         }
     }
 
     /// A place, if need be that of the connection that has been open for longest without a request.
-    fn enter(&mut self, ip: IpAddr) -> Result<Place, NoPlace> {
-        let free = self.worker.exchange.is_proxy(ip);
-        let place = self.worker.connections.enter(ip, free);
+    fn enter(&mut self, from: Option<IpAddr>) -> Result<Place, NoPlace> {
+        let free = self.worker.responder.exchange.is_proxy(from);
+        let place = self.worker.connections.enter(from, free);
         if place.as_ref().err() != Some(&NoPlace::Full) {
             return place;
         }
         let Some(oldest) = self.table.take_oldest_unserved() else { return place };
-        self.fault(oldest.from, Fault::Busy);
+        self.worker.responder.fault(oldest.from, Fault::Busy);
         drop(oldest);
-        self.worker.connections.enter(ip, free)
-    }
-
-    fn fault(&self, from: SocketAddr, fault: Fault) {
-        self.worker.exchange.tally.of(from.ip()).fault(fault);
+        self.worker.connections.enter(from, free)
     }
 
     /// A new connection, whose request may be there already.
-    fn admit(&mut self, stream: TcpStream, from: SocketAddr, place: Place) {
+    fn admit(&mut self, socket: Socket, from: Option<IpAddr>, place: Place) {
         let deadline = self.now.as_secs() + self.worker.patience.slow;
         let (input, output) = (Vec::new(), Vec::new());
-        let (stage, served) = (Stage::Open, false);
-        let mut connection = Connection { stream, from, input, output, deadline, stage, served, place };
+        let introduced = self.worker.responder.exchange.has_preface(from);
+        let (stage, served) = (if introduced { Stage::Preface } else { Stage::Open }, false);
+        let mut connection = Connection { socket, from, input, output, deadline, stage, served, place };
         match self.turn(&mut connection) {
             Fate::Stays => {
                 let flags = wanted(&connection);
                 let token = self.table.next();
-                if epoll::add(&self.epoll, connection.stream.as_fd(), EventData::new_u64(token), flags)
+                if epoll::add(&self.epoll, connection.socket.as_fd(), EventData::new_u64(token), flags)
                     .is_ok()
                 {
                     self.table.insert(connection);
@@ -224,7 +217,7 @@ impl Loop {
             Fate::Stays => {
                 let now = wanted(&connection);
                 let data = EventData::new_u64(token);
-                if now == before || epoll::modify(&self.epoll, connection.stream.as_fd(), data, now).is_ok() {
+                if now == before || epoll::modify(&self.epoll, connection.socket.as_fd(), data, now).is_ok() {
                     self.table.put(token, connection);
                 } else {
                     self.table.free(token);
@@ -233,7 +226,7 @@ impl Loop {
             Fate::Ends => self.table.free(token),
             Fate::Leaves => {
                 self.table.free(token);
-                let _ = epoll::delete(&self.epoll, connection.stream.as_fd());
+                let _ = epoll::delete(&self.epoll, connection.socket.as_fd());
                 self.hand_over(connection);
             }
         }
@@ -285,7 +278,7 @@ impl Loop {
     /// The last answer has gone. A connection that is closed before all was read is reset, and the answer lost to a
     /// client that still sends.
     fn end(&self, connection: &mut Connection) -> Fate {
-        if connection.stage != Stage::Refused || connection.stream.shutdown(Shutdown::Write).is_err() {
+        if connection.stage != Stage::Refused || connection.socket.shutdown(Shutdown::Write).is_err() {
             return Fate::Ends;
         }
         connection.stage = Stage::Drained;
@@ -296,10 +289,27 @@ impl Loop {
     /// Answers the requests in `input`, and keeps what is left of it.
     fn serve(&mut self, connection: &mut Connection, input: &[u8]) -> Fate {
         let mut rest = input;
+        if connection.stage == Stage::Preface {
+            match Preface::read(input) {
+                Preface::Whole(client, length) => {
+                    connection.from = client.or(connection.from);
+                    connection.stage = Stage::Open;
+                    rest = input.get(length..).unwrap_or_default();
+                }
+                Preface::Partial => {
+                    connection.input.extend_from_slice(input);
+                    return Fate::Stays;
+                }
+                Preface::Broken => {
+                    self.worker.responder.fault(connection.from, Fault::Proxy);
+                    return Fate::Ends;
+                }
+            }
+        }
         let mut answers = std::mem::take(&mut self.answers);
         let fate = loop {
             answers.clear();
-            let part = self.answer(connection, &mut rest, &mut answers);
+            let part = self.worker.responder.answer(self.now, connection.from, &mut rest, &mut answers);
             match connection.send(&answers) {
                 Ok(_) if part == Part::Foreign => break Fate::Leaves,
                 Ok(gone) => {
@@ -331,104 +341,27 @@ impl Loop {
         fate
     }
 
-    /// Writes answers to the whole requests at the head of `rest`, and takes these off it.
-    fn answer(&mut self, connection: &Connection, rest: &mut &[u8], answers: &mut Vec<u8>) -> Part {
-        let from = connection.from.ip();
-        loop {
-            match Parsed::read(rest) {
-                Parsed::Partial if rest.len() > MAX_HEAD => {
-                    self.worker.exchange.tally.of(from).fault(Fault::TooLong);
-                    answers.extend_from_slice(
-                        b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\n\
-                          Connection: close\r\n\r\n",
-                    );
-                    return Part::Broken;
-                }
-                Parsed::Partial => return Part::Waits,
-                // As long as its head is not whole, it can be given up here for another's place.
-                Parsed::Other if rest.len() <= MAX_HEAD && !has_whole_head(rest) => return Part::Waits,
-                Parsed::Other => return Part::Foreign,
-                Parsed::Broken => {
-                    self.worker.exchange.tally.of(from).fault(Fault::Malformed);
-                    answers.extend_from_slice(
-                        b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 24\r\n\
-                          Connection: close\r\n\r\nthis is no HTTP request\n",
-                    );
-                    return Part::Broken;
-                }
-                Parsed::Get(head, length) => {
-                    let Some(action) = Action::of(head.path) else { return Part::Foreign };
-                    if self.is_full_scrape(action, head.query) {
-                        return Part::Foreign;
-                    }
-                    let keep_alive = head.keep_alive;
-                    let from = self.worker.exchange.client(from, |name| head.field(name).collect());
-                    let frame = Frame::begin(answers, &self.date, head.old, keep_alive);
-                    self.worker.exchange.answer(self.now, action, head.path, head.query, from, answers);
-                    frame.end(answers);
-                    *rest = rest.get(length..).unwrap_or_default();
-                    if !keep_alive {
-                        return Part::Last;
-                    }
-                    if answers.len() >= MAX_OUTPUT {
-                        return Part::Full;
-                    }
-                    if rest.is_empty() {
-                        return Part::Waits;
-                    }
-                }
-            }
-        }
-    }
-
-    fn is_full_scrape(&self, action: Action, query: &[u8]) -> bool {
-        action == Action::Scrape
-            && self.worker.full_scrape
-            && memchr::memmem::find(query, b"info_hash=").is_none()
-    }
-
     fn hand_over(&self, connection: Connection) {
-        let Connection { stream, from, input, output, place, .. } = connection;
-        let handed = HandedOver { stream, from, output, input, place };
+        let Connection { socket, from, input, output, place, .. } = connection;
+        let handed = HandedOver { socket, from, output, input, place };
         if self.worker.api.try_send(handed).is_err() {
             // Dropped, and so closed.
-            self.worker.exchange.tally.of(from.ip()).fault(Fault::Busy);
+            self.worker.responder.fault(from, Fault::Busy);
         }
     }
 
     /// Closes connections whose clients took too long.
     fn give_up(&mut self) {
         let now = self.now.as_secs();
-        let tally = &self.worker.exchange.tally;
+        let responder = &self.worker.responder;
         self.table.retain(|connection| {
             let late = connection.deadline < now;
             if late && !(connection.input.is_empty() && connection.output.is_empty()) {
-                tally.of(connection.from.ip()).fault(Fault::Slow);
+                responder.fault(connection.from, Fault::Slow);
             }
             !late
         });
     }
-}
-
-/// How far the requests that have come were answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    /// All of them; there may be the beginning of another.
-    Waits,
-    /// Up to as much as may be sent at once.
-    Full,
-    /// Up to the one that is not for us.
-    Foreign,
-    /// Up to one that was the connection's last.
-    Last,
-    /// Up to something that is no request.
-    Broken,
-}
-
-/// Whether an empty line is there.
-fn has_whole_head(bytes: &[u8]) -> bool {
-    let find = |end: &[u8]| memchr::memmem::find(bytes, end).is_some();
-    find(b"\n\r\n") || find(b"\n\n")
 }
 
 fn wanted(connection: &Connection) -> EventFlags {

@@ -1,0 +1,231 @@
+//! HTTPS: a task for each connection, which reads what is in it and has it answered as the workers do.
+
+use std::{
+    io,
+    net::{IpAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use announce::http::preface::Preface;
+use arc_swap::ArcSwap;
+use axum::Router;
+use bytes::Bytes;
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    connection::{NoPlace, Place},
+    exchange::Exchange,
+    responder::{Part, Responder},
+};
+use crate::{
+    api::Shared,
+    serve::{Rewound, linger, stream_of_requests},
+    tally::{Fault, Tally},
+};
+
+/// How long a client may take from its connection to the end of the handshake, its proxy's preface included.
+const HANDSHAKE: Duration = Duration::from_secs(15);
+
+/// Room for the head of a request.
+const ROOM: usize = 2048;
+
+/// An address that takes HTTPS.
+pub(crate) struct Secure {
+    /// By what new connections are proven; changed by a reload.
+    pub(crate) tls: Arc<ArcSwap<ServerConfig>>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) tally: Arc<Tally>,
+    pub(crate) router: Router,
+    /// Places for connections that have not been answered anything yet.
+    pub(crate) unserved: Arc<Semaphore>,
+    /// How long a request may take to be read, or an answer to be taken.
+    pub(crate) slow: Duration,
+    /// How long a connection may stand idle.
+    pub(crate) idle: Duration,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) closing: CancellationToken,
+}
+
+type Stream = TlsStream<Rewound<TcpStream>>;
+
+impl Secure {
+    /// Takes connections until it is told to stop.
+    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener) {
+        let listener =
+            listener.set_nonblocking(true).and_then(|()| tokio::net::TcpListener::from_std(listener));
+        let listener = match listener {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, "HTTPS cannot be served"),
+        };
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.closing.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, from)) => self.enter(stream, from.ip()),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    // Out of descriptors, mostly: some are given back soon, and until then this must not spin.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+        }
+    }
+
+    fn enter(self: &Arc<Self>, stream: TcpStream, from: IpAddr) {
+        self.tally.of(from).connects.bump();
+        let free = self.shared.desk.policy.load().is_proxy(Some(from));
+        let place = self.shared.connections.enter(Some(from), free);
+        match (place, Arc::clone(&self.unserved).try_acquire_owned()) {
+            (Ok(place), Ok(unserved)) => {
+                self.tasks.spawn(Arc::clone(self).serve(stream, from, place, unserved));
+            }
+            (Err(NoPlace::Crowd), _) => self.tally.of(from).fault(Fault::Crowd),
+            (Err(NoPlace::Full), _) | (_, Err(_)) => self.tally.of(from).fault(Fault::Busy),
+        }
+    }
+
+    /// Serves a connection until it ends, and counts it as long.
+    async fn serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        from: IpAddr,
+        _place: Place,
+        unserved: OwnedSemaphorePermit,
+    ) {
+        let greeted = tokio::select! {
+            greeted = timeout(HANDSHAKE, self.greet(stream, from)) => greeted,
+            () = self.closing.cancelled() => return,
+        };
+        match greeted {
+            Ok(Ok((stream, from))) => self.converse(stream, from, unserved).await,
+            Ok(Err(Some(fault))) => self.tally.of(from).fault(fault),
+            // Who goes away before the first request is not counted: proxies look so whether we live.
+            Ok(Err(None)) => {}
+            Err(_) => self.tally.of(from).fault(Fault::Slow),
+        }
+    }
+
+    /// What comes before the first request: the preface of a trusted proxy, and the handshake.
+    async fn greet(&self, mut stream: TcpStream, from: IpAddr) -> Result<(Stream, IpAddr), Option<Fault>> {
+        let (mut client, mut first) = (from, Bytes::new());
+        if self.shared.desk.policy.load().has_preface(Some(from)) {
+            let (named, rest) = preface(&mut stream).await?;
+            (client, first) = (named.unwrap_or(from), rest);
+        }
+        let accepting = TlsAcceptor::from(self.tls.load_full()).accept(Rewound { first, stream });
+        match accepting.await {
+            Ok(stream) => Ok((stream, client)),
+            Err(error) => {
+                tracing::debug!(%client, %error, "no TLS");
+                Err((error.kind() != io::ErrorKind::UnexpectedEof).then_some(Fault::Handshake))
+            }
+        }
+    }
+
+    /// Answers announces and scrapes, until the client has enough or asks for something else: that is the API's, and
+    /// all that follows.
+    async fn converse(&self, mut stream: Stream, from: IpAddr, unserved: OwnedSemaphorePermit) {
+        let Shared { desk, tracker_id, config, clock, .. } = &*self.shared;
+        let exchange = Exchange::new(Arc::clone(desk), Arc::clone(tracker_id), Arc::clone(&self.tally));
+        let mut responder = Responder::new(exchange, config.full_scrape);
+        let (mut input, mut answers) = (Vec::new(), Vec::new());
+        let mut unserved = Some(unserved);
+        let mut deadline = deadline_in(self.slow);
+        loop {
+            let begins = input.is_empty();
+            input.reserve(ROOM);
+            let read = tokio::select! {
+                read = timeout_at(deadline, stream.read_buf(&mut input)) => read,
+                () = self.closing.cancelled() => break,
+            };
+            match read {
+                Ok(Ok(0) | Err(_)) => return,
+                Ok(Ok(_)) => {}
+                Err(_) => {
+                    if !input.is_empty() {
+                        self.tally.of(from).fault(Fault::Slow);
+                    }
+                    break;
+                }
+            }
+            responder.date.set(clock.unix());
+            let mut rest = &input[..];
+            let part = loop {
+                answers.clear();
+                let part = responder.answer(clock.elapsed(), Some(from), &mut rest, &mut answers);
+                if !answers.is_empty() || part == Part::Foreign {
+                    drop(unserved.take());
+                    match timeout(self.slow, send(&mut stream, &answers)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(_)) => return,
+                        Err(_) => return self.tally.of(from).fault(Fault::Slow),
+                    }
+                }
+                if part != Part::Full {
+                    break part;
+                }
+            };
+            let left = rest.len();
+            match part {
+                Part::Waits | Part::Full => {}
+                Part::Last => break,
+                Part::Broken => return linger(&mut stream, &self.closing).await,
+                Part::Foreign => {
+                    let stream = Rewound { first: Bytes::copy_from_slice(rest), stream };
+                    let api = stream_of_requests(stream, Some(from), self.router.clone(), &self.closing);
+                    return Box::pin(api).await;
+                }
+            }
+            deadline = match left {
+                0 => deadline_in(self.idle),
+                left if begins || left < input.len() => deadline_in(self.slow),
+                // The same head.
+                _ => deadline,
+            };
+            input.drain(..input.len() - left);
+        }
+        let _ = timeout(self.slow, stream.shutdown()).await;
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the server is a driver")]
+fn deadline_in(time: Duration) -> Instant {
+    Instant::now() + time
+}
+
+async fn send(stream: &mut Stream, answers: &[u8]) -> io::Result<()> {
+    stream.write_all(answers).await?;
+    stream.flush().await
+}
+
+/// Whom a proxy names, and what it had sent behind that.
+async fn preface(stream: &mut TcpStream) -> Result<(Option<IpAddr>, Bytes), Option<Fault>> {
+    let mut input = Vec::with_capacity(ROOM);
+    loop {
+        match Preface::read(&input) {
+            Preface::Whole(client, length) => {
+                let mut input = Bytes::from(input);
+                let rest = input.split_off(length);
+                return Ok((client, rest));
+            }
+            // What is partial is shorter than a preface may be.
+            Preface::Partial => input.reserve(ROOM),
+            Preface::Broken => return Err(Some(Fault::Proxy)),
+        }
+        if stream.read_buf(&mut input).await.map_err(|_| None)? == 0 {
+            return Err(None);
+        }
+    }
+}
