@@ -5,7 +5,7 @@
 //! | UDP | BEP 15, 41; connection ids without state |
 //! | `/announce`, `/scrape` | BEP 3, 7, 21, 23, 24, 31, 48; a key may stand before or behind |
 //! | `/directory/v1/…` | see [`api::directory`](::api::directory); kept in `redb`, or in etcd |
-//! | `/stats`, `/stats.json`, `/metrics`, `/health` | for people, scripts, Prometheus, and `ok` |
+//! | `/`, `/stats`, `/stats.json`, `/metrics`, `/health` | a page and a text for people, scripts, Prometheus, and `ok` |
 //!
 //! [`Tracker::start`] binds and serves; [`run`] does so until told to stop. [`PeerStore`] is the tracker's heart
 //! and knows nothing of protocols, sockets or clocks. One pure way leads from an announce to its answer, by whatever
@@ -41,6 +41,7 @@ mod policy;
 mod serve;
 mod server;
 mod stats;
+mod status;
 mod store;
 mod tally;
 mod udp;

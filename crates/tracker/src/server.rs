@@ -40,7 +40,8 @@ use crate::{
     listen::{self, Bound},
     metrics::Metrics,
     policy::{self, Policy},
-    serve,
+    serve, stats,
+    status::Rates,
     store::{Limits, PeerStore},
     tally::{Protocol, Tallies},
     udp,
@@ -152,6 +153,7 @@ impl Tracker {
             tracker_id: format!("{:016x}", rand::random::<u64>()).into_bytes().into(),
             tally,
             tallies,
+            rates: Rates::default(),
             full_scrapes: Arc::new(Semaphore::new(1)),
             config,
         });
@@ -171,6 +173,7 @@ impl Tracker {
             start_workers(listeners, workers, &shared, &handed, &stop).map_err(StartError::System)?;
         tasks.spawn(take(to_serve, api::router(Arc::clone(&shared)), tasks.clone(), stop.tasks.clone()));
         tasks.spawn(sweep(Arc::clone(&shared), stop.tasks.clone()));
+        tasks.spawn(count(Arc::clone(&shared), stop.tasks.clone()));
         tasks.spawn(tend(shared.directory.clone(), stop.tasks.clone()));
         tracing::info!(addresses = ?tracker.addresses, "tracker listens");
         Ok(tracker)
@@ -377,6 +380,17 @@ async fn sweep(shared: Arc<Shared>, closing: CancellationToken) {
         }
         let gone = shared.desk.store.expire(shared.clock.elapsed(), step);
         shared.metrics.expired.inc_by(gone as u64);
+    }
+}
+
+/// Takes note of how much is asked, for the status page.
+async fn count(shared: Arc<Shared>, closing: CancellationToken) {
+    loop {
+        shared.rates.note(shared.clock.elapsed(), stats::announces_and_faults(&shared.tallies));
+        tokio::select! {
+            () = tokio::time::sleep(Rates::EVERY) => {}
+            () = closing.cancelled() => return,
+        }
     }
 }
 
