@@ -51,6 +51,7 @@ bench-tracker: ## trackers under load, against answerers that keep nothing and w
 	$(CARGO) build --release --locked --package longshore
 	$(CARGO) build --release --locked --package longshore-tracker --example load
 	python3 benches/tracker.py --longshore $(TARGET)/release/longshore --load $(TARGET)/release/examples/load $(ARGS)
+	python3 benches/forwarders.py --longshore $(TARGET)/release/longshore
 
 fuzz: ## every fuzz target for FUZZ_SECONDS seconds (default 30)
 	@scripts/setup.sh build fuzz

@@ -5,7 +5,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -100,6 +100,8 @@ struct Entry {
     turn: u64,
     /// An announce is under way.
     busy: bool,
+    /// The torrent was removed meanwhile.
+    leaves: bool,
     /// Somebody waits for the first announce.
     told: Option<oneshot::Sender<()>>,
     /// Tells it from one of the same place that was removed or replaced; what answers that one is not for this.
@@ -140,6 +142,10 @@ pub(crate) async fn run(inbox: Inbox, shared: Arc<Shared>) {
             () = sleep_until(shared.clock.instant(next.unwrap_or_default())), if next.is_some() => task.due(),
         }
     }
+    // What came before the end counts: that a download is complete above all.
+    while let Ok(command) = commands.try_recv() {
+        task.command(command);
+    }
     if timeout(FAREWELL, task.farewell()).await.is_err() {
         tracing::debug!("some trackers were not told that we stop");
     }
@@ -179,6 +185,7 @@ impl Task {
                             lonely: 0,
                             turn: 0,
                             busy: false,
+                            leaves: false,
                             told: told.take(),
                             number: self.turns,
                         };
@@ -197,10 +204,10 @@ impl Task {
             }
             Command::Remove(info_hash) => {
                 for place in self.places(info_hash) {
-                    if let Some(mut entry) = self.entries.remove(&place).filter(|e| e.started) {
-                        entry.event = Event::Stopped;
-                        let ask = self.ask(place, &entry);
-                        self.under_way.spawn(ask);
+                    match self.entries.get_mut(&place) {
+                        // As soon as what is under way has been answered.
+                        Some(entry) if entry.busy => entry.leaves = true,
+                        _ => self.take_leave(place),
                     }
                 }
             }
@@ -322,6 +329,9 @@ impl Task {
                 (RETRY * 2u32.pow(entry.failures.min(8) - 1)).min(Duration::from_secs(1800))
             }
         };
+        if self.entries.get(&place).is_some_and(|entry| entry.leaves) {
+            return self.take_leave(place);
+        }
         self.plan(place, now + pause);
     }
 
@@ -336,21 +346,40 @@ impl Task {
         }
     }
 
+    /// Takes leave of all trackers that know us, of each when nothing is under way to it any more.
     async fn farewell(&mut self) {
-        let started: Vec<Place> = self.entries.iter().filter(|(_, e)| e.started).map(|(p, _)| *p).collect();
-        for place in started {
-            if let Some(entry) = self.entries.get_mut(&place) {
-                entry.event = Event::Stopped;
+        let all = self.entries.iter().map(|(place, entry)| (*place, entry.busy));
+        let (busy, free): (Vec<_>, Vec<_>) = all.partition(|(_, busy)| *busy);
+        let mut busy: HashSet<Place> = busy.into_iter().map(|(place, _)| place).collect();
+        let mut free: Vec<Place> = free.into_iter().map(|(place, _)| place).collect();
+        loop {
+            while self.under_way.len() < AT_ONCE {
+                let Some(place) = free.pop() else { break };
+                self.take_leave(place);
             }
-            if let Some(entry) = self.entries.get(&place) {
-                let ask = self.ask(place, entry);
-                self.under_way.spawn(ask);
-            }
-            while self.under_way.len() >= AT_ONCE {
-                self.under_way.join_next().await;
+            let Some(done) = self.under_way.join_next().await else { return };
+            let Ok(answer) = done else { continue };
+            let place = answer.0;
+            self.answered(answer);
+            if busy.remove(&place) {
+                free.push(place);
             }
         }
-        while self.under_way.join_next().await.is_some() {}
+    }
+
+    /// Tells the trackers of a tier what is still to be told, and then that we leave. If `stopped` came before
+    /// `completed`, we would stay in the swarm for them.
+    fn take_leave(&mut self, place: Place) {
+        let Some(mut entry) = self.entries.remove(&place).filter(|entry| entry.started) else { return };
+        let completed = (entry.event == Event::Completed).then(|| self.ask(place, &entry));
+        entry.event = Event::Stopped;
+        let stopped = self.ask(place, &entry);
+        self.under_way.spawn(async move {
+            if let Some(completed) = completed {
+                let _ = completed.await;
+            }
+            stopped.await
+        });
     }
 }
 
@@ -369,6 +398,10 @@ mod tests {
     use std::net::SocketAddr;
 
     use announce::Reply;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
 
     use super::*;
     use crate::{Config, Engine};
@@ -433,6 +466,58 @@ mod tests {
         task.answered((place, new, Ok(response())));
         assert!(task.entries[&place].started && !task.entries[&place].busy);
         task.under_way.abort_all();
+        engine.stop().await;
+    }
+
+    /// A tracker that tells which events it hears, in order, and takes its time to answer.
+    async fn tracker() -> (String, mpsc::Receiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let url = format!("http://{}/announce", listener.local_addr().expect("bound"));
+        let (events, heard) = mpsc::channel(16);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let events = events.clone();
+                tokio::spawn(async move {
+                    let mut head = vec![0; 4096];
+                    let length = stream.read(&mut head).await.expect("read");
+                    let head = String::from_utf8_lossy(&head[..length]).into_owned();
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    let event = head.split("event=").nth(1).and_then(|rest| rest.split(['&', ' ']).next());
+                    events.send(event.unwrap_or_default().to_owned()).await.expect("heard");
+                    let answer = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 26\r\n\r\nd8:intervali900e5:peers0:e";
+                    stream.write_all(answer.as_bytes()).await.expect("written");
+                });
+            }
+        });
+        (url, heard)
+    }
+
+    #[tokio::test]
+    async fn stopped_which_overtook_completed_comes_behind_it() {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let engine = Engine::start(Config { listen, ..Config::default() }, None).await.expect("starts");
+        let place = (InfoHash::from_bytes([7; 20]), 0);
+        for (under_way, removed) in [(true, false), (false, false), (true, true)] {
+            let (url, mut heard) = tracker().await;
+            let mut task = Task::new(engine.shared().clone());
+            task.command(Command::Add(place.0, vec![vec![url]], None));
+            task.due();
+            let answer = task.under_way.join_next().await.expect("asked").expect("no panic");
+            task.answered(answer);
+            task.command(Command::Completed(place.0));
+            if under_way {
+                task.due();
+            }
+            if removed {
+                task.command(Command::Remove(place.0));
+            }
+            task.farewell().await;
+            let mut events = Vec::new();
+            while let Ok(event) = heard.try_recv() {
+                events.push(event);
+            }
+            assert_eq!(events, ["started", "completed", "stopped"], "{under_way} {removed}");
+        }
         engine.stop().await;
     }
 }

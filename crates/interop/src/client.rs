@@ -2,11 +2,12 @@
 
 use std::{
     fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
 };
 
-use crate::{PYTHON, Process, free_port, longshore, require, require_python};
+use crate::{PYTHON, Place, Process, free_port, longshore, require, require_python};
 
 /// A client that can seed a torrent and fetch one. Each call starts a process with a folder of its own for settings.
 pub trait Client {
@@ -15,16 +16,26 @@ pub trait Client {
     /// Whether it is installed; says so if not.
     fn is_here(&self) -> bool;
     /// Seeds what lies in `folder`.
-    fn seed(&self, torrent: &Path, folder: &Path) -> Running;
-    /// Fetches into `folder`. It may or may not end when it is done.
-    fn get(&self, torrent: &Path, folder: &Path) -> Running;
+    fn seed_at(&self, at: &Place, torrent: &Path, folder: &Path) -> Running;
+    /// Fetches into `folder`, and seeds if it does not end when it is done.
+    fn get_at(&self, at: &Place, torrent: &Path, folder: &Path) -> Running;
+
+    /// Seeds on this machine.
+    fn seed(&self, torrent: &Path, folder: &Path) -> Running {
+        self.seed_at(&SEEDER, torrent, folder)
+    }
+
+    /// Fetches on this machine.
+    fn get(&self, torrent: &Path, folder: &Path) -> Running {
+        self.get_at(&LEECHER, torrent, folder)
+    }
 }
 
 /// Where seeders are, and from where they announce. Addresses of their own, since on one address clients take each
 /// other for themselves: opentracker tells a client of itself, and libtorrent then bans the address.
-const SEEDER: &str = "127.0.0.2";
+static SEEDER: Place = Place::here(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)));
 /// Where leechers are.
-const LEECHER: &str = "127.0.0.3";
+static LEECHER: Place = Place::here(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3)));
 
 /// A client's process, and what it keeps for itself.
 #[derive(Debug)]
@@ -57,17 +68,19 @@ impl Client for Longshore {
         true
     }
 
-    fn seed(&self, torrent: &Path, folder: &Path) -> Running {
-        let mut command = Command::new(longshore());
-        command.arg("seed").arg(torrent).arg(folder).args(["--json", "--listen"]).arg(format!("{SEEDER}:0"));
+    fn seed_at(&self, at: &Place, torrent: &Path, folder: &Path) -> Running {
+        let mut command = at.command(longshore());
+        command.arg("seed").arg(torrent).arg(folder).args(["--json", "--listen"]);
+        command.arg(SocketAddr::new(at.ip, 0).to_string());
         let mut running = Running::start(&mut command, home());
         running.process.event("seeding");
         running
     }
 
-    fn get(&self, torrent: &Path, folder: &Path) -> Running {
-        let mut command = Command::new(longshore());
-        command.arg("get").arg(torrent).arg(folder).args(["--json", "--listen"]).arg(format!("{LEECHER}:0"));
+    fn get_at(&self, at: &Place, torrent: &Path, folder: &Path) -> Running {
+        let mut command = at.command(longshore());
+        command.arg("get").arg(torrent).arg(folder).args(["--json", "--listen"]);
+        command.arg(SocketAddr::new(at.ip, 0).to_string());
         command.args(["--deadline", "80"]);
         Running::start(&mut command, home())
     }
@@ -78,10 +91,11 @@ impl Client for Longshore {
 pub struct Libtorrent;
 
 impl Libtorrent {
-    fn run(role: &str, torrent: &Path, folder: &Path, at: &str) -> Running {
+    fn run(role: &str, torrent: &Path, folder: &Path, at: &Place) -> Running {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/libtorrent_peer.py");
-        let mut command = Command::new(PYTHON);
-        command.arg(script).arg(role).arg(torrent).arg(folder).arg(format!("{at}:{}", free_port()));
+        let mut command = at.command(PYTHON);
+        let listen = SocketAddr::new(at.ip, free_port()).to_string();
+        command.arg(script).arg(role).arg(torrent).arg(folder).arg(listen);
         Running::start(&mut command, home())
     }
 }
@@ -95,12 +109,12 @@ impl Client for Libtorrent {
         require_python("libtorrent", "python3-libtorrent")
     }
 
-    fn seed(&self, torrent: &Path, folder: &Path) -> Running {
-        Self::run("seed", torrent, folder, SEEDER)
+    fn seed_at(&self, at: &Place, torrent: &Path, folder: &Path) -> Running {
+        Self::run("seed", torrent, folder, at)
     }
 
-    fn get(&self, torrent: &Path, folder: &Path) -> Running {
-        Self::run("get", torrent, folder, LEECHER)
+    fn get_at(&self, at: &Place, torrent: &Path, folder: &Path) -> Running {
+        Self::run("get", torrent, folder, at)
     }
 }
 
@@ -109,12 +123,22 @@ impl Client for Libtorrent {
 pub struct Aria2;
 
 impl Aria2 {
-    fn run(torrent: &Path, folder: &Path, at: &str, more: &[&str]) -> Running {
+    fn run(torrent: &Path, folder: &Path, at: &Place, more: &[&str]) -> Running {
         let home = home();
-        let mut command = Command::new("aria2c");
-        command.args(["--no-conf", "--enable-dht=false", "--enable-dht6=false", "--bt-enable-lpd=false"]);
+        let mut command = at.command("aria2c");
+        command.args(["--no-conf", "--bt-enable-lpd=false", "--enable-peer-exchange=false"]);
         command.args(["--file-allocation=none", "--bt-tracker-interval=1"]);
-        command.arg(format!("--interface={at}"));
+        if at.namespace.is_some() {
+            // It announces over UDP from the socket of its DHT alone, which finds nobody here.
+            let (table, table6) = (home.path().join("dht"), home.path().join("dht6"));
+            command.arg("--enable-dht=true").arg("--dht-file-path").arg(table);
+            command.arg("--dht-file-path6").arg(table6);
+            command.arg(format!("--enable-dht6={}", at.ip.is_ipv6()));
+            command.arg(format!("--dht-listen-port={}", free_port()));
+        } else {
+            command.args(["--enable-dht=false", "--enable-dht6=false"]);
+            command.arg(format!("--interface={}", at.ip));
+        }
         command.arg(format!("--listen-port={}", free_port())).arg("--dir").arg(folder);
         command.args(more).arg(torrent).env("HOME", home.path());
         Running::start(&mut command, home)
@@ -130,18 +154,20 @@ impl Client for Aria2 {
         require("aria2c", "aria2")
     }
 
-    fn seed(&self, torrent: &Path, folder: &Path) -> Running {
+    fn seed_at(&self, at: &Place, torrent: &Path, folder: &Path) -> Running {
         // With --check-integrity alone it ends once it knows that all is there.
         Self::run(
             torrent,
             folder,
-            SEEDER,
+            at,
             &["--check-integrity=true", "--seed-ratio=0.0", "--bt-hash-check-seed=true"],
         )
     }
 
-    fn get(&self, torrent: &Path, folder: &Path) -> Running {
-        Self::run(torrent, folder, LEECHER, &["--seed-time=0"])
+    fn get_at(&self, at: &Place, torrent: &Path, folder: &Path) -> Running {
+        // On this machine it ends when it is done, as others do.
+        let seed = if at.namespace.is_some() { "--seed-ratio=0.0" } else { "--seed-time=0" };
+        Self::run(torrent, folder, at, &[seed])
     }
 }
 
@@ -150,25 +176,30 @@ impl Client for Aria2 {
 pub struct Rtorrent;
 
 impl Rtorrent {
-    fn run(torrent: &Path, folder: &Path, at: &str) -> Running {
+    fn run(torrent: &Path, folder: &Path, at: &Place) -> Running {
         let home = home();
         fs::create_dir(home.path().join("session")).expect("a folder");
-        let lines = [
+        let mut lines = vec![
             "system.daemon.set = true".to_owned(),
             format!("directory.default.set = {}", folder.display()),
             format!("session.path.set = {}/session", home.path().display()),
             format!("network.port_range.set = {0}-{0}", free_port()),
             "network.port_random.set = no".to_owned(),
-            format!("network.bind_address.set = {at}"),
-            format!("network.local_address.set = {at}"),
             "dht.mode.set = disable".to_owned(),
             "protocol.pex.set = no".to_owned(),
             "trackers.use_udp.set = yes".to_owned(),
+            // Left to itself it comes back after ten minutes, whatever the tracker says.
+            "schedule2 = announce, 3, 3, \"d.multicall2=main,d.tracker_announce=\"".to_owned(),
             format!("load.start = {}", torrent.display()),
         ];
+        if at.namespace.is_none() {
+            // Only IPv4 addresses are taken here; without one, both families are used.
+            lines.push(format!("network.bind_address.set = {}", at.ip));
+            lines.push(format!("network.local_address.set = {}", at.ip));
+        }
         let rc = home.path().join("rc");
         fs::write(&rc, lines.join("\n") + "\n").expect("written");
-        let mut command = Command::new("rtorrent");
+        let mut command = at.command("rtorrent");
         command.args(["-n", "-o"]).arg(format!("import={}", rc.display()));
         command.env("TERM", "dumb").env("HOME", home.path());
         Running::start(&mut command, home)
@@ -184,12 +215,12 @@ impl Client for Rtorrent {
         require("rtorrent", "rtorrent")
     }
 
-    fn seed(&self, torrent: &Path, folder: &Path) -> Running {
-        Self::run(torrent, folder, SEEDER)
+    fn seed_at(&self, at: &Place, torrent: &Path, folder: &Path) -> Running {
+        Self::run(torrent, folder, at)
     }
 
-    fn get(&self, torrent: &Path, folder: &Path) -> Running {
-        Self::run(torrent, folder, LEECHER)
+    fn get_at(&self, at: &Place, torrent: &Path, folder: &Path) -> Running {
+        Self::run(torrent, folder, at)
     }
 }
 
@@ -198,19 +229,20 @@ impl Client for Rtorrent {
 pub struct Qbittorrent;
 
 impl Qbittorrent {
-    fn run(torrent: &Path, folder: &Path, at: &str) -> Running {
+    fn run(torrent: &Path, folder: &Path, at: &Place) -> Running {
         let home = home();
         let settings: PathBuf = home.path().join("qBittorrent/config");
         fs::create_dir_all(&settings).expect("a folder");
         let port = free_port();
+        let interface = if at.namespace.is_some() { "eth0" } else { "lo" };
         let lines = [
             "[LegalNotice]".to_owned(),
             "Accepted=true".to_owned(),
             "[BitTorrent]".to_owned(),
             format!("Session\\Port={port}"),
-            "Session\\Interface=lo".to_owned(),
-            "Session\\InterfaceName=lo".to_owned(),
-            format!("Session\\InterfaceAddress={at}"),
+            format!("Session\\Interface={interface}"),
+            format!("Session\\InterfaceName={interface}"),
+            format!("Session\\InterfaceAddress={}", at.ip),
             "Session\\DHTEnabled=false".to_owned(),
             "Session\\LSDEnabled=false".to_owned(),
             "Session\\PeXEnabled=false".to_owned(),
@@ -218,7 +250,7 @@ impl Qbittorrent {
             "PortForwardingEnabled=false".to_owned(),
         ];
         fs::write(settings.join("qBittorrent.conf"), lines.join("\n") + "\n").expect("written");
-        let mut command = Command::new("qbittorrent-nox");
+        let mut command = at.command("qbittorrent-nox");
         command.arg(format!("--profile={}", home.path().display()));
         command.arg(format!("--webui-port={}", free_port()));
         command.arg(format!("--save-path={}", folder.display()));
@@ -236,11 +268,62 @@ impl Client for Qbittorrent {
         require("qbittorrent-nox", "qbittorrent-nox")
     }
 
-    fn seed(&self, torrent: &Path, folder: &Path) -> Running {
-        Self::run(torrent, folder, SEEDER)
+    fn seed_at(&self, at: &Place, torrent: &Path, folder: &Path) -> Running {
+        Self::run(torrent, folder, at)
     }
 
-    fn get(&self, torrent: &Path, folder: &Path) -> Running {
-        Self::run(torrent, folder, LEECHER)
+    fn get_at(&self, at: &Place, torrent: &Path, folder: &Path) -> Running {
+        Self::run(torrent, folder, at)
+    }
+}
+
+/// Transmission's daemon. It connects to no peer on loopback, so that it is of use in a network alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Transmission;
+
+impl Transmission {
+    fn run(torrent: &Path, folder: &Path, at: &Place) -> Running {
+        let home = home();
+        let watched = home.path().join("watched");
+        fs::create_dir(&watched).expect("a folder");
+        fs::copy(torrent, watched.join("the.torrent")).expect("copied");
+        let settings = serde_json::json!({
+            "peer-port": free_port(),
+            "dht-enabled": false,
+            "lpd-enabled": false,
+            "pex-enabled": false,
+            "utp-enabled": false,
+            "port-forwarding-enabled": false,
+            "rpc-enabled": false,
+            "download-dir": folder,
+            "incomplete-dir-enabled": false,
+            "watch-dir": watched,
+            "watch-dir-enabled": true,
+        });
+        fs::write(home.path().join("settings.json"), settings.to_string()).expect("written");
+        let mut command = at.command("transmission-daemon");
+        command
+            .args(["--foreground", "--log-debug", "--config-dir"])
+            .arg(home.path())
+            .env("HOME", home.path());
+        Running::start(&mut command, home)
+    }
+}
+
+impl Client for Transmission {
+    fn name(&self) -> &'static str {
+        "transmission"
+    }
+
+    fn is_here(&self) -> bool {
+        require("transmission-daemon", "transmission-daemon")
+    }
+
+    fn seed_at(&self, at: &Place, torrent: &Path, folder: &Path) -> Running {
+        Self::run(torrent, folder, at)
+    }
+
+    fn get_at(&self, at: &Place, torrent: &Path, folder: &Path) -> Running {
+        Self::run(torrent, folder, at)
     }
 }

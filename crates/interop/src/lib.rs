@@ -2,7 +2,7 @@
 //!
 //! A [`Process`] is a child whose output is kept and which ends with its handle, whatever happens. [`Client`] is any
 //! BitTorrent client that can seed a torrent and fetch one; [`Tracker`] is ours or opentracker. Everything is on
-//! loopback, on free ports, in folders of its own, and every wait has a deadline.
+//! loopback or in a [`Network`] of its own, on free ports, in folders of its own, and every wait has a deadline.
 //!
 //! Invariant: no process outlives the handle that started it. Threads: each child has two, which read its output.
 //!
@@ -15,9 +15,11 @@
     reason = "helpers for tests: they fail by panicking, watch the clock, and ask the environment whether this is CI"
 )]
 
+mod ask;
 mod client;
 mod content;
 mod etcd;
+mod network;
 mod process;
 mod tracker;
 
@@ -30,9 +32,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use client::{Aria2, Client, Libtorrent, Longshore, Qbittorrent, Rtorrent};
+pub use ask::{Announced, Answer, Http, Udp, get};
+pub use client::{Aria2, Client, Libtorrent, Longshore, Qbittorrent, Rtorrent, Running, Transmission};
 pub use content::{Content, info_hash, make_torrent, noise};
 pub use etcd::{Certificate, Etcd};
+pub use network::{Network, Place};
 pub use process::Process;
 pub use tracker::Tracker;
 

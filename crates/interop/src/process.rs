@@ -120,6 +120,14 @@ impl Process {
         kill_process(self.pid(), Signal::TERM).expect("a signal");
     }
 
+    /// SIGHUP to the process alone.
+    ///
+    /// # Panics
+    /// When it cannot be sent.
+    pub fn hang_up(&self) {
+        kill_process(self.pid(), Signal::HUP).expect("a signal");
+    }
+
     /// `kill -9` of the process, and waits for its end.
     ///
     /// # Panics

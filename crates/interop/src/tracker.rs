@@ -2,22 +2,26 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     process::Command,
-    time::Duration,
 };
 
-use crate::{Process, free_port, longshore, require, wait_until};
+use announce::{Reply, ScrapeResponse, ScrapeStats};
+
+use crate::{Place, Process, free_port, get, longshore, require, wait_until};
+
+static HERE: Place = Place::here(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
 /// A tracker that runs.
 #[derive(Debug)]
 pub struct Tracker {
     /// Its announce URL.
     pub url: String,
-    /// Where it answers HTTP.
-    address: String,
-    process: Process,
+    /// Where it answers.
+    pub address: SocketAddr,
+    /// Its process.
+    pub process: Process,
+    place: Place,
     _folder: tempfile::TempDir,
 }
 
@@ -27,13 +31,23 @@ impl Tracker {
     /// # Panics
     /// When it does not start.
     pub fn ours() -> Self {
-        let mut command = Command::new(longshore());
-        command.args(["tracker", "--listen", "127.0.0.1:0", "--json", "--min-interval", "1"]);
-        let mut process = Process::start(&mut command);
+        Self::ours_at(&HERE, &["--min-interval", "1"])
+    }
+
+    /// The same elsewhere, with further arguments.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn ours_at(place: &Place, arguments: &[&str]) -> Self {
+        let mut command = place.command(longshore());
+        command.args(["tracker", "--json", "--listen"]).arg(SocketAddr::new(place.ip, 0).to_string());
+        let mut process = Process::start(command.args(arguments));
         let listening = process.event("listening");
-        let address = listening["addresses"][0].as_str().expect("an address").to_owned();
+        let address = listening["addresses"][0].as_str().expect("an address");
+        let address = address.parse().expect("an address");
         let url = format!("http://{address}/announce");
-        Self { url, address, process, _folder: tempfile::tempdir().expect("a folder") }
+        let folder = tempfile::tempdir().expect("a folder");
+        Self { url, address, process, place: place.clone(), _folder: folder }
     }
 
     /// The same tracker, announced to over UDP.
@@ -59,8 +73,8 @@ impl Tracker {
         open_to_all(folder.path());
         let port = free_port();
         let mut command = Command::new("opentracker");
-        let port = port.to_string();
-        command.args(["-i", "127.0.0.1", "-p", &port, "-P", &port, "-d"]).arg(folder.path());
+        let number = port.to_string();
+        command.args(["-i", "127.0.0.1", "-p", &number, "-P", &number, "-d"]).arg(folder.path());
         // Started by root it goes into its folder as into a jail, and reads the list from there.
         command.arg("-w").arg(if rustix::process::geteuid().is_root() {
             "/whitelist".as_ref()
@@ -68,12 +82,13 @@ impl Tracker {
             list.as_path()
         });
         let mut process = Process::start(&mut command);
-        let address = format!("127.0.0.1:{port}");
+        let address = SocketAddr::new(HERE.ip, port);
         wait_until("opentracker to listen", || {
             assert!(process.is_running(), "opentracker ended: {}", process.stderr());
-            TcpStream::connect(&address).is_ok()
+            TcpStream::connect(address).is_ok()
         });
-        Some(Self { url: format!("http://{address}/announce"), address, process, _folder: folder })
+        let url = format!("http://{address}/announce");
+        Some(Self { url, address, process, place: HERE.clone(), _folder: folder })
     }
 
     /// Waits until somebody has announced the whole torrent: a client that asks before that may not ask again for
@@ -84,21 +99,23 @@ impl Tracker {
     pub fn wait_for_seed(&mut self, info_hash: &str) {
         wait_until("the seeder to announce itself", || {
             assert!(self.process.is_running(), "the tracker ended: {}", self.process.stderr());
-            self.scrape(info_hash).is_some_and(|answer| answer.contains("8:completei1e"))
+            self.scrape(info_hash).is_some_and(|stats| stats.complete > 0)
         });
     }
 
-    fn scrape(&self, info_hash: &str) -> Option<String> {
-        let address = &self.address;
-        let escaped: String =
-            info_hash.as_bytes().chunks(2).map(|hex| format!("%{}", hex.escape_ascii())).collect();
-        let mut stream = TcpStream::connect(address).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        let host = format!("Host: {address}\r\nConnection: close");
-        write!(stream, "GET /scrape?info_hash={escaped} HTTP/1.1\r\n{host}\r\n\r\n").ok()?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).ok()?;
-        Some(String::from_utf8_lossy(&answer).into_owned())
+    /// A torrent's numbers, asked from where the tracker is.
+    ///
+    /// # Panics
+    /// When the tracker does not answer.
+    pub fn scrape(&self, info_hash: &str) -> Option<ScrapeStats> {
+        let hex = info_hash.as_bytes().chunks(2);
+        let escaped: String = hex.map(|hex| format!("%{}", hex.escape_ascii())).collect();
+        let target = format!("/scrape?info_hash={escaped}");
+        let answer = self.place.inside(|| get(self.address, &target, &[]));
+        match ScrapeResponse::parse(&answer.body) {
+            Ok(Reply::Ok(scraped)) => scraped.files.first().map(|(_, stats)| *stats),
+            _ => None,
+        }
     }
 }
 

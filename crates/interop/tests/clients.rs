@@ -1,7 +1,7 @@
 //! Each client fetches from us and we from it, with opentracker between us and with our own tracker, over HTTP and UDP.
 //!
 //! Transmission is not among them: version 3.00 as Debian has it gets the peers from either tracker and connects to
-//! none of them, on loopback and between network namespaces alike, whoever the other side is.
+//! none of them on loopback. Between hosts it does: `five_clients.rs`.
 
 #![allow(clippy::expect_used, reason = "helpers of tests, outside the functions that clippy knows for tests")]
 
@@ -78,7 +78,8 @@ macro_rules! both_ways {
     };
 }
 
-// aria2 announces over UDP only together with its DHT, which would look for peers on the internet.
+// aria2 announces over UDP only together with its DHT, which would look for peers on the internet: it does so in a
+// network of its own, in `five_clients.rs`.
 macro_rules! over_udp {
     ($($module:ident: $client:expr;)*) => {
         $(mod $module {

@@ -58,7 +58,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let debug = matches!(&cli.command, Command::Tracker(args) if args.retracker.debug);
+    let debug = matches!(&cli.command, Command::Tracker(args) if args.retracker.debug());
     let outcome = log::start(&cli.log, debug).and_then(|()| match cli.command {
         Command::Config(args) => {
             commands::config::run(&args);

@@ -38,10 +38,18 @@ pub(crate) async fn announce(
         }
         body.extend_from_slice(&chunk);
     }
-    match AnnounceResponse::parse(&body) {
+    read_http_answer(response.status().as_u16(), &body)
+}
+
+/// What an HTTP tracker's status and body say. A body that can be read counts, whatever the status.
+///
+/// # Errors
+/// The tracker's refusal, its status, or that it cannot be understood.
+pub fn read_http_answer(status: u16, body: &[u8]) -> Result<AnnounceResponse, TrackerError> {
+    match AnnounceResponse::parse(body) {
         Ok(Reply::Ok(response)) => Ok(response),
         Ok(Reply::Failure { reason, retry_in }) => Err(TrackerError::Refused { reason, retry_in }),
-        Err(error) if response.status().is_success() => Err(TrackerError::Malformed(error.to_string())),
-        Err(_) => Err(TrackerError::Status(response.status().as_u16())),
+        Err(error) if (200..300).contains(&status) => Err(TrackerError::Malformed(error.to_string())),
+        Err(_) => Err(TrackerError::Status(status)),
     }
 }

@@ -1,6 +1,6 @@
 //! Asks trackers: one announce, to one tracker, over HTTP or UDP, and its answer.
 //!
-//! [`TrackerClient`] is what the engine announces with, and the tracker forwards with. When to ask whom again is for
+//! [`read_http_answer`] and [`read_udp_answer`] are the pure part of it. [`TrackerClient`] is what the engine announces with, and the tracker forwards with. When to ask whom again is for
 //! them to decide.
 //!
 //! What it never does: wait longer than it was told, read an answer longer than a megabyte, send secrets of the URL
@@ -16,3 +16,5 @@ mod udp;
 
 pub use client::{Question, TrackerClient};
 pub use error::{SetupError, TrackerError};
+pub use http::read_http_answer;
+pub use udp::read_udp_answer;

@@ -80,16 +80,45 @@ async fn exchange(
     if !path.is_empty() {
         encode_url_data(path.as_bytes(), &mut packet);
     }
-    ask(&socket, &packet, head.transaction, |answer| match answer {
-        UdpAnswer::Announced { interval, stats, peers } => Some(AnnounceResponse {
-            complete: Some(stats.complete),
-            incomplete: Some(stats.incomplete),
-            peers: read_peers(peers, tracker.is_ipv4()),
-            ..AnnounceResponse::new(Duration::from_secs(interval.into()))
-        }),
-        _ => None,
+    ask(&socket, &packet, head.transaction, |answer| announced(&answer, tracker.is_ipv4())).await
+}
+
+fn announced(answer: &UdpAnswer<'_>, v4: bool) -> Option<AnnounceResponse> {
+    let UdpAnswer::Announced { interval, stats, peers } = answer else { return None };
+    Some(AnnounceResponse {
+        complete: Some(stats.complete),
+        incomplete: Some(stats.incomplete),
+        peers: read_peers(peers, v4),
+        ..AnnounceResponse::new(Duration::from_secs((*interval).into()))
     })
-    .await
+}
+
+/// What a UDP tracker's packet says to an announce of this transaction, that was sent over IPv4 or IPv6; `None` where
+/// it is not for it.
+///
+/// # Errors
+/// The tracker's refusal, or that it is the answer to something else.
+pub fn read_udp_answer(
+    packet: &[u8],
+    transaction: u32,
+    v4: bool,
+) -> Option<Result<AnnounceResponse, TrackerError>> {
+    read(packet, transaction, &|answer| announced(&answer, v4))
+}
+
+fn read<T>(
+    packet: &[u8],
+    transaction: u32,
+    take: &impl Fn(UdpAnswer<'_>) -> Option<T>,
+) -> Option<Result<T, TrackerError>> {
+    // Anything else is old, or not for us.
+    let (_, answer) = UdpAnswer::parse(packet).filter(|(of, _)| *of == transaction)?;
+    if let UdpAnswer::Error(reason) = answer {
+        let reason = String::from_utf8_lossy(reason).into_owned();
+        return Some(Err(TrackerError::Refused { reason, retry_in: None }));
+    }
+    let wrong = || TrackerError::Malformed("it answers something else than was asked".into());
+    Some(take(answer).ok_or_else(wrong))
 }
 
 fn packet_of(request: &AnnounceRequest) -> UdpAnnounce {
@@ -125,15 +154,10 @@ async fn ask<T>(
         let answer = async {
             loop {
                 let length = socket.recv(&mut buffer).await?;
-                let answer = UdpAnswer::parse(buffer.get(..length).unwrap_or_default());
-                // Anything else is old, or not for us.
-                let Some((_, answer)) = answer.filter(|(of, _)| *of == transaction) else { continue };
-                if let UdpAnswer::Error(reason) = answer {
-                    let reason = String::from_utf8_lossy(reason).into_owned();
-                    return Err(TrackerError::Refused { reason, retry_in: None });
+                let packet = buffer.get(..length).unwrap_or_default();
+                if let Some(outcome) = read(packet, transaction, &take) {
+                    return outcome;
                 }
-                let wrong = || TrackerError::Malformed("it answers something else than was asked".into());
-                return take(answer).ok_or_else(wrong);
             }
         };
         match timeout(pause, answer).await {

@@ -36,7 +36,8 @@ use crate::{
     },
     metrics::{self, Answer, Levels, Metrics},
     server::Clock,
-    stats::Stats,
+    stats::{Stats, announces_and_faults},
+    status::{self, Page, Rates},
     tally::{Tallies, Tally},
 };
 
@@ -58,6 +59,7 @@ pub(crate) struct Shared {
     pub(crate) tally: Arc<Tally>,
     /// What the listeners count.
     pub(crate) tallies: Vec<Tallies>,
+    pub(crate) rates: Rates,
     /// One full scrape at a time.
     pub(crate) full_scrapes: Arc<Semaphore>,
 }
@@ -75,6 +77,8 @@ pub(crate) fn router(shared: App) -> Router {
         .route("/directory/v1/tags", get(tag).put(set_tag))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), check_token));
     let figures = Router::new()
+        .route("/", get(status_page))
+        .route("/status.css", get(style))
         .route("/stats", get(stats))
         .route("/stats.json", get(stats))
         .route("/metrics", get(metrics))
@@ -82,7 +86,7 @@ pub(crate) fn router(shared: App) -> Router {
     Router::new()
         .route("/scrape", any(full_or_named_scrape))
         .route("/health", get(async || "ok\n"))
-        .route("/", get(async || concat!("longshore tracker ", env!("CARGO_PKG_VERSION"), "\n")))
+        .route("/favicon.ico", get(icon))
         .merge(directory)
         .merge(figures)
         .fallback(tracker)
@@ -157,6 +161,58 @@ async fn stats(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Result<R
         .await
         .map_err(|error| Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     Ok(if json { Json(stats).into_response() } else { stats.to_string().into_response() })
+}
+
+/// The page for people.
+async fn status_page(State(app): State<App>) -> Result<Response, Failure> {
+    let directory = app.directory.sizes().await.map_err(|error| error.to_string());
+    let page = tokio::task::spawn_blocking(move || {
+        let forwarders = app.desk.policy.load().forwarders.as_ref().map(|forwarders| forwarders.health());
+        let counts = announces_and_faults(&app.tallies);
+        let listeners = app.tallies.iter().map(|tallies| (tallies.listener.clone(), tallies.protocol.name()));
+        let page = Page {
+            stats: Stats::gather(&app, status::TOP),
+            rates: app.rates.per_second(app.clock.elapsed(), counts),
+            listeners: listeners.collect(),
+            forwarders: forwarders.unwrap_or_default(),
+            home: app.config.directory.as_ref().map(ToString::to_string),
+            directory,
+            etcd: app.directory.etcd(),
+            waiting: app.directory.waiting(),
+            memory: resident(),
+        };
+        page.to_string()
+    });
+    let page = page.await.map_err(|error| Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let fields = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, status::CONTENT_POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    Ok((fields, page).into_response())
+}
+
+async fn style() -> impl IntoResponse {
+    let fields = [
+        (header::CONTENT_TYPE, "text/css; charset=utf-8"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CACHE_CONTROL, "max-age=600"),
+    ];
+    (fields, status::STYLE)
+}
+
+async fn icon() -> impl IntoResponse {
+    let fields = [(header::CONTENT_TYPE, "image/svg+xml"), (header::CACHE_CONTROL, "max-age=86400")];
+    (fields, status::ICON)
+}
+
+/// The bytes of memory that this process has.
+fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_ascii_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 async fn metrics(State(app): State<App>, headers: HeaderMap) -> Result<Response, Failure> {

@@ -17,5 +17,5 @@ mod run;
 mod table;
 
 pub use list::{Forwarder, ListError, read_list};
-pub(crate) use run::Forwarders;
+pub(crate) use run::{Forwarders, Health};
 pub(crate) use table::Standing;

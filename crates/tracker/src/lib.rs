@@ -6,7 +6,7 @@
 //! | HTTP, HTTPS | all that follows; over TCP, HTTP over unix sockets too; PROXY protocol from trusted proxies |
 //! | `/announce`, `/scrape` | BEP 3, 7, 21, 23, 24, 31, 48; a key may stand before or behind |
 //! | `/directory/v1/…` | see [`api::directory`](::api::directory); kept in `redb`, or in etcd |
-//! | `/stats`, `/stats.json`, `/metrics`, `/health` | for people, scripts, Prometheus, and `ok` |
+//! | `/`, `/stats`, `/stats.json`, `/metrics`, `/health` | a page and a text for people, scripts, Prometheus, and `ok` |
 //!
 //! [`Tracker::start`] binds and serves; [`run`] does so until told to stop. A program that is to give up rights of root
 //! calls [`Listeners::bind`] while it has no threads, and [`Tracker::serve`] then. [`PeerStore`] is the tracker's heart
@@ -44,6 +44,7 @@ mod policy;
 mod serve;
 mod server;
 mod stats;
+mod status;
 mod store;
 mod tally;
 mod tls;

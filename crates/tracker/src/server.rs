@@ -45,7 +45,8 @@ use crate::{
     listen::{Door, Listeners, SocketFile},
     metrics::Metrics,
     policy::{self, Policy},
-    serve,
+    serve, stats,
+    status::Rates,
     store::{Limits, PeerStore},
     tally::{Protocol, Tallies},
     tls, udp,
@@ -168,6 +169,7 @@ impl Tracker {
             tracker_id: format!("{:016x}", rand::random::<u64>()).into_bytes().into(),
             tally,
             tallies,
+            rates: Rates::default(),
             full_scrapes: Arc::new(Semaphore::new(1)),
             config,
         });
@@ -211,6 +213,7 @@ impl Tracker {
         }
         tasks.spawn(take(to_serve, router, tasks.clone(), stop.tasks.clone()));
         tasks.spawn(sweep(Arc::clone(&shared), stop.tasks.clone()));
+        tasks.spawn(count(Arc::clone(&shared), stop.tasks.clone()));
         tasks.spawn(tend(shared.directory.clone(), stop.tasks.clone()));
         let listens: Vec<String> = tracker.endpoints.iter().map(Endpoint::to_string).collect();
         tracing::info!(?listens, "tracker listens");
@@ -447,6 +450,17 @@ async fn sweep(shared: Arc<Shared>, closing: CancellationToken) {
         }
         let gone = shared.desk.store.expire(shared.clock.elapsed(), step);
         shared.metrics.expired.inc_by(gone as u64);
+    }
+}
+
+/// Takes note of how much is asked, for the status page.
+async fn count(shared: Arc<Shared>, closing: CancellationToken) {
+    loop {
+        shared.rates.note(shared.clock.elapsed(), stats::announces_and_faults(&shared.tallies));
+        tokio::select! {
+            () = tokio::time::sleep(Rates::EVERY) => {}
+            () = closing.cancelled() => return,
+        }
     }
 }
 

@@ -13,46 +13,46 @@ use crate::{
 /// The most torrents that are shown.
 const MAX_TOP: usize = 1000;
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct Stats {
-    version: &'static str,
-    uptime_seconds: u64,
-    torrents: usize,
-    peers: usize,
+    pub(crate) version: &'static str,
+    pub(crate) uptime_seconds: u64,
+    pub(crate) torrents: usize,
+    pub(crate) peers: usize,
     /// Peers and seeds by family, once all of them have been counted.
-    ipv4: Family,
-    ipv6: Family,
-    connections: usize,
-    requests: Vec<Requests>,
-    top: Vec<Top>,
+    pub(crate) ipv4: Family,
+    pub(crate) ipv6: Family,
+    pub(crate) connections: usize,
+    pub(crate) requests: Vec<Requests>,
+    pub(crate) top: Vec<Top>,
 }
 
 #[derive(Debug, Default, Serialize)]
-struct Family {
-    seeds: u64,
-    leechers: u64,
+pub(crate) struct Family {
+    pub(crate) seeds: u64,
+    pub(crate) leechers: u64,
 }
 
 /// What was asked by one protocol and family, over all listeners.
 #[derive(Debug, Serialize)]
-struct Requests {
-    protocol: &'static str,
-    family: &'static str,
-    connects: u64,
-    announces: u64,
-    scrapes: u64,
-    outcomes: Vec<(&'static str, u64)>,
-    faults: Vec<(&'static str, u64)>,
+pub(crate) struct Requests {
+    pub(crate) protocol: &'static str,
+    pub(crate) family: &'static str,
+    pub(crate) connects: u64,
+    pub(crate) announces: u64,
+    pub(crate) scrapes: u64,
+    pub(crate) outcomes: Vec<(&'static str, u64)>,
+    pub(crate) faults: Vec<(&'static str, u64)>,
 }
 
 #[derive(Debug, Serialize)]
-struct Top {
-    info_hash: String,
-    complete: u32,
-    incomplete: u32,
-    downloaded: u32,
-    ipv4: u32,
-    ipv6: u32,
+pub(crate) struct Top {
+    pub(crate) info_hash: String,
+    pub(crate) complete: u32,
+    pub(crate) incomplete: u32,
+    pub(crate) downloaded: u32,
+    pub(crate) ipv4: u32,
+    pub(crate) ipv6: u32,
 }
 
 impl Stats {
@@ -101,6 +101,14 @@ impl Family {
         self.seeds += u64::from(seeds);
         self.leechers += u64::from(leechers);
     }
+}
+
+/// All announces that were taken, and all faults.
+pub(crate) fn announces_and_faults(tallies: &[Tallies]) -> [u64; 2] {
+    let sums = tallies.iter().flat_map(Tallies::sums);
+    sums.fold([0, 0], |[announces, faults], sums| {
+        [announces + sums.announces.iter().sum::<u64>(), faults + sums.faults.iter().sum::<u64>()]
+    })
 }
 
 fn requests(tallies: &[Tallies]) -> Vec<Requests> {

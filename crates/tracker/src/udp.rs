@@ -103,7 +103,7 @@ impl Exchange {
             left: asked.left,
             event: asked.event,
             numwant: asked.numwant,
-            key: Name::number(asked.key),
+            key: Name::number(asked.key).filter(|_| keeps_its_key(&asked.peer_id)),
             both_families: false,
             ids: false,
             passkey,
@@ -145,6 +145,12 @@ impl Exchange {
         }
         Ok(())
     }
+}
+
+/// Whether a client sends the same key with all its announces. aria2 draws one for each that it sends over UDP: by its
+/// key no announce but the first would count, and neither its completion nor its end.
+fn keeps_its_key(peer_id: &wire::PeerId) -> bool {
+    !peer_id.as_bytes().starts_with(b"A2-")
 }
 
 #[cfg(test)]
@@ -246,5 +252,23 @@ mod tests {
         ask(&mut exchange, &announce(id, 1, 1001), mapped);
         let answer = ask(&mut exchange, &announce(id, 1, 1002), [10, 0, 0, 1].into());
         assert_eq!(answer.get(ANSWER_HEAD..), Some(&[10, 0, 0, 1, 0x03, 0xe9][..]));
+    }
+
+    #[test]
+    fn aria2_which_draws_a_key_for_each_announce_is_believed_that_it_is_done() {
+        let mut exchange = exchange();
+        let ip: IpAddr = [10, 0, 0, 1].into();
+        let id = exchange.ids.give(Duration::from_secs(100), ip);
+        for (peer_id, done) in [(*b"A2-1-36-0-0123456789", 1), (*b"-XX1360-0123456789ab", 0)] {
+            let mut packet = announce(id, 1 + done, 1001);
+            packet[36..56].copy_from_slice(&peer_id);
+            ask(&mut exchange, &packet, ip);
+            packet[64..72].fill(0);
+            packet[80..84].copy_from_slice(&1u32.to_be_bytes());
+            packet[88..92].copy_from_slice(&8u32.to_be_bytes());
+            let answer = ask(&mut exchange, &packet, ip);
+            let Some((_, UdpAnswer::Announced { stats, .. })) = UdpAnswer::parse(&answer) else { panic!() };
+            assert_eq!((stats.complete, stats.incomplete), (done.into(), 1 - u32::from(done)));
+        }
     }
 }

@@ -100,9 +100,36 @@ async fn figures_are_shown_to_some_networks_only() {
     let trusted_proxies = vec![Network::LOOPBACK_V4];
     let config = Config { stats_from, trusted_proxies, full_scrape: true, ..config() };
     let tracker = Tracker::start(config).await.expect("starts");
-    for path in ["/stats", "/stats.json", "/metrics", "/scrape"] {
+    for path in ["/", "/status.css", "/stats", "/stats.json", "/metrics", "/scrape"] {
         assert_eq!(get(&tracker, path, "").await.0, 403, "{path}");
         assert_eq!(get(&tracker, path, "X-Real-IP: 203.0.113.9\r\n").await.0, 200, "{path}");
     }
     assert_eq!(get(&tracker, "/health", "").await.0, 200);
+}
+
+#[tokio::test]
+async fn the_status_page_is_whole_and_names_what_there_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("forwarders.yml");
+    fs::write(&file, "- {name: 'far <b>', uri: 'http://127.0.0.1:1/secret'}\n").expect("written");
+    let tracker = Tracker::start(Config { forwarders: Some(file), ..config() }).await.expect("starts");
+    announce(&tracker, 0xab, 1001, "").await.expect("taken");
+    let mut stream = TcpStream::connect(tracker.local_addr().expect("bound")).await.expect("connects");
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").await.expect("sends");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("reads");
+    let (head, page) = answer.split_once("\r\n\r\n").expect("a head");
+    assert!(head.contains("content-type: text/html; charset=utf-8"), "{head}");
+    assert!(head.contains("content-security-policy: default-src 'none'; style-src 'self'"), "{head}");
+    let (hash, listener) = ("ab".repeat(20), tracker.local_addr().expect("bound").to_string());
+    for part in [&hash, &listener, "far &lt;b&gt;", "in memory", env!("CARGO_PKG_VERSION"), "MiB"] {
+        assert!(page.contains(part), "{part} in {page}");
+    }
+    assert!(!page.contains("secret") && !page.contains("<script"), "{page}");
+    // All that it asks for is there.
+    let links: Vec<&str> = page.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(links.contains(&"/status.css") && links.len() == 5, "{links:?}");
+    for link in links {
+        assert_eq!(get(&tracker, link, "").await.0, 200, "{link}");
+    }
 }

@@ -1,5 +1,7 @@
 //! retracker's own flags and environment, with the meaning that they have there: whoever comes from it changes the
-//! name of the program and nothing else.
+//! name of the program and nothing else. `tests/retracker.rs` is the table of all that it does.
+
+use std::str::FromStr;
 
 use tracker::{Config, Network};
 
@@ -13,56 +15,103 @@ pub(crate) struct Retracker {
     #[arg(short = 'l', id = "retracker_listen", value_name = "[ADDR]:PORT", env = "LISTEN_ADDR")]
     listen: Option<String>,
     /// Minutes after which a peer that does not announce is forgotten
-    #[arg(short = 'a', id = "retracker_age", value_name = "MINUTES", env = "PEER_AGE")]
-    age: Option<f64>,
+    #[arg(short = 'a', id = "retracker_age", value_name = "MINUTES", env = "PEER_AGE", value_parser = given::<f64>)]
+    age: Option<Given<f64>>,
     /// Seconds between two announces of a peer
-    #[arg(short = 'i', id = "retracker_interval", value_name = "SECONDS", env = "ANNOUNCE_INTERVAL")]
-    interval: Option<u64>,
+    #[arg(short = 'i', id = "retracker_interval", value_name = "SECONDS", env = "ANNOUNCE_INTERVAL", value_parser = given::<u64>)]
+    interval: Option<Given<u64>>,
     /// Log every announce
-    #[arg(short = 'd', id = "retracker_debug", env = "DEBUG_MODE")]
-    pub(crate) debug: bool,
+    #[arg(short = 'd', id = "retracker_debug", value_name = "BOOL", env = "DEBUG_MODE", value_parser = switch,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    debug: Option<bool>,
     /// Believe the X-Real-IP header from anyone; better, name your proxies with --trusted-proxies
-    #[arg(short = 'x', id = "retracker_real_ip", env = "X_REAL_IP")]
-    real_ip: bool,
+    #[arg(short = 'x', id = "retracker_real_ip", value_name = "BOOL", env = "X_REAL_IP", value_parser = switch,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    real_ip: Option<bool>,
     /// A list of other trackers to share peers with (YAML: uri, name, ip, host)
     #[arg(short = 'f', id = "retracker_forwards", value_name = "FILE", env = "FORWARDS_FILE")]
     forwards: Option<String>,
     /// Seconds that another tracker may take
-    #[arg(short = 't', id = "retracker_timeout", value_name = "SECONDS", env = "FORWARD_TIMEOUT")]
-    timeout: Option<u64>,
+    #[arg(short = 't', id = "retracker_timeout", value_name = "SECONDS", env = "FORWARD_TIMEOUT", value_parser = given::<u64>)]
+    timeout: Option<Given<u64>>,
     /// Nothing: /metrics is always there
-    #[arg(short = 'p', id = "retracker_metrics", env = "ENABLE_PROMETHEUS")]
-    _metrics: bool,
+    #[arg(short = 'p', id = "retracker_metrics", value_name = "BOOL", env = "ENABLE_PROMETHEUS", value_parser = switch,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    _metrics: Option<bool>,
 }
 
 impl Retracker {
+    /// Whether every announce is logged.
+    pub(crate) fn debug(&self) -> bool {
+        self.debug.unwrap_or(false)
+    }
+
     /// Sets what was given.
     pub(crate) fn apply(&self, config: &mut Config) -> anyhow::Result<()> {
         if let Some(listen) = self.listen.as_deref().filter(|listen| !listen.is_empty()) {
             let refuse = |error| Failure::bad_input(format!("-l: {error}"));
             config.listen = vec![node::parse_listen(listen).map_err(refuse)?.into()];
         }
-        if let Some(minutes) = self.age {
-            let seconds = minutes * 60.0;
-            if !(1.0..=7.0 * 86_400.0).contains(&seconds) {
-                return Err(
-                    Failure::bad_input(format!("-a {minutes}: give the minutes of at most a week")).into()
-                );
-            }
-            config.peer_age = seconds as u64;
-        }
-        if let Some(interval) = self.interval {
-            config.interval = interval;
-            config.min_interval = config.min_interval.min(interval);
-        }
-        if self.real_ip {
+        self.apply_times(config)?;
+        if self.real_ip == Some(true) {
             config.trusted_proxies = Network::EVERYWHERE.to_vec();
             config.real_ip_header = "X-Real-IP".to_owned();
         }
         if let Some(file) = self.forwards.as_deref().filter(|file| !file.is_empty()) {
             config.forwarders = Some(file.into());
         }
-        config.forward_timeout = self.timeout.unwrap_or(config.forward_timeout);
+        config.forward_timeout = Given::of(self.timeout).unwrap_or(config.forward_timeout);
         Ok(())
+    }
+
+    /// Where one of age and interval is given, the other is made to fit, as our defaults are not retracker's: with
+    /// two announces and a half within the age, one that is lost costs nothing.
+    fn apply_times(&self, config: &mut Config) -> anyhow::Result<()> {
+        let (age, interval) = (Given::of(self.age), Given::of(self.interval));
+        if let Some(minutes) = age {
+            let seconds = minutes * 60.0;
+            if !(2.0..=7.0 * 86_400.0).contains(&seconds) {
+                let words = format!("-a {minutes}: give minutes, from 0.04 to those of a week");
+                return Err(Failure::bad_input(words).into());
+            }
+            config.peer_age = seconds as u64;
+        }
+        if let Some(interval) = interval {
+            config.interval = interval;
+        }
+        match (age, interval) {
+            (Some(_), None) => config.interval = config.interval.min(config.peer_age * 2 / 5).max(1),
+            (None, Some(interval)) => {
+                config.peer_age = config.peer_age.max(interval.saturating_mul(5) / 2);
+            }
+            _ => {}
+        }
+        if age.is_some() || interval.is_some() {
+            config.min_interval = config.min_interval.min(config.interval);
+        }
+        Ok(())
+    }
+}
+
+/// A value, or the nothing that a variable holds which is there and empty, as in a `.env` file.
+#[derive(Clone, Copy)]
+struct Given<T>(Option<T>);
+
+impl<T> Given<T> {
+    fn of(given: Option<Self>) -> Option<T> {
+        given.and_then(|Self(value)| value)
+    }
+}
+
+fn given<T: FromStr>(text: &str) -> Result<Given<T>, T::Err> {
+    if text.is_empty() { Ok(Given(None)) } else { text.parse().map(|value| Given(Some(value))) }
+}
+
+/// A switch as Go's flags write it: `-x`, `-x=true`, `-x=0`.
+fn switch(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("write true or false"),
     }
 }

@@ -16,7 +16,7 @@ const MOST: usize = 64;
 pub struct Forwarder {
     /// Its announce URL: `http://`, `https://` or `udp://`. May hold a secret.
     pub uri: String,
-    /// What it is called in logs and metrics; the URL's host where absent.
+    /// What it is called in logs and metrics; the URL's host where absent. Those of one name are counted together.
     #[serde(default)]
     pub name: String,
     /// The address that it is told our peers have (`ip=` and `ipv4=`), where they share one.
@@ -54,9 +54,6 @@ pub enum ListError {
         /// The name.
         host: String,
     },
-    /// Two of one name.
-    #[error("two forwarders are called `{0}`: give one another `name`")]
-    Twice(String),
 }
 
 /// Reads a list. An empty file is an empty list.
@@ -73,15 +70,10 @@ pub fn read_list(text: &str) -> Result<Vec<Forwarder>, ListError> {
     if list.len() > MOST {
         return Err(ListError::TooMany(list.len()));
     }
-    for number in 1..=list.len() {
-        let (before, rest) = list.split_at_mut(number - 1);
-        let Some(forwarder) = rest.first_mut() else { break };
+    for (number, forwarder) in (1..).zip(&mut list) {
         let host = host_of(&forwarder.uri).ok_or(ListError::Uri { number })?;
         if forwarder.name.is_empty() {
             host.clone_into(&mut forwarder.name);
-        }
-        if before.iter().any(|other| other.name == forwarder.name) {
-            return Err(ListError::Twice(forwarder.name.clone()));
         }
         let sendable = |host: &str| !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic());
         if let Some(host) = forwarder.host.as_ref().filter(|host| !sendable(host)) {
@@ -116,6 +108,8 @@ mod tests {
         assert_eq!(names, ["bt.example", "second", "third.example:8443"]);
         assert_eq!(list[0].ip, Some([192, 0, 2, 1].into()));
         assert_eq!(list[0].host.as_deref(), Some("other.example"));
+        let twins = read_list("- uri: http://x/a\n- uri: http://x/b\n").expect("reads");
+        assert!(twins.len() == 2 && twins.iter().all(|twin| twin.name == "x"), "two passkeys at one tracker");
         assert_eq!(read_list(""), Ok(vec![]));
         assert_eq!(read_list("# nobody yet\n"), Ok(vec![]));
     }
@@ -129,7 +123,6 @@ mod tests {
         for wrong in ["ftp://x/", "http://", "http:///announce", "x", "udp://:1"] {
             assert!(error(&format!("- uri: '{wrong}'\n")).contains("forwarder 1"), "{wrong}");
         }
-        assert!(error("- uri: http://x/a\n- uri: http://x/b\n").contains("called `x`"));
         assert!(error("- uri: http://x/a\n  host: \"a\\nb\"\n").contains("host name"));
         assert_eq!(read_list(&"- uri: http://x/\n".repeat(65)), Err(ListError::TooMany(65)));
         assert_eq!(read_list(&"#".repeat(LONGEST + 1)), Err(ListError::TooLong));

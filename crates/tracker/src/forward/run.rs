@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
@@ -48,9 +49,25 @@ pub(crate) struct Forwarders {
     table: Table,
     timeout: Duration,
     queue: mpsc::Sender<Job>,
-    /// Answers by forwarder and status.
-    counts: Mutex<BTreeMap<(usize, Status), u64>>,
+    counts: Mutex<Counts>,
     clock: Clock,
+}
+
+/// What came of it, by forwarder.
+#[derive(Default)]
+struct Counts {
+    by_status: BTreeMap<(usize, Status), u64>,
+    last: BTreeMap<usize, Status>,
+}
+
+/// How a forwarder does.
+pub(crate) struct Health {
+    pub(crate) name: String,
+    /// In words: what came of it the last time.
+    pub(crate) state: String,
+    /// Whether that is as it should be, if it was asked at all.
+    pub(crate) good: Option<bool>,
+    pub(crate) counts: Vec<(String, u64)>,
 }
 
 /// What came of asking a forwarder, as retracker's metric has it.
@@ -58,6 +75,15 @@ pub(crate) struct Forwarders {
 pub(crate) enum Status {
     Http(u16),
     Word(&'static str),
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(code) => code.fmt(f),
+            Self::Word(word) => f.write_str(word),
+        }
+    }
 }
 
 /// An announce on its way to forwarders.
@@ -230,20 +256,43 @@ impl Forwarders {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let all = 0..self.list.len();
         for forwarder in forwarder.map_or(all, |one| one..one + 1) {
-            *counts.entry((forwarder, status)).or_default() += 1;
+            *counts.by_status.entry((forwarder, status)).or_default() += 1;
+            counts.last.insert(forwarder, status);
         }
     }
 
-    /// Forwarders' names, statuses, and how often each has come of it.
+    /// Forwarders' names, statuses, and how often each has come of it. Forwarders of one name are counted together.
     pub(crate) fn counts(&self) -> Vec<(String, String, u64)> {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let word = |status: &Status| match status {
-            Status::Http(code) => code.to_string(),
-            Status::Word(word) => (*word).to_owned(),
-        };
-        counts
-            .iter()
-            .map(|((at, status), count)| (self.list[*at].name.clone(), word(status), *count))
+        let mut by_name: BTreeMap<(&str, Status), u64> = BTreeMap::new();
+        for ((at, status), count) in &counts.by_status {
+            *by_name.entry((&self.list[*at].name, *status)).or_default() += count;
+        }
+        by_name
+            .into_iter()
+            .map(|((name, status), count)| (name.to_owned(), status.to_string(), count))
+            .collect()
+    }
+
+    /// How each does, as they are listed.
+    pub(crate) fn health(&self) -> Vec<Health> {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let listed = self.list.iter().zip(&self.looping).enumerate();
+        listed
+            .map(|(at, (forwarder, looping))| {
+                let last = counts.last.get(&at);
+                let (state, good) = match last {
+                    _ if looping.load(Relaxed) => ("leads back here".to_owned(), Some(false)),
+                    None => ("not asked yet".to_owned(), None),
+                    Some(Status::Http(200) | Status::Word("ok")) => ("answers".to_owned(), Some(true)),
+                    Some(Status::Http(status)) => (format!("answers {status}"), Some(false)),
+                    Some(Status::Word(word)) => ((*word).to_owned(), Some(false)),
+                };
+                let of_it = counts.by_status.range((at, Status::Http(0))..);
+                let of_it = of_it.take_while(|((of, _), _)| *of == at);
+                let counts = of_it.map(|((_, status), count)| (status.to_string(), *count)).collect();
+                Health { name: forwarder.name.clone(), state, good, counts }
+            })
             .collect()
     }
 }
