@@ -37,9 +37,8 @@ const EXCEPTIONS: [(&str, Protocol, Family, &str); 2] = [
         "transmission",
         Protocol::Udp,
         Family::V6,
-        "3.00 asks DNS for an address in brackets (`Nameserver … has failed`, `Could not connect to tracker`), sends \
-         from its IPv6 socket only where it has an address in 2000::/3, and reads the peers of every UDP answer as \
-         IPv4's (announcer-udp.c)",
+        "3.00 asks DNS for an address in brackets (`Nameserver … has failed`, `Could not connect to tracker`), and \
+         reads the peers of every UDP answer as IPv4's (announcer-udp.c)",
     ),
 ];
 

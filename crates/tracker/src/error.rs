@@ -8,7 +8,6 @@ use crate::{
     config::{ConfigError, Home},
     endpoint::Listen,
     policy::FileError,
-    tls::TlsError,
     user::UserError,
 };
 
@@ -42,7 +41,7 @@ pub enum StartError {
     User(#[from] UserError),
     /// Certificate or key are of no use.
     #[error(transparent)]
-    Tls(#[from] TlsError),
+    Tls(#[from] tls::TlsError),
     /// The system gives no thread, or no descriptor.
     #[error("the system refuses the tracker what it needs: {0}")]
     System(#[source] io::Error),

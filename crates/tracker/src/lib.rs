@@ -47,7 +47,6 @@ mod stats;
 mod status;
 mod store;
 mod tally;
-mod tls;
 mod udp;
 mod user;
 

@@ -49,7 +49,7 @@ use crate::{
     status::Rates,
     store::{Limits, PeerStore},
     tally::{Protocol, Tallies},
-    tls, udp,
+    udp,
 };
 
 /// How long connections have to end when the tracker does.
@@ -112,6 +112,12 @@ pub struct Tracker {
     _files: Vec<SocketFile>,
 }
 
+/// What HTTPS is served with, where the configuration names it.
+fn read_certificate(config: &Config) -> Result<Option<Arc<ServerConfig>>, StartError> {
+    let (Some(certificate), Some(key)) = (&config.tls_certificate, &config.tls_key) else { return Ok(None) };
+    Ok(Some(tls::server(certificate, key)?))
+}
+
 /// What ends the tracker's tasks and threads.
 #[derive(Clone)]
 struct Stop {
@@ -141,7 +147,7 @@ impl Tracker {
         config.check()?;
         let workers = config.workers();
         let Listeners { http, https, udp, files, endpoints } = listeners;
-        let certificate = tls::read(&config)?;
+        let certificate = read_certificate(&config)?;
         let stop = Stop::new().map_err(StartError::System)?;
         let (clock, tasks) = (Clock::start(), TaskTracker::new());
         let opened = Directory::open(&config, clock, stop.tasks.clone()).await;
@@ -249,7 +255,7 @@ impl Tracker {
         config.check()?;
         Config { peer_age: self.config.peer_age, ..config.clone() }.check()?;
         // Files first: forwarders are not stopped for a policy that cannot be had.
-        let certificate = tls::read(config)?;
+        let certificate = read_certificate(config)?;
         if self.tls.is_some() && certificate.is_none() {
             return Err(ConfigError::NoCertificate.into());
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 /// The map, from the top. A crate may depend on those below it.
-const MAP: [&str; 18] = [
+const MAP: [&str; 19] = [
     "longshore",
     "longshore-lab",
     "longshore-node",
@@ -16,6 +16,7 @@ const MAP: [&str; 18] = [
     "longshore-tracker",
     "longshore-tracker-client",
     "longshore-etcd",
+    "longshore-tls",
     "longshore-sim",
     "longshore-swarm",
     "longshore-api",

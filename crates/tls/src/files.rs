@@ -1,4 +1,4 @@
-//! The certificate by which clients know the tracker, and its key.
+//! A certificate and its key, from files.
 
 use std::{
     fs::File,
@@ -13,20 +13,16 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem},
 };
 
-use crate::Config;
-
 /// The longest file, in bytes.
 const LONGEST: u64 = 1024 * 1024;
 
-/// Why HTTPS cannot be served as configured.
+/// Why TLS cannot be served with these files.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {
     /// A file is of no use.
-    #[error("`{setting}`: cannot use {}: {error}", path.display())]
+    #[error("cannot use {}: {error}", path.display())]
     File {
-        /// The setting that names it.
-        setting: &'static str,
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -65,26 +61,29 @@ pub enum PemError {
     None(&'static str),
 }
 
-/// Reads certificate and key; `None` where the configuration names none.
-pub(crate) fn read(config: &Config) -> Result<Option<Arc<ServerConfig>>, TlsError> {
-    let (Some(certificate), Some(key)) = (&config.tls_certificate, &config.tls_key) else { return Ok(None) };
-    let chain = chain(certificate).map_err(|error| TlsError::File {
-        setting: "tls_certificate",
-        path: certificate.clone(),
-        error,
-    })?;
-    let secret =
-        secret(key).map_err(|error| TlsError::File { setting: "tls_key", path: key.clone(), error })?;
+/// What a server needs to speak TLS 1.2 and 1.3, with HTTP/1.1 in it, from PEM files: its certificate, with those that
+/// lead to a root behind it, and its key.
+///
+/// # Errors
+/// Which file is of no use, and why.
+pub fn server(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    let file = |path: &Path, error| TlsError::File { path: path.to_owned(), error };
+    let chain = chain(certificate).map_err(|error| file(certificate, error))?;
+    let secret = secret(key).map_err(|error| file(key, error))?;
     let mut server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Setup)?
         .with_no_client_auth()
         .with_single_cert(chain, secret)
-        .map_err(|error| TlsError::Pair { certificate: certificate.clone(), key: key.clone(), error })?;
+        .map_err(|error| TlsError::Pair {
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+            error,
+        })?;
     server.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // Peers come back every few minutes: what they bring with them spares both sides the certificate, and us the memory.
+    // Clients come back: what they bring with them spares both sides the certificate, and us the memory.
     server.ticketer = ring::Ticketer::new().map_err(TlsError::Setup)?;
-    Ok(Some(Arc::new(server)))
+    Ok(Arc::new(server))
 }
 
 fn words(error: &rustls::Error) -> String {
@@ -134,21 +133,16 @@ mod tests {
         let foreign = write("foreign.pem", &other.signing_key.serialize_pem());
         let torn = write("torn.pem", &one.cert.pem()[..100]);
         let empty = write("empty.pem", "");
-        let read = |certificate: &Path, key: &Path| {
-            let (tls_certificate, tls_key) = (Some(certificate.to_owned()), Some(key.to_owned()));
-            super::read(&Config { tls_certificate, tls_key, ..Config::default() })
-        };
-        assert!(matches!(super::read(&Config::default()), Ok(None)));
-        assert!(matches!(read(&certificate, &key), Ok(Some(_))));
+        assert!(server(&certificate, &key).is_ok());
         for (certificate, key, words) in [
             (&certificate, &foreign, "the key is not the certificate's"),
-            (&torn, &key, "`tls_certificate`"),
+            (&torn, &key, "torn.pem"),
             (&empty, &key, "holds no certificate"),
             (&key, &key, "holds no certificate"),
             (&certificate, &certificate, "holds no private key"),
             (&certificate, &folder.path().join("none.pem"), "none.pem"),
         ] {
-            let error = read(certificate, key).expect_err(words).to_string();
+            let error = server(certificate, key).expect_err(words).to_string();
             assert!(error.contains(words), "{error}");
             assert!(!error.contains("PRIVATE"), "{error}");
         }
