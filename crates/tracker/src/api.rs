@@ -29,6 +29,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     auth::Auth,
+    cluster::Cluster,
     config::Config,
     desk::Desk,
     directory::{Asked, Directory},
@@ -51,6 +52,7 @@ const MAX_BODY: usize = 16 * 1024;
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) desk: Arc<Desk>,
+    pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) directory: Directory,
     pub(crate) metrics: Metrics,
     pub(crate) auth: Auth,
@@ -170,7 +172,8 @@ async fn metrics(State(app): State<App>, headers: HeaderMap) -> Result<Response,
     let levels = Levels { torrents, peers, waiting, sizes, connections, etcd };
     let forwards = app.desk.policy.load().forwarders.as_ref().map(|forwarders| forwarders.counts());
     let forwards = forwards.unwrap_or_default();
-    let text = app.metrics.text(&app.tallies, &levels, &forwards);
+    let members = app.cluster.as_ref().map(|cluster| cluster.members()).unwrap_or_default();
+    let text = app.metrics.text(&app.tallies, &levels, &forwards, members);
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (text, kind) = if accept.contains("application/openmetrics-text") {
         (text, "application/openmetrics-text; version=1.0.0; charset=utf-8")

@@ -11,7 +11,7 @@ use std::{
 use etcd::{Address, AddressError, Password};
 use serde::{Deserialize, Serialize};
 
-use crate::Network;
+use crate::{ClusterKey, Network, cluster::is_member};
 
 /// The tracker's configuration. The defaults are for a fleet in one network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +107,21 @@ pub struct Config {
     /// Seconds that a forwarder may take.
     pub forward_timeout: u64,
 
+    /// The other trackers of the cluster, as `host:port` of their `cluster_listen`: all tell one another of their peers, so
+    /// that a client may ask any of them. The same list may stand everywhere: a tracker knows itself in it.
+    pub cluster: Vec<String>,
+
+    /// Where the cluster's other trackers reach this one, over TCP.
+    pub cluster_listen: Option<SocketAddr>,
+
+    /// The file that holds the key which the cluster's trackers share, on one line, 32 characters or more. It may be in
+    /// the variable `LONGSHORE_TRACKER_CLUSTER_KEY` instead.
+    pub cluster_key_file: Option<PathBuf>,
+
+    /// The key itself, which stands in no configuration file.
+    #[serde(skip)]
+    pub cluster_key: Option<ClusterKey>,
+
     /// Where the content directory is: a file, or etcd, which trackers share
     /// (`etcd://[user@]host:2379,host2:2379[/prefix]`, `etcds://…` over TLS). Without either the directory is in
     /// memory, and a restart costs the origin one more copy of what is pulled afterwards.
@@ -167,6 +182,10 @@ impl Default for Config {
             idle_timeout: 60,
             forwarders: None,
             forward_timeout: 2,
+            cluster: Vec::new(),
+            cluster_listen: None,
+            cluster_key_file: None,
+            cluster_key: None,
             directory: None,
             directory_ca: None,
             directory_password_file: None,
@@ -240,6 +259,9 @@ impl From<Home> for String {
     }
 }
 
+/// The most trackers in a cluster: each tells every other.
+const MOST_MEMBERS: usize = 32;
+
 /// Why a configuration is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -272,6 +294,17 @@ pub enum ConfigError {
          LONGSHORE_TRACKER_DIRECTORY_PASSWORD"
     )]
     NoPassword,
+    /// Not an address of another tracker.
+    #[error("`cluster` holds `{0}`: write each tracker as host:port, with the port of its `cluster_listen`")]
+    Member(String),
+    /// More trackers than a cluster has.
+    #[error("`cluster` holds {0} trackers: at most {MOST_MEMBERS} are allowed")]
+    Members(usize),
+    /// A part of what a cluster needs.
+    #[error(
+        "a cluster takes `cluster` (the other trackers), `cluster_listen` (where they reach this one) and a key          (`cluster_key_file`, or the variable LONGSHORE_TRACKER_CLUSTER_KEY): {0} is missing"
+    )]
+    PartOfCluster(&'static str),
     /// Certificates, and no TLS.
     #[error("`directory_ca` is for TLS: write `directory` with etcds:// instead of etcd://, or leave it out")]
     NoTls,
@@ -290,6 +323,7 @@ impl Config {
             return Err(ConfigError::EmptyToken);
         }
         self.check_directory()?;
+        self.check_cluster()?;
         let day = 1..=86_400;
         require(day.contains(&self.interval), "interval", self.interval, "1 to 86400 seconds")?;
         require(self.min_interval <= self.interval, "min_interval", self.min_interval, "at most `interval`")?;
@@ -348,6 +382,9 @@ impl Config {
             max_connections,
             max_connections_per_host,
             idle_timeout,
+            cluster,
+            cluster_listen,
+            cluster_key_file,
             directory,
             directory_ca,
             directory_password_file,
@@ -364,6 +401,25 @@ impl Config {
         match self.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
+        }
+    }
+
+    fn check_cluster(&self) -> Result<(), ConfigError> {
+        if let Some(member) = self.cluster.iter().find(|member| !is_member(member)) {
+            return Err(ConfigError::Member(member.chars().take(100).collect()));
+        }
+        if self.cluster.len() > MOST_MEMBERS {
+            return Err(ConfigError::Members(self.cluster.len()));
+        }
+        let (listens, key) =
+            (self.cluster_listen.is_some(), self.cluster_key_file.is_some() || self.cluster_key.is_some());
+        match (self.cluster.is_empty(), listens, key) {
+            // A key alone is no wish for a cluster: it may be in the environment.
+            (true, false, _) if self.cluster_key_file.is_none() => Ok(()),
+            (true, ..) => Err(ConfigError::PartOfCluster("`cluster`")),
+            (false, false, _) => Err(ConfigError::PartOfCluster("`cluster_listen`")),
+            (false, true, false) => Err(ConfigError::PartOfCluster("the key")),
+            (false, true, true) => Ok(()),
         }
     }
 

@@ -1,16 +1,20 @@
 //! The desk: one way from an announce to its answer, whatever protocol either is in. No I/O, no clock.
 //!
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use announce::{RetryIn, ScrapeStats};
+use announce::{RetryIn, ScrapeStats, cluster::News};
 use arc_swap::ArcSwap;
 use metainfo::InfoHash;
 
 use crate::{
+    cluster::Outbox,
     policy::{Pace, Policy},
     store::{Announce, Outcome, PeerStore, Peers},
 };
+
+/// When a peer may come again that was told of nobody, in seconds, where news of others may be on its way here.
+const SOON: u32 = 1;
 
 /// Why an announce is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +41,8 @@ pub struct Answer {
 pub(crate) struct Desk {
     pub(crate) store: PeerStore,
     pub(crate) policy: ArcSwap<Policy>,
+    /// Where this tracker is of a cluster.
+    pub(crate) outbox: Option<Arc<Outbox>>,
 }
 
 impl Desk {
@@ -62,8 +68,23 @@ impl Desk {
         let random = (u64::from(announced.random.rotate_left(16)) * (2 * u64::from(spread) + 1)) >> 32;
         let interval = (interval - spread).saturating_add(random as u32);
         let interval = soon.map_or(interval, |soon| interval.min(soon));
-        let min_interval = min_interval.min(interval);
+        let mut min_interval = min_interval.min(interval);
+        if let Some(outbox) = &self.outbox {
+            if let Outcome::Added | Outcome::Renewed | Outcome::Stopped = announced.outcome {
+                outbox.put(request.info_hash, self.store.news(request));
+            }
+            if peers.is_empty() && announced.want > 0 && request.left > 0 {
+                min_interval = min_interval.min(SOON);
+            }
+        }
         Ok(Answer { outcome: announced.outcome, stats: announced.stats, interval, min_interval })
+    }
+
+    /// Takes in what another tracker of the cluster tells.
+    pub(crate) fn hear(&self, now: Duration, info_hash: &InfoHash, news: &News) {
+        if self.policy.load().lists(info_hash) {
+            self.store.hear(now, info_hash, news);
+        }
     }
 
     /// Where a peer is taken to be that asks from `from` and says that it is at `claimed`.
@@ -98,7 +119,7 @@ pub(crate) mod tests {
         };
         let config = Config { interval: 600, interval_spread: 10, min_interval: 30, ..Config::default() };
         let policy = Policy::read(&config, None).expect("no files");
-        Desk { store: PeerStore::new(limits, 1), policy: ArcSwap::from_pointee(policy) }
+        Desk { store: PeerStore::new(limits, 1), policy: ArcSwap::from_pointee(policy), outbox: None }
     }
 
     fn request(port: u16) -> Announce<'static> {

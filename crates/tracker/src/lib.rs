@@ -26,6 +26,7 @@
 mod api;
 mod auth;
 mod bencoded;
+mod cluster;
 mod config;
 mod desk;
 mod directory;
@@ -45,6 +46,7 @@ mod store;
 mod tally;
 mod udp;
 
+pub use cluster::{ClusterKey, KeyError};
 pub use config::{Config, ConfigError, Home, HomeError};
 pub use desk::{Answer, Refusal};
 pub use error::{DirectoryError, StartError};

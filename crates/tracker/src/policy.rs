@@ -126,6 +126,11 @@ impl Policy {
 
     /// Whether a torrent is served at all.
     pub(crate) fn serves(&self, info_hash: &InfoHash) -> bool {
+        self.lists(info_hash)
+    }
+
+    /// Whether the lists let a torrent be served.
+    pub(crate) fn lists(&self, info_hash: &InfoHash) -> bool {
         self.allowed.as_ref().is_none_or(|allowed| allowed.contains(info_hash))
             && !self.denied.contains(info_hash)
     }

@@ -18,6 +18,7 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::{
+    net::TcpListener,
     sync::{Semaphore, mpsc},
     time::timeout,
 };
@@ -27,6 +28,7 @@ use tracker_client::TrackerClient;
 use crate::{
     api::{self, Shared},
     auth::Auth,
+    cluster::{Cluster, ClusterKey, Outbox},
     config::Config,
     desk::Desk,
     directory::{Directory, FLUSH_EVERY},
@@ -126,6 +128,7 @@ impl Tracker {
                 .map_err(|error| StartError::Listen { address, error })?;
             listeners.push(bound);
         }
+        let joins = join(&config)?;
         let stop = Stop::new().map_err(StartError::System)?;
         let (clock, tasks) = (Clock::start(), TaskTracker::new());
         let opened = Directory::open(&config, clock, stop.tasks.clone()).await;
@@ -142,8 +145,15 @@ impl Tracker {
             tallies.push(Tallies::new(bound.address, Protocol::Udp, bound.udp.len()));
         }
         let tally = tallies.first().and_then(|tallies| tallies.workers.last()).cloned().unwrap_or_default();
+        let desk = Arc::new(desk(&config, policy, joins.as_ref().map(|joins| &joins.key)));
+        let cluster = joins.map(|Joins { key, listener }| {
+            let outbox = desk.outbox.clone().unwrap_or_else(|| Arc::new(Outbox::new()));
+            let life = (&tasks, &stop.tasks);
+            Cluster::start(&config.cluster, key, listener, desk.clone(), outbox, clock, life)
+        });
         let shared = Arc::new(Shared {
-            desk: Arc::new(desk(&config, policy)),
+            desk,
+            cluster,
             metrics: Metrics::new(directory.etcd().is_some()),
             directory,
             auth: Auth::new(config.directory_token.as_deref()),
@@ -232,7 +242,27 @@ impl Stop {
     }
 }
 
-fn desk(config: &Config, policy: Policy) -> Desk {
+/// What a tracker needs to be of a cluster.
+struct Joins {
+    key: ClusterKey,
+    listener: TcpListener,
+}
+
+fn join(config: &Config) -> Result<Option<Joins>, StartError> {
+    let Some(address) = config.cluster_listen else { return Ok(None) };
+    let key = match (&config.cluster_key_file, &config.cluster_key) {
+        (Some(path), _) => ClusterKey::read(path)?,
+        (None, Some(key)) => key.clone(),
+        // The configuration was checked.
+        (None, None) => return Ok(None),
+    };
+    let bound = std::net::TcpListener::bind(address)
+        .and_then(|listener| listener.set_nonblocking(true).and(TcpListener::from_std(listener)));
+    let listener = bound.map_err(|error| StartError::Listen { address, error })?;
+    Ok(Some(Joins { key, listener }))
+}
+
+fn desk(config: &Config, policy: Policy, key: Option<&ClusterKey>) -> Desk {
     let limits = Limits {
         torrents: config.max_torrents,
         peers: config.max_peers,
@@ -242,7 +272,12 @@ fn desk(config: &Config, policy: Policy) -> Desk {
         max_numwant: config.max_numwant,
         ids: config.peer_ids,
     };
-    Desk { store: PeerStore::new(limits, rand::random()), policy: ArcSwap::from_pointee(policy) }
+    let seed = rand::random();
+    Desk {
+        store: PeerStore::of_cluster(limits, seed, key.map_or(seed, ClusterKey::names)),
+        policy: ArcSwap::from_pointee(policy),
+        outbox: key.map(|_| Arc::new(Outbox::new())),
+    }
 }
 
 /// The threads that answer announces. When one cannot be started, those before it end.

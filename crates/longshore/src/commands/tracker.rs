@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, path::PathBuf};
 use anyhow::Context as _;
 use serde_json::json;
 use tracker::{
-    AddressError, Config, ContentError, DirectoryError, Home, HomeError, Network, Password, StartError,
+    AddressError, ClusterKey, Config, ContentError, DirectoryError, Home, HomeError, Network, Password, StartError,
     Tracker,
 };
 
@@ -108,6 +108,16 @@ pub(crate) struct Args {
     /// Seconds that another tracker may take
     #[arg(long, value_name = "SECONDS", env = "LONGSHORE_TRACKER_FORWARD_TIMEOUT")]
     forward_timeout: Option<u64>,
+    /// The other trackers of the cluster, by their --cluster-listen: all tell one another of their peers
+    #[arg(long, value_name = "HOST:PORT", env = "LONGSHORE_TRACKER_CLUSTER", value_delimiter = ',')]
+    cluster: Option<Vec<String>>,
+    /// Where the cluster's other trackers reach this one, over TCP
+    #[arg(long, value_name = "ADDR:PORT", env = "LONGSHORE_TRACKER_CLUSTER_LISTEN", value_parser = node::parse_listen)]
+    cluster_listen: Option<SocketAddr>,
+    /// The file that holds the key which the cluster's trackers share; it may be in the variable
+    /// LONGSHORE_TRACKER_CLUSTER_KEY instead
+    #[arg(long, value_name = "FILE", env = "LONGSHORE_TRACKER_CLUSTER_KEY_FILE")]
+    cluster_key_file: Option<PathBuf>,
     /// Where the content directory is kept: a file, or etcd, which several trackers share
     /// (`etcd://[user@]host:2379,host2:2379[/prefix]`, `etcds://…` over TLS); without it, in memory
     #[arg(long, value_name = "FILE|ETCD", env = "LONGSHORE_TRACKER_DIRECTORY")]
@@ -158,6 +168,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
                 _ => true,
             };
             let failure = if bad { Failure::bad_input } else { Failure::new };
+            anyhow::Error::new(error).context(failure("the tracker cannot start"))
+        }
+        StartError::Key(_) => anyhow::Error::new(error).context(Failure::bad_input("the tracker cannot start")),
+        StartError::KeyFile { error: ref io, .. } => {
+            let failure = if is_given_wrong(io) { Failure::bad_input } else { Failure::new };
             anyhow::Error::new(error).context(failure("the tracker cannot start"))
         }
         StartError::Directory { home, error } => unusable_directory(home, *error),
@@ -244,13 +259,15 @@ fn home(text: &str) -> anyhow::Result<Home> {
     })
 }
 
-/// The one setting that has neither flag nor key: both can be read by others.
+/// What has neither flag nor key, since both can be read by others.
 #[allow(clippy::disallowed_methods, reason = "configuration reads the environment once")]
-fn password() -> Option<Password> {
-    std::env::var("LONGSHORE_TRACKER_DIRECTORY_PASSWORD")
-        .ok()
-        .filter(|text| !text.is_empty())
-        .map(Password::new)
+fn secret(variable: &str) -> Option<String> {
+    std::env::var(variable).ok().filter(|text| !text.is_empty())
+}
+
+fn cluster_key() -> anyhow::Result<Option<ClusterKey>> {
+    let key = secret("LONGSHORE_TRACKER_CLUSTER_KEY").map(|text| ClusterKey::new(text.as_bytes()));
+    key.transpose().with_context(|| Failure::bad_input("cannot use LONGSHORE_TRACKER_CLUSTER_KEY"))
 }
 
 /// The file, then environment and flags above it.
@@ -295,6 +312,7 @@ fn config(args: &Args) -> anyhow::Result<Config> {
         max_connections_per_host,
         idle_timeout,
         forward_timeout,
+        cluster,
         lease_ttl,
         max_entries,
         max_waiting
@@ -306,11 +324,22 @@ fn config(args: &Args) -> anyhow::Result<Config> {
             })*
         };
     }
-    overlay_optional!(allow, deny, keys, forwarders, directory_ca, directory_password_file, directory_token);
+    overlay_optional!(
+        allow,
+        deny,
+        keys,
+        forwarders,
+        cluster_listen,
+        cluster_key_file,
+        directory_ca,
+        directory_password_file,
+        directory_token
+    );
     if let Some(directory) = &args.directory {
         config.directory = Some(home(directory)?);
     }
-    config.directory_password = password();
+    config.directory_password = secret("LONGSHORE_TRACKER_DIRECTORY_PASSWORD").map(Password::new);
+    config.cluster_key = cluster_key()?;
     Ok(config)
 }
 
