@@ -40,9 +40,10 @@ use crate::{
         exchange::{Action, Exchange},
     },
     metrics::{self, Answer, Levels, Metrics},
+    policy::TOO_OFTEN,
     server::Clock,
     stats::Stats,
-    tally::{Tallies, Tally},
+    tally::{Fault, Tallies, Tally},
 };
 
 /// The longest body of any call but a publication, in bytes.
@@ -108,15 +109,13 @@ async fn tracker(
     let (path, query) = (uri.path().as_bytes(), uri.query().unwrap_or_default().as_bytes());
     let Some(action) = Action::of(path) else { return StatusCode::NOT_FOUND.into_response() };
     let tally = Arc::clone(&app.tally);
-    let mut body = Vec::new();
-    Exchange::new(Arc::clone(&app.desk), Arc::clone(&app.tracker_id), tally).answer(
-        app.clock.elapsed(),
-        action,
-        path,
-        query,
-        app.asker(from, &headers),
-        &mut body,
-    );
+    let (mut body, now, from) = (Vec::new(), app.clock.elapsed(), app.asker(from, &headers));
+    let mut exchange = Exchange::new(Arc::clone(&app.desk), Arc::clone(&app.tracker_id), tally);
+    if exchange.is_within_rate(now, from) {
+        exchange.answer(now, action, path, query, from, &mut body);
+    } else {
+        exchange.hold_off(from, &mut body);
+    }
     ([(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))], body).into_response()
 }
 
@@ -131,11 +130,8 @@ async fn full_or_named_scrape(
         return tracker(app, from, uri, headers).await;
     }
     let (State(app), ConnectInfo(from)) = (app, from);
-    if app.desk.policy.load().may_see(app.asker(from, &headers)) {
-        full_scrape::answer(&app, &headers)
-    } else {
-        not_from_there()
-    }
+    let refused = app.may_not_see(app.asker(from, &headers));
+    refused.unwrap_or_else(|| full_scrape::answer(&app, &headers))
 }
 
 /// Lets through whoever may see statistics.
@@ -145,14 +141,10 @@ async fn check_place(
     request: Request,
     next: Next,
 ) -> Response {
-    let may = app.desk.policy.load().may_see(app.asker(from, request.headers()));
-    if may { next.run(request).await } else { not_from_there() }
-}
-
-fn not_from_there() -> Response {
-    let error =
-        ErrorBody::new("this may be seen from some networks only, and this is none of them: `stats_from`");
-    (StatusCode::FORBIDDEN, Json(error)).into_response()
+    match app.may_not_see(app.asker(from, request.headers())) {
+        Some(refused) => refused,
+        None => next.run(request).await,
+    }
 }
 
 async fn stats(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Result<Response, Failure> {
@@ -294,6 +286,22 @@ impl Shared {
             headers.get_all(name).iter().map(HeaderValue::as_bytes).collect()
         };
         self.desk.policy.load().client(from.ip(), field)
+    }
+
+    /// Why one who asks for figures gets none.
+    fn may_not_see(&self, from: IpAddr) -> Option<Response> {
+        let policy = self.desk.policy.load();
+        if !policy.may_see(from) {
+            let why = "this may be seen from some networks only, and this is none of them: `stats_from`";
+            return Some((StatusCode::FORBIDDEN, Json(ErrorBody::new(why))).into_response());
+        }
+        if !policy.is_within_rate(self.clock.elapsed(), from) {
+            self.tally.of(from).fault(Fault::Limited);
+            let later = [(header::RETRY_AFTER, HeaderValue::from_static("1"))];
+            let error = Json(ErrorBody::new(TOO_OFTEN));
+            return Some((StatusCode::TOO_MANY_REQUESTS, later, error).into_response());
+        }
+        None
     }
 
     /// Adds what the tracker knows of the entry's swarm.

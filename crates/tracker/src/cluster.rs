@@ -93,7 +93,10 @@ impl Cluster {
             let work = link.clone().run(cluster.clone(), queue);
             tasks.spawn(until(closing.clone(), work));
         }
-        tasks.spawn(until(closing.clone(), door::run(cluster.clone(), listener, tasks.clone(), closing.clone())));
+        tasks.spawn(until(
+            closing.clone(),
+            door::run(cluster.clone(), listener, tasks.clone(), closing.clone()),
+        ));
         tasks.spawn(until(closing.clone(), pump(Arc::downgrade(&cluster))));
         cluster
     }
@@ -186,7 +189,8 @@ mod tests {
         for good in ["10.0.0.1:7000", "[fd00::1]:7000", "tracker-1.example:7000", "a:1"] {
             assert!(is_member(good), "{good}");
         }
-        for bad in ["", "10.0.0.1", "a:0", "a:x", ":7", "fd00::1", "http://a:1", "a b:1", "[fd00::1]:0", "a:70000"]
+        for bad in
+            ["", "10.0.0.1", "a:0", "a:x", ":7", "fd00::1", "http://a:1", "a b:1", "[fd00::1]:0", "a:70000"]
         {
             assert!(!is_member(bad), "{bad}");
         }

@@ -84,11 +84,31 @@ pub struct Config {
     /// A file of info-hashes, one on each line: these torrents are not served.
     pub deny: Option<PathBuf>,
 
+    /// Whether only torrents are served that the content directory knows, and those that `allow` lists. Keep the directory
+    /// in a file or in etcd then: what is in memory is forgotten at a restart, and hosts cannot announce what they hold.
+    pub registered_only: bool,
+
     /// A file of keys, one on each line. Announce URLs must then hold one of them: `/KEY/announce` or `/announce/KEY`.
     pub keys: Option<PathBuf>,
 
     /// Networks from which statistics, metrics and full scrapes may be seen; none for everywhere.
     pub stats_from: Vec<Network>,
+
+    /// How many announces and scrapes a second are answered to a source, by UDP and HTTP together; 0 for any number. Who
+    /// asks more often is not answered over UDP, and is told so over HTTP. A fleet behind one address counts as one.
+    pub rate_limit: u64,
+
+    /// How many of them may come at once after a pause.
+    pub rate_burst: u64,
+
+    /// Networks to which no such limit applies.
+    pub rate_exempt: Vec<Network>,
+
+    /// How many bits of an IPv4 address make a source.
+    pub rate_prefix_v4: u8,
+
+    /// How many bits of an IPv6 address make a source. Whoever has an address has a network of 64 bits.
+    pub rate_prefix_v6: u8,
 
     /// How many connections are open at most.
     pub max_connections: usize,
@@ -175,8 +195,14 @@ impl Default for Config {
             real_ip_header: "X-Real-IP".to_owned(),
             allow: None,
             deny: None,
+            registered_only: false,
             keys: None,
             stats_from: Vec::new(),
+            rate_limit: 0,
+            rate_burst: 200,
+            rate_exempt: vec![Network::LOOPBACK_V4, Network::LOOPBACK_V6],
+            rate_prefix_v4: 32,
+            rate_prefix_v6: 64,
             max_connections: 16_384,
             max_connections_per_host: 4096,
             idle_timeout: 60,
@@ -351,6 +377,12 @@ impl Config {
         {
             return Err(ConfigError::Header(self.real_ip_header.clone()));
         }
+        let (rate, burst) = (self.rate_limit, self.rate_burst);
+        require(rate <= 100_000, "rate_limit", rate, "at most 100000 a second")?;
+        require((1..=1_000_000).contains(&burst), "rate_burst", burst, "1 to 1000000")?;
+        let (v4, v6) = (self.rate_prefix_v4, self.rate_prefix_v6);
+        require((8..=32).contains(&v4), "rate_prefix_v4", v4.into(), "8 to 32 bits")?;
+        require((16..=128).contains(&v6), "rate_prefix_v6", v6.into(), "16 to 128 bits")?;
         let idle = self.idle_timeout;
         require((1..=3600).contains(&idle), "idle_timeout", idle, "1 to 3600 seconds")?;
         let connections = self.max_connections as u64;

@@ -10,8 +10,14 @@ use metainfo::InfoHash;
 use crate::{
     cluster::Outbox,
     policy::{Pace, Policy},
+    registered::Registered,
     store::{Announce, Outcome, PeerStore, Peers},
 };
+
+/// What a torrent's peer is told that the content directory does not know.
+const NOT_REGISTERED: &str = "this torrent is not registered: the content directory does not know it";
+const NOT_READY: &str = "the content directory has not been read yet: ask again soon";
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// When a peer may come again that was told of nobody, in seconds, where news of others may be on its way here.
 const SOON: u32 = 1;
@@ -41,6 +47,8 @@ pub struct Answer {
 pub(crate) struct Desk {
     pub(crate) store: PeerStore,
     pub(crate) policy: ArcSwap<Policy>,
+    /// What the content directory knows, where that matters.
+    pub(crate) registered: Arc<Registered>,
     /// Where this tracker is of a cluster.
     pub(crate) outbox: Option<Arc<Outbox>>,
 }
@@ -56,6 +64,13 @@ impl Desk {
         peers.clear();
         let policy = self.policy.load();
         policy.admit(request)?;
+        if !self.is_served(&policy, &request.info_hash) {
+            let early = self.store.news(request);
+            if !self.registered.came_early(now, &request.info_hash, early) {
+                let reason = if self.registered.is_ready() { NOT_REGISTERED } else { NOT_READY };
+                return Err(Refusal { reason, retry_in: Some(RetryIn::After(MINUTE)) });
+            }
+        }
         let announced = self.store.announce(now, request, peers);
         // Neither key nor passkey: they are secrets.
         tracing::debug!(
@@ -80,8 +95,24 @@ impl Desk {
         Ok(Answer { outcome: announced.outcome, stats: announced.stats, interval, min_interval })
     }
 
+    /// Whether the mode of registered torrents lets one be served.
+    fn is_served(&self, policy: &Policy, info_hash: &InfoHash) -> bool {
+        !policy.registered_only || policy.allows(info_hash) || self.registered.has(info_hash)
+    }
+
+    /// Enters a peer that announced a moment before its torrent was registered.
+    pub(crate) fn admit_early(&self, now: Duration, info_hash: &InfoHash, news: News) {
+        let outcome = self.store.enter(now, info_hash, &news);
+        if let (Some(outbox), Some(Outcome::Added | Outcome::Renewed | Outcome::Stopped)) =
+            (&self.outbox, outcome)
+        {
+            outbox.put(*info_hash, news);
+        }
+    }
+
     /// Takes in what another tracker of the cluster tells.
     pub(crate) fn hear(&self, now: Duration, info_hash: &InfoHash, news: &News) {
+        // Whether it is registered has been seen there; that may not be known here yet.
         if self.policy.load().lists(info_hash) {
             self.store.hear(now, info_hash, news);
         }
@@ -94,7 +125,8 @@ impl Desk {
 
     /// A torrent's numbers; `None` when nobody announced it, or it is not served.
     pub(crate) fn scrape(&self, info_hash: &InfoHash) -> Option<ScrapeStats> {
-        let served = self.policy.load().serves(info_hash);
+        let policy = self.policy.load();
+        let served = policy.lists(info_hash) && self.is_served(&policy, info_hash);
         served.then(|| self.store.scrape(info_hash))?
     }
 }
@@ -119,7 +151,13 @@ pub(crate) mod tests {
         };
         let config = Config { interval: 600, interval_spread: 10, min_interval: 30, ..Config::default() };
         let policy = Policy::read(&config, None).expect("no files");
-        Desk { store: PeerStore::new(limits, 1), policy: ArcSwap::from_pointee(policy), outbox: None }
+        let registered = Arc::new(Registered::new(crate::server::Clock::start()));
+        Desk {
+            store: PeerStore::new(limits, 1),
+            policy: ArcSwap::from_pointee(policy),
+            registered,
+            outbox: None,
+        }
     }
 
     fn request(port: u16) -> Announce<'static> {

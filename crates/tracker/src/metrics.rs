@@ -170,7 +170,9 @@ impl Collector for Members {
                 let labels = Labels(&labels);
                 let mut metric = family.encode_family(&labels)?;
                 match kind {
-                    MetricType::Counter => metric.encode_counter::<NoLabelSet, _, u64>(&value(member), None)?,
+                    MetricType::Counter => {
+                        metric.encode_counter::<NoLabelSet, _, u64>(&value(member), None)?
+                    }
                     _ => metric.encode_gauge(&value(member))?,
                 }
             }

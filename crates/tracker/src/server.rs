@@ -42,6 +42,7 @@ use crate::{
     listen::{self, Bound},
     metrics::Metrics,
     policy::{self, Policy},
+    registered::Registered,
     serve,
     store::{Limits, PeerStore},
     tally::{Protocol, Tallies},
@@ -131,7 +132,8 @@ impl Tracker {
         let joins = join(&config)?;
         let stop = Stop::new().map_err(StartError::System)?;
         let (clock, tasks) = (Clock::start(), TaskTracker::new());
-        let opened = Directory::open(&config, clock, stop.tasks.clone()).await;
+        let registered = Arc::new(Registered::new(clock));
+        let opened = Directory::open(&config, clock, stop.tasks.clone(), registered.clone()).await;
         let directory = opened.map_err(|error| StartError::Directory {
             home: config.directory.clone(),
             error: Box::new(error),
@@ -145,7 +147,11 @@ impl Tracker {
             tallies.push(Tallies::new(bound.address, Protocol::Udp, bound.udp.len()));
         }
         let tally = tallies.first().and_then(|tallies| tallies.workers.last()).cloned().unwrap_or_default();
-        let desk = Arc::new(desk(&config, policy, joins.as_ref().map(|joins| &joins.key)));
+        let key = joins.as_ref().map(|joins| &joins.key);
+        let desk = Arc::new(desk(&config, policy, registered.clone(), key));
+        registered.attach(Arc::downgrade(&desk));
+        registered.want(config.registered_only);
+        tasks.spawn(read_registered(directory.clone(), registered, stop.tasks.clone()));
         let cluster = joins.map(|Joins { key, listener }| {
             let outbox = desk.outbox.clone().unwrap_or_else(|| Arc::new(Outbox::new()));
             let life = (&tasks, &stop.tasks);
@@ -207,6 +213,7 @@ impl Tracker {
         // Files first: forwarders are not stopped for a policy that cannot be had.
         Policy::read(config, None)?;
         let policy = Policy::read(config, self.forwarding.set(config)?)?;
+        self.desk.registered.want(config.registered_only);
         self.desk.policy.store(Arc::new(policy));
         Ok(self.config.fixed_that_differ(config))
     }
@@ -262,7 +269,7 @@ fn join(config: &Config) -> Result<Option<Joins>, StartError> {
     Ok(Some(Joins { key, listener }))
 }
 
-fn desk(config: &Config, policy: Policy, key: Option<&ClusterKey>) -> Desk {
+fn desk(config: &Config, policy: Policy, registered: Arc<Registered>, key: Option<&ClusterKey>) -> Desk {
     let limits = Limits {
         torrents: config.max_torrents,
         peers: config.max_peers,
@@ -276,6 +283,7 @@ fn desk(config: &Config, policy: Policy, key: Option<&ClusterKey>) -> Desk {
     Desk {
         store: PeerStore::of_cluster(limits, seed, key.map_or(seed, ClusterKey::names)),
         policy: ArcSwap::from_pointee(policy),
+        registered,
         outbox: key.map(|_| Arc::new(Outbox::new())),
     }
 }
@@ -412,6 +420,28 @@ async fn sweep(shared: Arc<Shared>, closing: CancellationToken) {
         }
         let gone = shared.desk.store.expire(shared.clock.elapsed(), step);
         shared.metrics.expired.inc_by(gone as u64);
+    }
+}
+
+/// Reads which torrents the directory knows, when that is asked for, and when it may have changed unheard.
+async fn read_registered(directory: Directory, registered: Arc<Registered>, closing: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = registered.stale.notified() => {}
+            () = closing.cancelled() => return,
+        }
+        while registered.is_wanted() {
+            let read = tokio::select! {
+                read = directory.read_registered(&registered) => read,
+                () = closing.cancelled() => return,
+            };
+            let Err(error) = read else { break };
+            tracing::debug!(%error, "which torrents are registered cannot be read yet");
+            tokio::select! {
+                () = tokio::time::sleep(FLUSH_EVERY) => {}
+                () = closing.cancelled() => return,
+            }
+        }
     }
 }
 

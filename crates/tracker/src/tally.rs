@@ -27,10 +27,12 @@ pub(crate) enum Fault {
     Busy,
     /// Its host has as many connections as one may have.
     Crowd,
+    /// Its network asks more often than it may.
+    Limited,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Malformed,
         Self::Refused,
         Self::Connection,
@@ -38,6 +40,7 @@ impl Fault {
         Self::Slow,
         Self::Busy,
         Self::Crowd,
+        Self::Limited,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -49,6 +52,7 @@ impl Fault {
             Self::Slow => "slow",
             Self::Busy => "busy",
             Self::Crowd => "crowd",
+            Self::Limited => "limited",
         }
     }
 }

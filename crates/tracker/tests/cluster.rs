@@ -77,7 +77,8 @@ async fn knows(tracker: &Tracker, peers: u64, seeds: u64, downloads: u64) {
     for _ in 0..600 {
         seen = stats(tracker).await;
         let top = &seen["top"][0];
-        if seen["peers"] == peers && (peers == 0 || top["complete"] == seeds && top["downloaded"] == downloads)
+        if seen["peers"] == peers
+            && (peers == 0 || top["complete"] == seeds && top["downloaded"] == downloads)
         {
             return;
         }
@@ -113,7 +114,14 @@ async fn peers_are_shared_stopped_and_counted_once_and_a_member_that_comes_late_
     for tracker in [&one, &two, &three] {
         knows(tracker, 0, 0, 0).await;
     }
-    let seen = stats(&one).await;
+    let mut seen = stats(&one).await;
+    for _ in 0..600 {
+        if seen["members"][2]["connected"] == true {
+            break;
+        }
+        sleep(Duration::from_millis(50)).await;
+        seen = stats(&one).await;
+    }
     let members = seen["members"].as_array().expect("members");
     let of = |field: &str| members.iter().map(|member| member[field].clone()).collect::<Vec<_>>();
     assert_eq!(of("itself"), [true, false, false]);

@@ -5,8 +5,8 @@ use std::{io, net::SocketAddr, path::PathBuf};
 use anyhow::Context as _;
 use serde_json::json;
 use tracker::{
-    AddressError, ClusterKey, Config, ContentError, DirectoryError, Home, HomeError, Network, Password, StartError,
-    Tracker,
+    AddressError, ClusterKey, Config, ContentError, DirectoryError, Home, HomeError, Network, Password,
+    StartError, Tracker,
 };
 
 use super::retracker::Retracker;
@@ -87,12 +87,30 @@ pub(crate) struct Args {
     /// A list of info-hashes: these torrents are not served
     #[arg(long, value_name = "FILE", env = "LONGSHORE_TRACKER_DENY")]
     deny: Option<PathBuf>,
+    /// Whether only torrents are served that the content directory knows, and those that --allow lists
+    #[arg(long, value_name = "BOOL", env = "LONGSHORE_TRACKER_REGISTERED_ONLY")]
+    registered_only: Option<bool>,
     /// A list of keys, of which announce URLs must hold one: /KEY/announce
     #[arg(long, value_name = "FILE", env = "LONGSHORE_TRACKER_KEYS")]
     keys: Option<PathBuf>,
     /// Networks from which statistics, metrics and full scrapes may be seen; everywhere by default
     #[arg(long, value_name = "NETWORK", env = "LONGSHORE_TRACKER_STATS_FROM", value_delimiter = ',')]
     stats_from: Option<Vec<Network>>,
+    /// How many announces and scrapes a second are answered to a source; 0 for any number
+    #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_RATE_LIMIT")]
+    rate_limit: Option<u64>,
+    /// How many of them may come at once after a pause
+    #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_RATE_BURST")]
+    rate_burst: Option<u64>,
+    /// Networks to which no such limit applies; this machine by default
+    #[arg(long, value_name = "NETWORK", env = "LONGSHORE_TRACKER_RATE_EXEMPT", value_delimiter = ',')]
+    rate_exempt: Option<Vec<Network>>,
+    /// How many bits of an IPv4 address make a source
+    #[arg(long, value_name = "BITS", env = "LONGSHORE_TRACKER_RATE_PREFIX_V4")]
+    rate_prefix_v4: Option<u8>,
+    /// How many bits of an IPv6 address make a source
+    #[arg(long, value_name = "BITS", env = "LONGSHORE_TRACKER_RATE_PREFIX_V6")]
+    rate_prefix_v6: Option<u8>,
     /// How many connections are open at most
     #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_MAX_CONNECTIONS")]
     max_connections: Option<usize>,
@@ -170,7 +188,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             let failure = if bad { Failure::bad_input } else { Failure::new };
             anyhow::Error::new(error).context(failure("the tracker cannot start"))
         }
-        StartError::Key(_) => anyhow::Error::new(error).context(Failure::bad_input("the tracker cannot start")),
+        StartError::Key(_) => {
+            anyhow::Error::new(error).context(Failure::bad_input("the tracker cannot start"))
+        }
         StartError::KeyFile { error: ref io, .. } => {
             let failure = if is_given_wrong(io) { Failure::bad_input } else { Failure::new };
             anyhow::Error::new(error).context(failure("the tracker cannot start"))
@@ -307,7 +327,13 @@ fn config(args: &Args) -> anyhow::Result<Config> {
         ip_from,
         trusted_proxies,
         real_ip_header,
+        registered_only,
         stats_from,
+        rate_limit,
+        rate_burst,
+        rate_exempt,
+        rate_prefix_v4,
+        rate_prefix_v6,
         max_connections,
         max_connections_per_host,
         idle_timeout,

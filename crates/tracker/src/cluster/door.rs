@@ -13,7 +13,7 @@ use std::{
 use announce::cluster::{Instance, Message, encode_receipt};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Notify, Semaphore},
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -39,6 +39,8 @@ pub(super) struct Door {
     strangers: Connections,
     members: Semaphore,
     sources: Mutex<HashMap<Instance, Arc<Source>>>,
+    /// Wakes who waits when a member has come in.
+    pub(super) arrived: Notify,
 }
 
 /// What came from a run of a member.
@@ -51,7 +53,8 @@ struct Source {
 impl Door {
     pub(super) fn new() -> Self {
         let strangers = Connections::new(STRANGERS, STRANGERS_OF_A_HOST);
-        Self { strangers, members: Semaphore::new(MEMBERS), sources: Mutex::default() }
+        let (members, arrived) = (Semaphore::new(MEMBERS), Notify::new());
+        Self { strangers, members, sources: Mutex::default(), arrived }
     }
 
     /// News of how many peers came from a run of a member.
@@ -109,6 +112,7 @@ async fn greet(cluster: Arc<Cluster>, stream: TcpStream, from: SocketAddr) {
         return;
     }
     let source = cluster.door.source(instance);
+    cluster.door.arrived.notify_waiters();
     if let Err(error) = hear(&cluster, &source, incoming, outgoing).await {
         tracing::debug!(%from, %error, "a member's connection ends");
     }

@@ -152,14 +152,19 @@ mod tests {
     #[test]
     fn only_the_next_message_of_who_has_the_key_opens() {
         let (mut ours, mut theirs) = (key(b'a').pair(&[1; 32], &[2; 32]), key(b'a').pair(&[1; 32], &[2; 32]));
-        let ((mut send, _), (mut receive, mut back)) = (ours.take().expect("keys"), theirs.take().expect("keys"));
+        let ((mut send, _), (mut receive, mut back)) =
+            (ours.take().expect("keys"), theirs.take().expect("keys"));
         let mut sealed: Vec<Vec<u8>> =
             [b"one".as_slice(), b"two", b"three"].map(|m| closed(&mut send, m)).into();
         assert!(!sealed[0].windows(3).any(|part| part == b"one"));
         assert_eq!(back.open(&mut sealed[0].clone()), None, "sent back to its sender");
         assert_eq!(receive.open(&mut sealed[0].clone()), Some(&b"one"[..]));
         assert_eq!(receive.open(&mut sealed[0]), None, "again");
-        assert_eq!(receive.open(&mut sealed[2]), Some(&b"three"[..]), "a counted failure ends the connection");
+        assert_eq!(
+            receive.open(&mut sealed[2]),
+            Some(&b"three"[..]),
+            "a counted failure ends the connection"
+        );
         for (other, dialer, acceptor) in [(b'b', 1, 2), (b'a', 3, 2), (b'a', 1, 3), (b'a', 2, 1)] {
             let (mut seal, _) = key(other).pair(&[dialer; 32], &[acceptor; 32]).expect("keys");
             let (mut open, _) = key(b'a').pair(&[1; 32], &[2; 32]).expect("keys");

@@ -133,7 +133,11 @@ impl Link {
             if was_connected {
                 pause = FIRST_PAUSE;
             }
-            sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
+            // One that comes to us has probably just been started, and can be reached as well.
+            tokio::select! {
+                () = sleep(pause.mul_f64(rand::random_range(0.5..1.5))) => {}
+                () = cluster.door.arrived.notified() => {}
+            }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }

@@ -26,6 +26,7 @@ use crate::{
     config::Config,
     error::DirectoryError,
     leases::{Claimed, Leases, Renewed},
+    registered::Registered,
     server::Clock,
 };
 
@@ -107,6 +108,20 @@ impl Table {
         self.blocking(move |shared| {
             let table = shared.database.begin_read()?.open_table(ENTRIES)?;
             Ok(table.get(digest.as_bytes())?.map(|row| entry(&digest, row.value())))
+        })
+        .await
+    }
+
+    /// Reads which torrents there are: all of the file, as far as it is the blobs'.
+    pub(crate) async fn read_registered(&self, to: Arc<Registered>) -> Result<(), DirectoryError> {
+        self.blocking(move |shared| {
+            let table = shared.database.begin_read()?.open_table(ENTRIES)?;
+            for row in table.iter()? {
+                let (digest, row) = row?;
+                let (_, _, info_hash, ..) = row.value();
+                to.found(&Digest::from_bytes(*digest.value()), &InfoHash::from_bytes(*info_hash));
+            }
+            Ok(())
         })
         .await
     }

@@ -361,10 +361,15 @@ impl Loop {
                     if self.is_full_scrape(action, head.query) {
                         return Part::Foreign;
                     }
-                    let keep_alive = head.keep_alive;
                     let from = self.worker.exchange.client(from, |name| head.field(name).collect());
+                    let in_time = self.worker.exchange.is_within_rate(self.now, from);
+                    let keep_alive = head.keep_alive && in_time;
                     let frame = Frame::begin(answers, &self.date, head.old, keep_alive);
-                    self.worker.exchange.answer(self.now, action, head.path, head.query, from, answers);
+                    if in_time {
+                        self.worker.exchange.answer(self.now, action, head.path, head.query, from, answers);
+                    } else {
+                        self.worker.exchange.hold_off(from, answers);
+                    }
                     frame.end(answers);
                     *rest = rest.get(length..).unwrap_or_default();
                     if !keep_alive {

@@ -23,18 +23,26 @@ impl PeerStore {
     /// news is too old. It is kept, given away and forgotten like a peer of our own, and is changed by its key alone
     /// here too; but it is not told on.
     pub(crate) fn hear(&self, now: Duration, info_hash: &InfoHash, news: &News) -> Option<Outcome> {
+        self.enter(now, info_hash, &News { who: news.who | Who::ELSEWHERE, ..*news })
+    }
+
+    /// The same of a peer that announced here.
+    pub(crate) fn enter(&self, now: Duration, info_hash: &InfoHash, news: &News) -> Option<Outcome> {
         let age = u8::try_from(u64::from(news.age) / self.ticks.length).unwrap_or(u8::MAX);
         if age > self.ticks.peer_age {
             return None;
         }
         let port = news.addr.port();
+        if port == 0 {
+            return Some(Outcome::Deaf);
+        }
         match news.addr.ip() {
-            IpAddr::V4(ip) => self.hear_of::<4, 6>(now, info_hash, news, (ip.octets(), port, age)),
-            IpAddr::V6(ip) => self.hear_of::<16, 18>(now, info_hash, news, (ip.octets(), port, age)),
+            IpAddr::V4(ip) => self.enter_of::<4, 6>(now, info_hash, news, (ip.octets(), port, age)),
+            IpAddr::V6(ip) => self.enter_of::<16, 18>(now, info_hash, news, (ip.octets(), port, age)),
         }
     }
 
-    fn hear_of<const A: usize, const W: usize>(
+    fn enter_of<const A: usize, const W: usize>(
         &self,
         now: Duration,
         info_hash: &InfoHash,
@@ -54,9 +62,8 @@ impl PeerStore {
             Holds::Selection => Kind::Paused,
             Holds::All => Kind::Seed,
         };
-        let (who, seen) = (Who(news.who | Who::ELSEWHERE), now.wrapping_sub(age));
-        let mut record =
-            Record { wire, hash: self.secret.address(&wire), who, seen, kind, id: &[0; 20] };
+        let (who, seen) = (Who(news.who), now.wrapping_sub(age));
+        let mut record = Record { wire, hash: self.secret.address(&wire), who, seen, kind, id: &[0; 20] };
         let mut shard = self.shard(hash);
         let shard = &mut *shard;
         let stopped = event == Event::Stopped;
