@@ -348,7 +348,7 @@ mod tests {
                 *first = kind;
             }
             if let Some(Message::News { groups, .. }) = Message::parse(&bytes) {
-                prop_assert!(groups.clone().all(|(_, news)| is_sound(&news)));
+                prop_assert!(groups.all(|(_, news)| is_sound(&news)));
                 prop_assert!(groups.count() * 12 <= bytes.len());
             }
         }
@@ -400,8 +400,8 @@ mod tests {
         let bytes = writer.finish();
         assert!(bytes.len() <= MAX_MESSAGE && bytes.len() > MAX_MESSAGE - 100);
         let Some(Message::News { groups, .. }) = Message::parse(&bytes) else { panic!("unread") };
-        assert_eq!(groups.clone().count() as u32, pushed);
-        assert!(groups.clone().all(|(_, news)| news.age == MAX_AGE));
+        assert_eq!(groups.count() as u32, pushed);
+        assert!(groups.all(|(_, news)| news.age == MAX_AGE));
         assert_eq!(Message::parse(&[&bytes[..], &bytes[9..]].concat()), None, "too long");
         let nowhere = News { addr: ([0, 0, 0, 0], 1).into(), ..news };
         assert!(!Writer::new(1).push(&InfoHash::from_bytes([1; 20]), &nowhere));

@@ -41,6 +41,13 @@ pub(crate) struct Limiter {
     exempt: Vec<Network>,
 }
 
+/// What is counted, each in a bucket of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Request,
+    Connection,
+}
+
 #[derive(Debug, Default)]
 #[repr(align(32))]
 struct Set([AtomicU64; PLACES]);
@@ -64,11 +71,23 @@ impl Limiter {
 
     /// Whether a request from `ip` is within the limit; if so it counts.
     pub(crate) fn allows(&self, now: Duration, ip: IpAddr) -> bool {
+        self.takes(now, ip, What::Request)
+    }
+
+    /// Whether a new connection from `ip` is: there may be twice as many as requests, so that only who asks far too
+    /// often is not even told so.
+    pub(crate) fn allows_connection(&self, now: Duration, ip: IpAddr) -> bool {
+        self.takes(now, ip, What::Connection)
+    }
+
+    fn takes(&self, now: Duration, ip: IpAddr, what: What) -> bool {
         let ip = ip.to_canonical();
         if self.exempt.iter().any(|network| network.contains(ip)) {
             return true;
         }
-        let hash = self.hash(ip);
+        let hash = self.hash(ip, what);
+        // Of connections half a request's worth each, from as deep a bucket.
+        let each = if what == What::Request { self.each } else { self.each.div_ceil(2) };
         let Some(Set(places)) = self.sets.get(hash as usize % SETS) else { return true };
         // Never 0, which is the mark of nobody.
         let mark = (hash >> TIME_BITS | 1) << TIME_BITS;
@@ -85,7 +104,7 @@ impl Limiter {
             if full - now > self.depth {
                 return false;
             }
-            let next = mark | (full + self.each) & TIME;
+            let next = mark | (full + each) & TIME;
             if place.compare_exchange_weak(word, next, Relaxed, Relaxed).is_ok() {
                 return true;
             }
@@ -93,9 +112,10 @@ impl Limiter {
         true
     }
 
-    fn hash(&self, ip: IpAddr) -> u64 {
+    fn hash(&self, ip: IpAddr, what: What) -> u64 {
         let [a, b] = self.key;
         let mut hasher = SipHasher13::new_with_keys(a, b);
+        hasher.write_u8(what as u8);
         match ip {
             IpAddr::V4(ip) => {
                 let low = 32u32.saturating_sub(self.v4_bits.into());
@@ -145,6 +165,8 @@ mod tests {
         assert_eq!(passes(&limiter, at(9000), "10.0.0.2", 100), 5, "another's bucket");
         assert_eq!(passes(&limiter, at(9000), "::ffff:10.0.0.2", 100), 0, "the same address");
         assert_eq!(passes(&limiter, at(9000), "192.0.2.7", 100), 100, "exempt");
+        let connections = (0..100).filter(|_| limiter.allows_connection(at(9000), ip("10.0.0.1"))).count();
+        assert_eq!(connections, 9, "twice as many, and counted apart");
     }
 
     #[test]

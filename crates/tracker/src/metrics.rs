@@ -169,11 +169,10 @@ impl Collector for Members {
                 let labels = [("member", member.member.as_str())];
                 let labels = Labels(&labels);
                 let mut metric = family.encode_family(&labels)?;
-                match kind {
-                    MetricType::Counter => {
-                        metric.encode_counter::<NoLabelSet, _, u64>(&value(member), None)?
-                    }
-                    _ => metric.encode_gauge(&value(member))?,
+                if let MetricType::Counter = kind {
+                    metric.encode_counter::<NoLabelSet, _, u64>(&value(member), None)?;
+                } else {
+                    metric.encode_gauge(&value(member))?;
                 }
             }
             Ok::<(), fmt::Error>(())

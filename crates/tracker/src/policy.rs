@@ -135,6 +135,11 @@ impl Policy {
         self.limiter.as_ref().is_none_or(|limiter| limiter.allows(now, from))
     }
 
+    /// Whether a source opens no more connections than it may.
+    pub(crate) fn may_connect(&self, now: Duration, from: IpAddr) -> bool {
+        self.limiter.as_ref().is_none_or(|limiter| limiter.allows_connection(now, from))
+    }
+
     /// Whether the torrents' numbers may be asked for with this key.
     pub(crate) fn may_scrape(&self, passkey: &[u8]) -> bool {
         self.keys.as_ref().is_none_or(|keys| keys.contains(passkey))

@@ -213,8 +213,13 @@ impl Tracker {
         // Files first: forwarders are not stopped for a policy that cannot be had.
         Policy::read(config, None)?;
         let policy = Policy::read(config, self.forwarding.set(config)?)?;
-        self.desk.registered.want(config.registered_only);
+        // Kept as long as the policy asks.
+        let (registered, only) = (&self.desk.registered, config.registered_only);
+        if only {
+            registered.want(true);
+        }
         self.desk.policy.store(Arc::new(policy));
+        registered.want(only);
         Ok(self.config.fixed_that_differ(config))
     }
 

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -35,12 +35,17 @@ const MEMBERS: usize = 256;
 /// Of how many runs of members it is kept how much came from them.
 const SOURCES: usize = 2 * MEMBERS;
 
+/// How often people are told of strangers, in seconds.
+const TELL_EVERY: u64 = 60;
+
 pub(super) struct Door {
     strangers: Connections,
     members: Semaphore,
     sources: Mutex<HashMap<Instance, Arc<Source>>>,
     /// Wakes who waits when a member has come in.
     pub(super) arrived: Notify,
+    /// When people were told last of a stranger, in seconds from 1; 0 for never.
+    told: AtomicU64,
 }
 
 /// What came from a run of a member.
@@ -54,7 +59,15 @@ impl Door {
     pub(super) fn new() -> Self {
         let strangers = Connections::new(STRANGERS, STRANGERS_OF_A_HOST);
         let (members, arrived) = (Semaphore::new(MEMBERS), Notify::new());
-        Self { strangers, members, sources: Mutex::default(), arrived }
+        Self { strangers, members, sources: Mutex::default(), arrived, told: AtomicU64::new(0) }
+    }
+
+    /// Whether people are to be told of a stranger: anybody can be one, as often as he likes.
+    fn may_tell(&self, now: Duration) -> bool {
+        let now = now.as_secs() + 1;
+        let told = self.told.load(Relaxed);
+        let may = told == 0 || now >= told + TELL_EVERY;
+        may && self.told.compare_exchange(told, now, Relaxed, Relaxed).is_ok()
     }
 
     /// News of how many peers came from a run of a member.
@@ -101,9 +114,8 @@ async fn greet(cluster: Arc<Cluster>, stream: TcpStream, from: SocketAddr) {
     drop(place);
     let (incoming, outgoing, instance) = match shaken {
         Ok(shaken) => shaken,
-        Err(Broken::Key) => {
-            tracing::warn!(%from, "somebody without this cluster's key wants to be a member");
-            return;
+        Err(Broken::Key) if cluster.door.may_tell(cluster.clock.elapsed()) => {
+            return tracing::warn!(%from, "somebody without this cluster's key wants to be a member");
         }
         Err(error) => return tracing::debug!(%from, %error, "no member"),
     };

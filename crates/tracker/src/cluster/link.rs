@@ -246,3 +246,84 @@ async fn dial(member: &str) -> Result<TcpStream, Broken> {
     }
     Err(last)
 }
+
+#[cfg(test)]
+mod tests {
+    use announce::{
+        Event,
+        cluster::{Happened, Holds, News, encode_receipt},
+    };
+    use metainfo::InfoHash;
+    use tokio::net::TcpListener;
+    use tokio_util::{sync::CancellationToken, task::TaskTracker};
+    use wire::PeerId;
+
+    use super::*;
+    use crate::{
+        cluster::{ClusterKey, Outbox},
+        desk::tests::desk,
+        server::Clock,
+        store::{Announce, Peers},
+    };
+
+    #[tokio::test]
+    async fn a_member_that_cannot_keep_up_is_told_everything_anew() {
+        let listen = async || TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let (member, own) = (listen().await, listen().await);
+        let key = ClusterKey::new(&[b'k'; 40]).expect("long enough");
+        let desk = Arc::new(desk());
+        let kept = InfoHash::from_bytes([1; 20]);
+        let announce = Announce {
+            info_hash: kept,
+            peer_id: PeerId::from_bytes([2; 20]),
+            ip: [10, 0, 0, 1].into(),
+            port: 7,
+            uploaded: 0,
+            downloaded: 0,
+            left: 5,
+            event: Event::Started,
+            numwant: None,
+            key: None,
+            both_families: true,
+            ids: false,
+            passkey: b"",
+        };
+        desk.announce(Duration::ZERO, &announce, &mut Peers::new()).expect("taken");
+        let (tasks, closing) = (TaskTracker::new(), CancellationToken::new());
+        let address = member.local_addr().expect("bound").to_string();
+        let (outbox, clock) = (Arc::new(Outbox::new()), Clock::start());
+        let life = (&tasks, &closing);
+        let cluster = Cluster::start(&[address], key.clone(), own, desk, outbox, clock, life);
+        let (stream, _) = member.accept().await.expect("it comes");
+        let shaken = shake_hands(stream, Side::Acceptor, &key, &[9; 16]).await;
+        let (mut incoming, mut outgoing, _) = shaken.expect("shakes");
+        // Nothing is read yet, and news is without end.
+        let link = cluster.links.first().expect("one").clone();
+        let addr = ([10, 0, 0, 2], 7).into();
+        let (holds, happened) = (Holds::Part, Happened::Announced);
+        let mut writer = Writer::new(0);
+        while writer.push(&InfoHash::from_bytes([9; 20]), &News { addr, who: 2, holds, happened, age: 0 }) {}
+        let batch = Batch { peers: writer.len() as u64, bytes: writer.finish().into() };
+        while link.dropped.get() == 0 {
+            link.pass(batch.clone());
+            tokio::task::yield_now().await;
+        }
+        let (mut told, mut receipt) = (0, Vec::new());
+        while told < 2 {
+            let Message::News { stamp, mut groups } = incoming.read().await.expect("news") else {
+                panic!("no news")
+            };
+            told += usize::from(groups.any(|(info_hash, _)| info_hash == kept));
+            receipt.clear();
+            encode_receipt(stamp, &mut receipt);
+            outgoing.write(&receipt).await.expect("taken");
+        }
+        assert_eq!(link.resyncs.get(), 1);
+        let seen = cluster.members();
+        let seen = seen.first().expect("one");
+        assert!(seen.connected && seen.dropped >= batch.peers && seen.sent > 0, "{seen:?}");
+        closing.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
+}

@@ -74,6 +74,11 @@ impl Exchange {
         self.desk.policy.load().is_within_rate(now, from)
     }
 
+    /// Whether `from` opens no more connections than it may.
+    pub(crate) fn may_connect(&self, now: Duration, from: IpAddr) -> bool {
+        self.desk.policy.load().may_connect(now, from)
+    }
+
     /// Writes the body that one is answered who asks too often.
     pub(crate) fn hold_off(&self, from: IpAddr, out: &mut Vec<u8>) {
         self.tally.of(from).fault(Fault::Limited);

@@ -170,6 +170,11 @@ impl Loop {
             };
             let Some(from): Option<SocketAddr> = from else { continue };
             self.worker.exchange.tally.of(from.ip()).connects.bump();
+            if !self.worker.exchange.may_connect(self.now, from.ip()) {
+                // Closed again: what it costs to read and refuse is what a flood lives on.
+                self.fault(from, Fault::Limited);
+                continue;
+            }
             match self.enter(from.ip()) {
                 Ok(place) => self.admit(stream, from, place),
                 Err(NoPlace::Full) => self.fault(from, Fault::Busy),
