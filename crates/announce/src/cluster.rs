@@ -347,9 +347,9 @@ mod tests {
             if let Some(first) = bytes.first_mut() {
                 *first = kind;
             }
-            if let Some(Message::News { groups, .. }) = Message::parse(&bytes) {
-                prop_assert!(groups.all(|(_, news)| is_sound(&news)));
+            if let Some(Message::News { mut groups, .. }) = Message::parse(&bytes) {
                 prop_assert!(groups.count() * 12 <= bytes.len());
+                prop_assert!(groups.all(|(_, news)| is_sound(&news)));
             }
         }
     }
@@ -399,7 +399,7 @@ mod tests {
         }
         let bytes = writer.finish();
         assert!(bytes.len() <= MAX_MESSAGE && bytes.len() > MAX_MESSAGE - 100);
-        let Some(Message::News { groups, .. }) = Message::parse(&bytes) else { panic!("unread") };
+        let Some(Message::News { mut groups, .. }) = Message::parse(&bytes) else { panic!("unread") };
         assert_eq!(groups.count() as u32, pushed);
         assert!(groups.all(|(_, news)| news.age == MAX_AGE));
         assert_eq!(Message::parse(&[&bytes[..], &bytes[9..]].concat()), None, "too long");
