@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-tracker fuzz build
+.PHONY: help demo test lint bench bench-tracker bench-flood fuzz build
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -52,6 +52,11 @@ bench-tracker: ## trackers under load, against answerers that keep nothing and w
 	$(CARGO) build --release --locked --package longshore-tracker --example load
 	python3 benches/tracker.py --longshore $(TARGET)/release/longshore --load $(TARGET)/release/examples/load $(ARGS)
 	python3 benches/forwarders.py --longshore $(TARGET)/release/longshore
+
+bench-flood: ## what a client of the tracker notices while another address floods it
+	$(CARGO) build --release --locked --package longshore
+	$(CARGO) build --release --locked --package longshore-tracker --example load
+	python3 benches/flood.py --longshore $(TARGET)/release/longshore --load $(TARGET)/release/examples/load $(ARGS)
 
 fuzz: ## every fuzz target for FUZZ_SECONDS seconds (default 30)
 	@scripts/setup.sh build fuzz

@@ -65,7 +65,7 @@ def contenders(options, folder):
     """Those that are there, with what they speak."""
     yield "null UDP", [options.load, "null-udp", "127.0.0.1:17001"], 17001, [UDP, CONNECT, PACED]
     yield "null HTTP", [options.load, "null-http", "127.0.0.1:17002", str(HTTP_ANSWER)], 17002, [KEEP_ALIVE, CLOSE]
-    longshore = [options.longshore, "tracker", "--listen", "127.0.0.1:17003", "--ip-from-loopback", "false"]
+    longshore = [options.longshore, "tracker", "--listen", "127.0.0.1:17003", "--ip-from", "192.0.2.1"]
     yield "longshore", longshore, 17003, [UDP, CONNECT, PACED, KEEP_ALIVE, CLOSE]
     opentracker = shutil.which("opentracker")
     if opentracker:

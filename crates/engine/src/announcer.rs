@@ -33,7 +33,7 @@ const PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Durat
 /// With nobody to fetch from, the tracker is asked again after this, then after twice this, and so on.
 const LONELY: Duration = Duration::from_secs(1);
 /// Pause after the first failure of a tier; twice as long after each further one.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(1);
 /// All last words together may take this long.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -42,7 +42,7 @@ const FAREWELL: Duration = Duration::from_secs(3);
 pub(crate) struct Announcer(mpsc::Sender<Command>);
 
 enum Command {
-    Add(InfoHash, Vec<Vec<String>>, Option<oneshot::Sender<()>>),
+    Add(InfoHash, Vec<Vec<String>>, Option<oneshot::Sender<bool>>),
     Completed(InfoHash),
     Remove(InfoHash),
 }
@@ -61,12 +61,12 @@ impl Announcer {
         self.send(Command::Add(info_hash, tiers, None)).await;
     }
 
-    /// The same, and waits until the first tracker knows, or could not be told.
-    pub(crate) async fn add_and_tell(&self, info_hash: InfoHash, tiers: Vec<Vec<String>>) {
+    /// The same, and waits until the first tracker knows, or could not be told; says whether it knows.
+    pub(crate) async fn add_and_tell(&self, info_hash: InfoHash, tiers: Vec<Vec<String>>) -> bool {
         let (told, heard) = oneshot::channel();
         self.send(Command::Add(info_hash, tiers, Some(told))).await;
         // An error means that there was nobody to tell.
-        let _ = timeout(PATIENCE, heard).await;
+        matches!(timeout(PATIENCE, heard).await, Ok(Ok(true)))
     }
 
     pub(crate) async fn completed(&self, info_hash: InfoHash) {
@@ -103,7 +103,7 @@ struct Entry {
     /// The torrent was removed meanwhile.
     leaves: bool,
     /// Somebody waits for the first announce.
-    told: Option<oneshot::Sender<()>>,
+    told: Option<oneshot::Sender<bool>>,
     /// Tells it from one of the same place that was removed or replaced; what answers that one is not for this.
     number: u64,
 }
@@ -287,7 +287,7 @@ impl Task {
         entry.busy = false;
         if let Some(waiting) = entry.told.take() {
             // Whoever waited may have given up.
-            let _ = waiting.send(());
+            let _ = waiting.send(result.is_ok());
         }
         let pause = match result {
             Ok(response) => {
@@ -326,7 +326,7 @@ impl Task {
                 }
                 entry.failures += 1;
                 tracing::debug!(torrent = %place.0, "announce failed: {why}");
-                (RETRY * 2u32.pow(entry.failures.min(8) - 1)).min(Duration::from_secs(1800))
+                (RETRY * 2u32.pow(entry.failures.min(10) - 1)).min(Duration::from_secs(1800))
             }
         };
         if self.entries.get(&place).is_some_and(|entry| entry.leaves) {

@@ -199,10 +199,10 @@ impl Engine {
     }
 
     /// Announces a torrent that lies on the shelf, so that peers find us; it starts when somebody connects. Returns
-    /// when a tracker knows or could not be told, within some seconds.
-    pub async fn announce(&self, info_hash: InfoHash, trackers: Vec<Vec<String>>) {
+    /// when the first tracker knows or could not be told, within some seconds, and says whether it knows.
+    pub async fn announce(&self, info_hash: InfoHash, trackers: Vec<Vec<String>>) -> bool {
         self.0.lost().remove(&info_hash);
-        self.0.announcer.add_and_tell(info_hash, trackers).await;
+        self.0.announcer.add_and_tell(info_hash, trackers).await
     }
 
     /// The same for one of many, without waiting.

@@ -124,7 +124,8 @@ async fn alone(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), FetchErro
 }
 
 /// Tells tracker and directory that the blob can be had here: the tracker first, so that whoever learns of the
-/// torrent finds us in its swarm. Returns whether the directory took it.
+/// torrent finds us in its swarm. A tracker that takes registered torrents only refuses us then, but knows us as soon as
+/// it is published; it is told again all the same. Returns whether the directory took it.
 pub(crate) async fn offer(
     inner: &Arc<Inner>,
     torrent: &BlobTorrent,
@@ -137,13 +138,16 @@ pub(crate) async fn offer(
         tracing::debug!(%digest, "not public, and the directory has no token: not shared");
         return false;
     }
-    inner.engine.announce(torrent.info_hash, inner.trackers()).await;
+    let known = inner.engine.announce(torrent.info_hash, inner.trackers()).await;
     let Some(directory) = &inner.directory else { return false };
     let content = inner.small(torrent.digest).await;
     let request = PublishRequest { info: torrent.info_bytes.clone(), media_type, public, content, lease };
     let published = directory.publish(digest, &request).await;
     if let Err(error) = &published {
         tell(digest, error, "not published: other nodes will ask the origin");
+    }
+    if published.is_ok() && !known {
+        inner.engine.announce_soon(torrent.info_hash, inner.trackers()).await;
     }
     published.is_ok()
 }

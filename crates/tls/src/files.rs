@@ -54,7 +54,7 @@ pub enum PemError {
     #[error("it is longer than {LONGEST} bytes")]
     TooLong,
     /// Something in it cannot be read.
-    #[error("it is not PEM: {0}")]
+    #[error("it is not PEM: {}", pem_words(.0))]
     Pem(pem::Error),
     /// It holds something else.
     #[error("it holds no {0} in PEM form")]
@@ -84,6 +84,14 @@ pub fn server(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsEr
     // Clients come back: what they bring with them spares both sides the certificate, and us the memory.
     server.ticketer = ring::Ticketer::new().map_err(TlsError::Setup)?;
     Ok(Arc::new(server))
+}
+
+fn pem_words(error: &pem::Error) -> String {
+    match error {
+        // Its own words give the bytes as numbers.
+        pem::Error::MissingSectionEnd { .. } => "it ends in the middle of a section".to_owned(),
+        error => error.to_string(),
+    }
 }
 
 fn words(error: &rustls::Error) -> String {

@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     auth::Auth,
+    cluster::Cluster,
     config::Config,
     desk::Desk,
     directory::{Asked, Directory},
@@ -35,10 +36,11 @@ use crate::{
         exchange::{Action, Exchange},
     },
     metrics::{self, Answer, Levels, Metrics},
+    policy::TOO_OFTEN,
     server::Clock,
     stats::{Stats, announces_and_faults},
     status::{self, Page, Rates},
-    tally::{Tallies, Tally},
+    tally::{Fault, Tallies, Tally},
 };
 
 /// The longest body of any call but a publication, in bytes.
@@ -48,6 +50,7 @@ const MAX_BODY: usize = 16 * 1024;
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) desk: Arc<Desk>,
+    pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) directory: Directory,
     pub(crate) metrics: Metrics,
     pub(crate) auth: Auth,
@@ -106,15 +109,13 @@ async fn tracker(
     let (path, query) = (uri.path().as_bytes(), uri.query().unwrap_or_default().as_bytes());
     let Some(action) = Action::of(path) else { return StatusCode::NOT_FOUND.into_response() };
     let tally = Arc::clone(&app.tally);
-    let mut body = Vec::new();
-    Exchange::new(Arc::clone(&app.desk), Arc::clone(&app.tracker_id), tally).answer(
-        app.clock.elapsed(),
-        action,
-        path,
-        query,
-        app.asker(from, &headers),
-        &mut body,
-    );
+    let (mut body, now, from) = (Vec::new(), app.clock.elapsed(), app.asker(from, &headers));
+    let mut exchange = Exchange::new(Arc::clone(&app.desk), Arc::clone(&app.tracker_id), tally);
+    if exchange.is_within_rate(now, from) {
+        exchange.answer(now, action, path, query, from, &mut body);
+    } else {
+        exchange.hold_off(from, &mut body);
+    }
     ([(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))], body).into_response()
 }
 
@@ -129,11 +130,12 @@ async fn full_or_named_scrape(
         return tracker(app, from, uri, headers).await;
     }
     let (State(app), ConnectInfo(from)) = (app, from);
-    if app.desk.policy.load().may_see(app.asker(from, &headers)) {
-        full_scrape::answer(&app, &headers)
-    } else {
-        not_from_there()
+    let asker = app.asker(from, &headers);
+    if !app.may_list(from, &headers) {
+        return forbidden("all torrents at once");
     }
+    let refused = app.may_not_see(asker);
+    refused.unwrap_or_else(|| full_scrape::answer(&app, &headers))
 }
 
 /// Lets through whoever may see statistics.
@@ -143,20 +145,27 @@ async fn check_place(
     request: Request,
     next: Next,
 ) -> Response {
-    let may = app.desk.policy.load().may_see(app.asker(from, request.headers()));
-    if may { next.run(request).await } else { not_from_there() }
+    match app.may_not_see(app.asker(from, request.headers())) {
+        Some(refused) => refused,
+        None => next.run(request).await,
+    }
 }
 
-fn not_from_there() -> Response {
-    let error =
-        ErrorBody::new("this may be seen from some networks only, and this is none of them: `stats_from`");
-    (StatusCode::FORBIDDEN, Json(error)).into_response()
+fn forbidden(what: &str) -> Response {
+    let why = format!("{what} may be seen from some networks only, and this is none of them: `stats_from`");
+    (StatusCode::FORBIDDEN, Json(ErrorBody::new(why))).into_response()
 }
 
-async fn stats(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Result<Response, Failure> {
+async fn stats(
+    State(app): State<App>,
+    ConnectInfo(from): ConnectInfo<Option<IpAddr>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
     let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let json = uri.path().ends_with(".json") || accepts.starts_with("application/json");
     let top = uri.query().and_then(|query| query.strip_prefix("top=")?.parse().ok()).unwrap_or(10);
+    let top = if app.may_list(from, &headers) { top } else { 0 };
     let stats = tokio::task::spawn_blocking(move || Stats::gather(&app, top))
         .await
         .map_err(|error| Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
@@ -164,14 +173,20 @@ async fn stats(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Result<R
 }
 
 /// The page for people.
-async fn status_page(State(app): State<App>) -> Result<Response, Failure> {
+async fn status_page(
+    State(app): State<App>,
+    ConnectInfo(from): ConnectInfo<Option<IpAddr>>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let top = app.may_list(from, &headers).then_some(status::TOP);
     let directory = app.directory.sizes().await.map_err(|error| error.to_string());
     let page = tokio::task::spawn_blocking(move || {
         let forwarders = app.desk.policy.load().forwarders.as_ref().map(|forwarders| forwarders.health());
         let counts = announces_and_faults(&app.tallies);
         let listeners = app.tallies.iter().map(|tallies| (tallies.listener.clone(), tallies.protocol.name()));
         let page = Page {
-            stats: Stats::gather(&app, status::TOP),
+            stats: Stats::gather(&app, top.unwrap_or_default()),
+            lists: top.is_some(),
             rates: app.rates.per_second(app.clock.elapsed(), counts),
             listeners: listeners.collect(),
             forwarders: forwarders.unwrap_or_default(),
@@ -222,7 +237,8 @@ async fn metrics(State(app): State<App>, headers: HeaderMap) -> Result<Response,
     let levels = Levels { torrents, peers, waiting, sizes, connections, etcd };
     let forwards = app.desk.policy.load().forwarders.as_ref().map(|forwarders| forwarders.counts());
     let forwards = forwards.unwrap_or_default();
-    let text = app.metrics.text(&app.tallies, &levels, &forwards);
+    let members = app.cluster.as_ref().map(|cluster| cluster.members()).unwrap_or_default();
+    let text = app.metrics.text(&app.tallies, &levels, &forwards, members);
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (text, kind) = if accept.contains("application/openmetrics-text") {
         (text, "application/openmetrics-text; version=1.0.0; charset=utf-8")
@@ -343,6 +359,26 @@ impl Shared {
             headers.get_all(name).iter().map(HeaderValue::as_bytes).collect()
         };
         self.desk.policy.load().client(from, field)
+    }
+
+    /// Whether one who asks may see torrents that were not named.
+    fn may_list(&self, from: Option<IpAddr>, headers: &HeaderMap) -> bool {
+        self.desk.policy.load().may_list(self.asker(from, headers))
+    }
+
+    /// Why one who asks for figures gets none.
+    fn may_not_see(&self, from: Option<IpAddr>) -> Option<Response> {
+        let policy = self.desk.policy.load();
+        if !policy.may_see(from) {
+            return Some(forbidden("this"));
+        }
+        if !policy.is_within_rate(self.clock.elapsed(), from) {
+            self.tally.of(from).fault(Fault::Limited);
+            let later = [(header::RETRY_AFTER, HeaderValue::from_static("1"))];
+            let error = Json(ErrorBody::new(TOO_OFTEN));
+            return Some((StatusCode::TOO_MANY_REQUESTS, later, error).into_response());
+        }
+        None
     }
 
     /// Adds what the tracker knows of the entry's swarm.

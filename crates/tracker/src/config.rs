@@ -12,7 +12,8 @@ use etcd::{Address, AddressError, Password};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Network,
+    ClusterKey, Network,
+    cluster::is_member,
     endpoint::{Listen, SocketMode},
 };
 
@@ -112,11 +113,32 @@ pub struct Config {
     /// A file of info-hashes, one on each line: these torrents are not served.
     pub deny: Option<PathBuf>,
 
+    /// Whether only torrents are served that the content directory knows, and those that `allow` lists. Keep the directory
+    /// in a file or in etcd then: what is in memory is forgotten at a restart, and hosts cannot announce what they hold.
+    pub registered_only: bool,
+
     /// A file of keys, one on each line. Announce URLs must then hold one of them: `/KEY/announce` or `/announce/KEY`.
     pub keys: Option<PathBuf>,
 
-    /// Networks from which statistics, metrics and full scrapes may be seen; none for everywhere.
+    /// Networks from which statistics, metrics and lists of torrents (the largest, full scrapes) may be seen. With none,
+    /// the first two are for everybody, and the last for this machine: an info-hash is the key to a torrent's content.
     pub stats_from: Vec<Network>,
+
+    /// How many announces and scrapes a second are answered to a source, by UDP and HTTP together; 0 for any number. Who
+    /// asks more often is not answered over UDP, and is told so over HTTP. A fleet behind one address counts as one.
+    pub rate_limit: u64,
+
+    /// How many of them may come at once after a pause.
+    pub rate_burst: u64,
+
+    /// Networks to which no such limit applies.
+    pub rate_exempt: Vec<Network>,
+
+    /// How many bits of an IPv4 address make a source.
+    pub rate_prefix_v4: u8,
+
+    /// How many bits of an IPv6 address make a source. Whoever has an address has a network of 64 bits.
+    pub rate_prefix_v6: u8,
 
     /// How many connections are open at most.
     pub max_connections: usize,
@@ -134,6 +156,21 @@ pub struct Config {
 
     /// Seconds that a forwarder may take.
     pub forward_timeout: u64,
+
+    /// The other trackers of the cluster, as `host:port` of their `cluster_listen`: all tell one another of their peers, so
+    /// that a client may ask any of them. The same list may stand everywhere: a tracker knows itself in it.
+    pub cluster: Vec<String>,
+
+    /// Where the cluster's other trackers reach this one, over TCP.
+    pub cluster_listen: Option<SocketAddr>,
+
+    /// The file that holds the key which the cluster's trackers share, on one line, 32 characters or more. It may be in
+    /// the variable `LONGSHORE_TRACKER_CLUSTER_KEY` instead.
+    pub cluster_key_file: Option<PathBuf>,
+
+    /// The key itself, which stands in no configuration file.
+    #[serde(skip)]
+    pub cluster_key: Option<ClusterKey>,
 
     /// Where the content directory is: a file, or etcd, which trackers share
     /// (`etcd://[user@]host:2379,host2:2379[/prefix]`, `etcds://…` over TLS). Without either the directory is in
@@ -195,13 +232,23 @@ impl Default for Config {
             real_ip_header: "X-Real-IP".to_owned(),
             allow: None,
             deny: None,
+            registered_only: false,
             keys: None,
             stats_from: Vec::new(),
+            rate_limit: 0,
+            rate_burst: 200,
+            rate_exempt: vec![Network::LOOPBACK_V4, Network::LOOPBACK_V6],
+            rate_prefix_v4: 32,
+            rate_prefix_v6: 64,
             max_connections: 16_384,
             max_connections_per_host: 4096,
             idle_timeout: 60,
             forwarders: None,
             forward_timeout: 2,
+            cluster: Vec::new(),
+            cluster_listen: None,
+            cluster_key_file: None,
+            cluster_key: None,
             directory: None,
             directory_ca: None,
             directory_password_file: None,
@@ -275,6 +322,9 @@ impl From<Home> for String {
     }
 }
 
+/// The most trackers in a cluster: each tells every other.
+const MOST_MEMBERS: usize = 32;
+
 /// Why a configuration is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -319,6 +369,17 @@ pub enum ConfigError {
          LONGSHORE_TRACKER_DIRECTORY_PASSWORD"
     )]
     NoPassword,
+    /// Not an address of another tracker.
+    #[error("`cluster` holds `{0}`: write each tracker as host:port, with the port of its `cluster_listen`")]
+    Member(String),
+    /// More trackers than a cluster has.
+    #[error("`cluster` holds {0} trackers: at most {MOST_MEMBERS} are allowed")]
+    Members(usize),
+    /// A part of what a cluster needs.
+    #[error(
+        "a cluster takes `cluster` (the other trackers), `cluster_listen` (where they reach this one) and a key          (`cluster_key_file`, or the variable LONGSHORE_TRACKER_CLUSTER_KEY): {0} is missing"
+    )]
+    PartOfCluster(&'static str),
     /// Certificates, and no TLS.
     #[error("`directory_ca` is for TLS: write `directory` with etcds:// instead of etcd://, or leave it out")]
     NoTls,
@@ -343,6 +404,7 @@ impl Config {
             return Err(ConfigError::EmptyToken);
         }
         self.check_directory()?;
+        self.check_cluster()?;
         let day = 1..=86_400;
         require(day.contains(&self.interval), "interval", self.interval, "1 to 86400 seconds")?;
         require(self.min_interval <= self.interval, "min_interval", self.min_interval, "at most `interval`")?;
@@ -370,6 +432,12 @@ impl Config {
         {
             return Err(ConfigError::Header(self.real_ip_header.clone()));
         }
+        let (rate, burst) = (self.rate_limit, self.rate_burst);
+        require(rate <= 100_000, "rate_limit", rate, "at most 100000 a second")?;
+        require((1..=1_000_000).contains(&burst), "rate_burst", burst, "1 to 1000000")?;
+        let (v4, v6) = (self.rate_prefix_v4, self.rate_prefix_v6);
+        require((8..=32).contains(&v4), "rate_prefix_v4", v4.into(), "8 to 32 bits")?;
+        require((16..=128).contains(&v6), "rate_prefix_v6", v6.into(), "16 to 128 bits")?;
         let idle = self.idle_timeout;
         require((1..=3600).contains(&idle), "idle_timeout", idle, "1 to 3600 seconds")?;
         let connections = self.max_connections as u64;
@@ -405,6 +473,9 @@ impl Config {
             max_connections,
             max_connections_per_host,
             idle_timeout,
+            cluster,
+            cluster_listen,
+            cluster_key_file,
             directory,
             directory_ca,
             directory_password_file,
@@ -421,6 +492,25 @@ impl Config {
         match self.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
+        }
+    }
+
+    fn check_cluster(&self) -> Result<(), ConfigError> {
+        if let Some(member) = self.cluster.iter().find(|member| !is_member(member)) {
+            return Err(ConfigError::Member(member.chars().take(100).collect()));
+        }
+        if self.cluster.len() > MOST_MEMBERS {
+            return Err(ConfigError::Members(self.cluster.len()));
+        }
+        let (listens, key) =
+            (self.cluster_listen.is_some(), self.cluster_key_file.is_some() || self.cluster_key.is_some());
+        match (self.cluster.is_empty(), listens, key) {
+            // A key alone is no wish for a cluster: it may be in the environment.
+            (true, false, _) if self.cluster_key_file.is_none() => Ok(()),
+            (true, ..) => Err(ConfigError::PartOfCluster("`cluster`")),
+            (false, false, _) => Err(ConfigError::PartOfCluster("`cluster_listen`")),
+            (false, true, false) => Err(ConfigError::PartOfCluster("the key")),
+            (false, true, true) => Ok(()),
         }
     }
 

@@ -1,16 +1,26 @@
 //! The desk: one way from an announce to its answer, whatever protocol either is in. No I/O, no clock.
 //!
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use announce::{RetryIn, ScrapeStats};
+use announce::{RetryIn, ScrapeStats, cluster::News};
 use arc_swap::ArcSwap;
 use metainfo::InfoHash;
 
 use crate::{
+    cluster::Outbox,
     policy::{Pace, Policy},
+    registered::Registered,
     store::{Announce, Outcome, PeerStore, Peers},
 };
+
+/// What a torrent's peer is told that the content directory does not know.
+const NOT_REGISTERED: &str = "this torrent is not registered: the content directory does not know it";
+const NOT_READY: &str = "the content directory has not been read yet: ask again soon";
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// When a peer may come again that was told of nobody, in seconds, where news of others may be on its way here.
+const SOON: u32 = 1;
 
 /// Why an announce is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +47,10 @@ pub struct Answer {
 pub(crate) struct Desk {
     pub(crate) store: PeerStore,
     pub(crate) policy: ArcSwap<Policy>,
+    /// What the content directory knows, where that matters.
+    pub(crate) registered: Arc<Registered>,
+    /// Where this tracker is of a cluster.
+    pub(crate) outbox: Option<Arc<Outbox>>,
 }
 
 impl Desk {
@@ -50,6 +64,13 @@ impl Desk {
         peers.clear();
         let policy = self.policy.load();
         policy.admit(request)?;
+        if !self.is_served(&policy, &request.info_hash) {
+            let early = self.store.news(request);
+            if !self.registered.came_early(now, &request.info_hash, early) {
+                let reason = if self.registered.is_ready() { NOT_REGISTERED } else { NOT_READY };
+                return Err(Refusal { reason, retry_in: Some(RetryIn::After(MINUTE)) });
+            }
+        }
         let announced = self.store.announce(now, request, peers);
         // Neither key nor passkey: they are secrets.
         tracing::debug!(
@@ -62,8 +83,39 @@ impl Desk {
         let random = (u64::from(announced.random.rotate_left(16)) * (2 * u64::from(spread) + 1)) >> 32;
         let interval = (interval - spread).saturating_add(random as u32);
         let interval = soon.map_or(interval, |soon| interval.min(soon));
-        let min_interval = min_interval.min(interval);
+        let mut min_interval = min_interval.min(interval);
+        if let Some(outbox) = &self.outbox {
+            if let Outcome::Added | Outcome::Renewed | Outcome::Stopped = announced.outcome {
+                outbox.put(request.info_hash, self.store.news(request));
+            }
+            if peers.is_empty() && announced.want > 0 && request.left > 0 {
+                min_interval = min_interval.min(SOON);
+            }
+        }
         Ok(Answer { outcome: announced.outcome, stats: announced.stats, interval, min_interval })
+    }
+
+    /// Whether the mode of registered torrents lets one be served.
+    fn is_served(&self, policy: &Policy, info_hash: &InfoHash) -> bool {
+        !policy.registered_only || policy.allows(info_hash) || self.registered.has(info_hash)
+    }
+
+    /// Enters a peer that announced a moment before its torrent was registered.
+    pub(crate) fn admit_early(&self, now: Duration, info_hash: &InfoHash, news: News) {
+        let outcome = self.store.enter(now, info_hash, &news);
+        if let (Some(outbox), Some(Outcome::Added | Outcome::Renewed | Outcome::Stopped)) =
+            (&self.outbox, outcome)
+        {
+            outbox.put(*info_hash, news);
+        }
+    }
+
+    /// Takes in what another tracker of the cluster tells.
+    pub(crate) fn hear(&self, now: Duration, info_hash: &InfoHash, news: &News) {
+        // Whether it is registered has been seen there; that may not be known here yet.
+        if self.policy.load().lists(info_hash) {
+            self.store.hear(now, info_hash, news);
+        }
     }
 
     /// Where a peer is taken to be that asks from `from` and says that it is at `claimed`.
@@ -73,7 +125,8 @@ impl Desk {
 
     /// A torrent's numbers; `None` when nobody announced it, or it is not served.
     pub(crate) fn scrape(&self, info_hash: &InfoHash) -> Option<ScrapeStats> {
-        let served = self.policy.load().serves(info_hash);
+        let policy = self.policy.load();
+        let served = policy.lists(info_hash) && self.is_served(&policy, info_hash);
         served.then(|| self.store.scrape(info_hash))?
     }
 }
@@ -98,7 +151,13 @@ pub(crate) mod tests {
         };
         let config = Config { interval: 600, interval_spread: 10, min_interval: 30, ..Config::default() };
         let policy = Policy::read(&config, None).expect("no files");
-        Desk { store: PeerStore::new(limits, 1), policy: ArcSwap::from_pointee(policy) }
+        let registered = Arc::new(Registered::new(crate::server::Clock::start()));
+        Desk {
+            store: PeerStore::new(limits, 1),
+            policy: ArcSwap::from_pointee(policy),
+            registered,
+            outbox: None,
+        }
     }
 
     fn request(port: u16) -> Announce<'static> {

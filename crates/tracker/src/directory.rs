@@ -27,6 +27,7 @@ use crate::{
     config::{Config, Home},
     error::DirectoryError,
     leases::End,
+    registered::Registered,
     server::Clock,
 };
 use cluster::Cluster;
@@ -45,6 +46,7 @@ struct Shared {
     kept: Kept,
     clock: Clock,
     closing: CancellationToken,
+    registered: Arc<Registered>,
     max_waiting: usize,
     waiting: AtomicUsize,
 }
@@ -88,10 +90,11 @@ impl Directory {
         config: &Config,
         clock: Clock,
         closing: CancellationToken,
+        registered: Arc<Registered>,
     ) -> Result<Self, DirectoryError> {
         let kept = match &config.directory {
             Some(Home::Etcd(address)) => {
-                Kept::Cluster(Cluster::open(address, config, clock, &closing).await?)
+                Kept::Cluster(Cluster::open(address, config, clock, &closing, registered.clone()).await?)
             }
             home => {
                 let path = match home {
@@ -103,7 +106,8 @@ impl Directory {
             }
         };
         let max_waiting = config.max_waiting;
-        Ok(Self(Arc::new(Shared { kept, clock, closing, max_waiting, waiting: AtomicUsize::new(0) })))
+        let waiting = AtomicUsize::new(0);
+        Ok(Self(Arc::new(Shared { kept, clock, closing, registered, max_waiting, waiting })))
     }
 
     /// The torrent, or the lease, or word of who holds it; waits as asked.
@@ -121,7 +125,10 @@ impl Directory {
                 }
             };
             let (by, until, end) = match taken {
-                Taken::Known(entry) => return Ok(Claim::Known(entry)),
+                Taken::Known(entry) => {
+                    shared.registered.enter(&entry.digest, &entry.info_hash);
+                    return Ok(Claim::Known(entry));
+                }
                 Taken::Leased(lease) => return Ok(Claim::Leased(lease)),
                 Taken::Held { by, until, end } => (by, until, end),
             };
@@ -144,10 +151,25 @@ impl Directory {
 
     /// What is published of a blob.
     pub(crate) async fn get(&self, digest: Digest) -> Result<Option<Entry>, DirectoryError> {
-        match &self.0.kept {
-            Kept::Table(table) => table.get(digest).await,
-            Kept::Cluster(cluster) => cluster.get(digest, self.soon()).await,
+        let entry = match &self.0.kept {
+            Kept::Table(table) => table.get(digest).await?,
+            Kept::Cluster(cluster) => cluster.get(digest, self.soon()).await?,
+        };
+        if let Some(entry) = &entry {
+            self.0.registered.enter(&digest, &entry.info_hash);
         }
+        Ok(entry)
+    }
+
+    /// Reads which torrents there are.
+    pub(crate) async fn read_registered(&self, registered: &Arc<Registered>) -> Result<(), DirectoryError> {
+        registered.begin();
+        match &self.0.kept {
+            Kept::Table(table) => table.read_registered(registered.clone()).await?,
+            Kept::Cluster(cluster) => cluster.read_registered(registered, || self.soon()).await?,
+        }
+        registered.end();
+        Ok(())
     }
 
     /// Checks and enters a blob's torrent, ends its lease and wakes who waits. A torrent that was there and is
@@ -163,10 +185,22 @@ impl Directory {
             with_content(entry, content)
         };
         let new = blocking(move || read().map_err(DirectoryError::Invalid)).await?;
-        match &self.0.kept {
+        // Before anybody learns of it, so that it may be announced by then.
+        let (registered, info_hash) = (&self.0.registered, new.info_hash);
+        let before = registered.enter(&digest, &info_hash);
+        let published = match &self.0.kept {
             Kept::Table(table) => table.publish(new).await,
             Kept::Cluster(cluster) => cluster.publish(new, self.soon()).await,
+        };
+        if published.is_err() {
+            match before {
+                Some(before) => {
+                    registered.enter(&digest, &before);
+                }
+                None => registered.leave(&digest),
+            }
         }
+        published
     }
 
     pub(crate) async fn renew(

@@ -42,6 +42,18 @@ pub enum StartError {
     /// Certificate or key are of no use.
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
+    /// The cluster's key cannot be read.
+    #[error("`cluster_key_file`: cannot read {}: {error}", path.display())]
+    KeyFile {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        #[source]
+        error: io::Error,
+    },
+    /// The cluster's key is none.
+    #[error(transparent)]
+    Key(#[from] crate::KeyError),
     /// The system gives no thread, or no descriptor.
     #[error("the system refuses the tracker what it needs: {0}")]
     System(#[source] io::Error),

@@ -13,21 +13,24 @@
 //! and knows nothing of protocols, sockets or clocks. One pure way leads from an announce to its answer, by whatever
 //! protocol it came (`desk`); who may ask what (`policy`) can be changed while it runs.
 //!
-//! **Never:** an outgoing connection but to forwarders and etcd, a peer's word on its own address (but from networks that
-//! are set, this machine by default), a queue or table without a bound, a wait without a deadline, a UDP answer to who
-//! was not given a connection id.
+//! **Never:** an outgoing connection but to forwarders, etcd and the cluster's other trackers, a peer's word on its own
+//! address (but from networks that are set, this machine by default), a queue or table without a bound, a wait without
+//! a deadline, a UDP answer to who was not given a connection id.
 //!
 //! **The invariant:** an answer holds only peers that announced from the address it gives, within the peer age and a
-//! round of the sweep, or that a forwarder has told of, and never the asker. A lease on a blob has one holder at a time.
+//! round of the sweep, here or at a tracker of the cluster, or that a forwarder has told of, and never the asker. A
+//! lease on a blob has one holder at a time.
 //!
 //! **Threads:** announces and scrapes are answered on plain threads, for each listener one a core for UDP and one a
 //! core for HTTP; nothing on their way waits, allocates for an ordinary announce, or takes any lock but that of
-//! the torrent's shard. All else runs on tokio tasks, one for each connection: those of HTTPS, and those that come from
-//! the HTTP threads. The directory's database is only touched from blocking threads.
+//! the torrent's shard (in a cluster that of a buffer too, and with registered torrents only one to read). All else
+//! runs on tokio tasks: one for each connection, those of HTTPS and those that come from the HTTP threads, and two for
+//! each tracker of the cluster. The directory's database is only touched from blocking threads.
 
 mod api;
 mod auth;
 mod bencoded;
+mod cluster;
 mod config;
 mod desk;
 mod directory;
@@ -37,10 +40,12 @@ mod forward;
 mod full_scrape;
 mod http;
 mod leases;
+mod limit;
 mod listen;
 mod metrics;
 mod network;
 mod policy;
+mod registered;
 mod serve;
 mod server;
 mod stats;
@@ -50,6 +55,7 @@ mod tally;
 mod udp;
 mod user;
 
+pub use cluster::{ClusterKey, KeyError};
 pub use config::{Config, ConfigError, Home, HomeError};
 pub use desk::{Answer, Refusal};
 pub use endpoint::{Endpoint, Listen, ListenError, SocketMode, SocketModeError};

@@ -14,6 +14,7 @@ use prometheus_client::{
 };
 
 use crate::{
+    cluster::Member,
     directory::Sizes,
     store::Outcome,
     tally::{Fault, Sums, Tallies},
@@ -111,7 +112,13 @@ impl Metrics {
         self.claims.get_or_create(&ByAnswer { answer }).inc();
     }
 
-    pub(crate) fn text(&self, tallies: &[Tallies], levels: &Levels, forwards: &[Forwards]) -> String {
+    pub(crate) fn text(
+        &self,
+        tallies: &[Tallies],
+        levels: &Levels,
+        forwards: &[Forwards],
+        members: Vec<Member>,
+    ) -> String {
         let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         let values = [
             levels.torrents as u64,
@@ -135,6 +142,9 @@ impl Metrics {
         let _ = encode_registry(&mut text, &self.registry);
         let mut requests = Registry::with_prefix(PREFIX);
         requests.register_collector(Box::new(Requests(tallies.iter().flat_map(Tallies::sums).collect())));
+        if !members.is_empty() {
+            requests.register_collector(Box::new(Members(members)));
+        }
         let _ = encode_registry(&mut text, &requests);
         let mut retracker = Registry::default();
         retracker.register_collector(Box::new(Retracker {
@@ -144,6 +154,36 @@ impl Metrics {
         let _ = encode_registry(&mut text, &retracker);
         let _ = encode_eof(&mut text);
         text
+    }
+}
+
+/// What is told of the cluster's other trackers.
+#[derive(Debug)]
+struct Members(Vec<Member>);
+
+impl Collector for Members {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let mut each = |name, help, kind, value: &dyn Fn(&Member) -> u64| {
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for member in self.0.iter().filter(|member| !member.itself) {
+                let labels = [("member", member.member.as_str())];
+                let labels = Labels(&labels);
+                let mut metric = family.encode_family(&labels)?;
+                if let MetricType::Counter = kind {
+                    metric.encode_counter::<NoLabelSet, _, u64>(&value(member), None)?;
+                } else {
+                    metric.encode_gauge(&value(member))?;
+                }
+            }
+            Ok::<(), fmt::Error>(())
+        };
+        let (counter, gauge) = (MetricType::Counter, MetricType::Gauge);
+        each("cluster_up", "Whether a member is told of our peers", gauge, &|m| m.connected.into())?;
+        each("cluster_sent", "News of peers that went to a member", counter, &|m| m.sent)?;
+        each("cluster_received", "News of peers from a member, since its start", counter, &|m| m.received)?;
+        each("cluster_dropped", "News for which a member had no room", counter, &|m| m.dropped)?;
+        each("cluster_resyncs", "How often a member was told all anew for that", counter, &|m| m.resyncs)?;
+        each("cluster_lag_milliseconds", "Until a member has taken news in", gauge, &|m| m.lag_ms)
     }
 }
 
@@ -271,7 +311,7 @@ mod tests {
             connections: 0,
             etcd: None,
         };
-        let text = metrics.text(&[], &levels, &[("far".to_owned(), "200".to_owned(), 3)]);
+        let text = metrics.text(&[], &levels, &[("far".to_owned(), "200".to_owned(), 3)], vec![]);
         assert!(text.ends_with("# EOF\n") && text.contains("# TYPE longshore_tracker_claims counter"));
         let text = classic(&text);
         assert!(!text.contains("# EOF"), "{text}");

@@ -16,6 +16,7 @@ use crate::{
     Config, Network,
     desk::Refusal,
     forward::{Forwarder, Forwarders, ListError, read_list},
+    limit::Limiter,
     store::Announce,
 };
 
@@ -23,6 +24,10 @@ use crate::{
 const LONGEST: u64 = 256 * 1024 * 1024;
 /// When whoever was refused may ask again: lists and keys change.
 const AGAIN: RetryIn = RetryIn::After(Duration::from_secs(15 * 60));
+
+/// What whoever asks too often is told, and when he may ask again.
+pub(crate) const TOO_OFTEN: &str = "too many requests from this network: ask less often";
+pub(crate) const LATER: RetryIn = RetryIn::After(Duration::from_secs(60));
 
 /// What whoever has no key is told.
 pub(crate) const KEY_WANTED: &str =
@@ -41,8 +46,12 @@ pub(crate) struct Policy {
     real_ip_header: Vec<u8>,
     allowed: Option<HashSet<InfoHash>>,
     denied: HashSet<InfoHash>,
+    /// Whether, beside the allowed ones, only torrents are served that the content directory knows.
+    pub(crate) registered_only: bool,
     keys: Option<HashSet<Vec<u8>>>,
     stats_from: Vec<Network>,
+    /// How often each source may ask.
+    limiter: Option<Limiter>,
     pub(crate) forwarders: Option<Arc<Forwarders>>,
 }
 
@@ -104,8 +113,10 @@ impl Policy {
             real_ip_header: config.real_ip_header.to_ascii_lowercase().into_bytes(),
             allowed,
             denied: denied.unwrap_or_default(),
+            registered_only: config.registered_only,
             keys,
             stats_from: config.stats_from.clone(),
+            limiter: Limiter::of(config),
             forwarders,
         })
     }
@@ -116,10 +127,22 @@ impl Policy {
         if self.keys.as_ref().is_some_and(|keys| !keys.contains(request.passkey)) {
             return refuse(KEY_WANTED);
         }
-        if !self.serves(&request.info_hash) {
+        if !self.lists(&request.info_hash) {
             return refuse("this torrent is not served here");
         }
         self.forwarders.as_ref().map_or(Ok(()), |forwarders| forwarders.admit(request))
+    }
+
+    /// Whether a source asks no more often than it may. Where it does not, the request counts.
+    pub(crate) fn is_within_rate(&self, now: Duration, from: Option<IpAddr>) -> bool {
+        let (Some(limiter), Some(from)) = (&self.limiter, from) else { return true };
+        limiter.allows(now, from)
+    }
+
+    /// Whether a source opens no more connections than it may.
+    pub(crate) fn may_connect(&self, now: Duration, from: Option<IpAddr>) -> bool {
+        let (Some(limiter), Some(from)) = (&self.limiter, from) else { return true };
+        limiter.allows_connection(now, from)
     }
 
     /// Whether the torrents' numbers may be asked for with this key.
@@ -127,13 +150,27 @@ impl Policy {
         self.keys.as_ref().is_none_or(|keys| keys.contains(passkey))
     }
 
-    /// Whether a torrent is served at all.
-    pub(crate) fn serves(&self, info_hash: &InfoHash) -> bool {
-        self.allowed.as_ref().is_none_or(|allowed| allowed.contains(info_hash))
+    /// Whether the lists let a torrent be served. Where registered ones are as well, the list of those that are allowed
+    /// is no bound.
+    pub(crate) fn lists(&self, info_hash: &InfoHash) -> bool {
+        (self.registered_only || self.allowed.is_none() || self.allows(info_hash))
             && !self.denied.contains(info_hash)
     }
 
-    /// Whether an address may see statistics, metrics, and all torrents at once.
+    /// Whether a torrent is on the list of those that are allowed.
+    pub(crate) fn allows(&self, info_hash: &InfoHash) -> bool {
+        self.allowed.as_ref().is_some_and(|allowed| allowed.contains(info_hash))
+    }
+
+    /// Whether an address may see torrents that it has not named: an info-hash is the key to what is in the torrent.
+    pub(crate) fn may_list(&self, from: Option<IpAddr>) -> bool {
+        match from {
+            Some(from) if self.stats_from.is_empty() => from.is_loopback(),
+            from => self.may_see(from),
+        }
+    }
+
+    /// Whether an address may see statistics and metrics.
     pub(crate) fn may_see(&self, from: Option<IpAddr>) -> bool {
         self.stats_from.is_empty() || from.is_some_and(|from| within(&self.stats_from, from))
     }

@@ -20,6 +20,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustls::ServerConfig;
 use socket2::Socket;
 use tokio::{
+    net::TcpListener,
     sync::{Semaphore, mpsc},
     time::timeout,
 };
@@ -29,6 +30,7 @@ use tracker_client::TrackerClient;
 use crate::{
     api::{self, Shared},
     auth::Auth,
+    cluster::{Cluster, ClusterKey, Outbox},
     config::{Config, ConfigError},
     desk::Desk,
     directory::{Directory, FLUSH_EVERY},
@@ -45,6 +47,7 @@ use crate::{
     listen::{Door, Listeners, SocketFile},
     metrics::Metrics,
     policy::{self, Policy},
+    registered::Registered,
     serve, stats,
     status::Rates,
     store::{Limits, PeerStore},
@@ -148,9 +151,11 @@ impl Tracker {
         let workers = config.workers();
         let Listeners { http, https, udp, files, endpoints } = listeners;
         let certificate = read_certificate(&config)?;
+        let joins = join(&config)?;
         let stop = Stop::new().map_err(StartError::System)?;
         let (clock, tasks) = (Clock::start(), TaskTracker::new());
-        let opened = Directory::open(&config, clock, stop.tasks.clone()).await;
+        let registered = Arc::new(Registered::new(clock));
+        let opened = Directory::open(&config, clock, stop.tasks.clone(), registered.clone()).await;
         let directory = opened.map_err(|error| StartError::Directory {
             home: config.directory.clone(),
             error: Box::new(error),
@@ -165,8 +170,19 @@ impl Tracker {
         tallies.extend(https.iter().map(|door| Tallies::new(door.at.clone(), Protocol::Https, 2)));
         let api_tally = tallies.iter().find(|tallies| tallies.protocol != Protocol::Udp);
         let tally = api_tally.and_then(|tallies| tallies.workers.last()).cloned().unwrap_or_default();
+        let key = joins.as_ref().map(|joins| &joins.key);
+        let desk = Arc::new(desk(&config, policy, registered.clone(), key));
+        registered.attach(Arc::downgrade(&desk));
+        registered.want(config.registered_only);
+        tasks.spawn(read_registered(directory.clone(), registered, stop.tasks.clone()));
+        let cluster = joins.map(|Joins { key, listener }| {
+            let outbox = desk.outbox.clone().unwrap_or_else(|| Arc::new(Outbox::new()));
+            let life = (&tasks, &stop.tasks);
+            Cluster::start(&config.cluster, key, listener, desk.clone(), outbox, clock, life)
+        });
         let shared = Arc::new(Shared {
-            desk: Arc::new(desk(&config, policy)),
+            desk,
+            cluster,
             metrics: Metrics::new(directory.etcd().is_some()),
             directory,
             auth: Auth::new(config.directory_token.as_deref()),
@@ -261,11 +277,17 @@ impl Tracker {
         }
         Policy::read(config, None)?;
         let policy = Policy::read(config, self.forwarding.set(config)?)?;
+        // Kept as long as the policy asks.
+        let (registered, only) = (&self.desk.registered, config.registered_only);
+        if only {
+            registered.want(true);
+        }
         self.desk.policy.store(Arc::new(policy));
         // Connections that there are keep theirs.
         if let Some((tls, certificate)) = self.tls.as_ref().zip(certificate) {
             tls.store(certificate);
         }
+        registered.want(only);
         Ok(self.config.fixed_that_differ(config))
     }
 
@@ -300,7 +322,27 @@ impl Stop {
     }
 }
 
-fn desk(config: &Config, policy: Policy) -> Desk {
+/// What a tracker needs to be of a cluster.
+struct Joins {
+    key: ClusterKey,
+    listener: TcpListener,
+}
+
+fn join(config: &Config) -> Result<Option<Joins>, StartError> {
+    let Some(address) = config.cluster_listen else { return Ok(None) };
+    let key = match (&config.cluster_key_file, &config.cluster_key) {
+        (Some(path), _) => ClusterKey::read(path)?,
+        (None, Some(key)) => key.clone(),
+        // The configuration was checked.
+        (None, None) => return Ok(None),
+    };
+    let bound = std::net::TcpListener::bind(address)
+        .and_then(|listener| listener.set_nonblocking(true).and(TcpListener::from_std(listener)));
+    let listener = bound.map_err(|error| StartError::Listen { at: address.into(), error })?;
+    Ok(Some(Joins { key, listener }))
+}
+
+fn desk(config: &Config, policy: Policy, registered: Arc<Registered>, key: Option<&ClusterKey>) -> Desk {
     let limits = Limits {
         torrents: config.max_torrents,
         peers: config.max_peers,
@@ -310,7 +352,13 @@ fn desk(config: &Config, policy: Policy) -> Desk {
         max_numwant: config.max_numwant,
         ids: config.peer_ids,
     };
-    Desk { store: PeerStore::new(limits, rand::random()), policy: ArcSwap::from_pointee(policy) }
+    let seed = rand::random();
+    Desk {
+        store: PeerStore::of_cluster(limits, seed, key.map_or(seed, ClusterKey::names)),
+        policy: ArcSwap::from_pointee(policy),
+        registered,
+        outbox: key.map(|_| Arc::new(Outbox::new())),
+    }
 }
 
 /// The threads that answer HTTP. When one cannot be started, those before it end.
@@ -466,6 +514,28 @@ async fn count(shared: Arc<Shared>, closing: CancellationToken) {
         tokio::select! {
             () = tokio::time::sleep(Rates::EVERY) => {}
             () = closing.cancelled() => return,
+        }
+    }
+}
+
+/// Reads which torrents the directory knows, when that is asked for, and when it may have changed unheard.
+async fn read_registered(directory: Directory, registered: Arc<Registered>, closing: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = registered.stale.notified() => {}
+            () = closing.cancelled() => return,
+        }
+        while registered.is_wanted() {
+            let read = tokio::select! {
+                read = directory.read_registered(&registered) => read,
+                () = closing.cancelled() => return,
+            };
+            let Err(error) = read else { break };
+            tracing::debug!(%error, "which torrents are registered cannot be read yet");
+            tokio::select! {
+                () = tokio::time::sleep(FLUSH_EVERY) => {}
+                () = closing.cancelled() => return,
+            }
         }
     }
 }

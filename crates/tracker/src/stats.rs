@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     api::Shared,
+    cluster::Member,
     store::{Outcome, TorrentStats},
     tally::{Fault, Protocol, Tallies},
 };
@@ -24,6 +25,8 @@ pub(crate) struct Stats {
     pub(crate) ipv6: Family,
     pub(crate) connections: usize,
     pub(crate) requests: Vec<Requests>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) members: Vec<Member>,
     pub(crate) top: Vec<Top>,
 }
 
@@ -91,6 +94,7 @@ impl Stats {
             ipv6: v6,
             connections: shared.connections.open(),
             requests: requests(&shared.tallies),
+            members: shared.cluster.as_ref().map(|cluster| cluster.members()).unwrap_or_default(),
             top: ranked.collect(),
         }
     }
@@ -159,6 +163,16 @@ impl fmt::Display for Stats {
                 write!(f, ", {name} {count}")?;
             }
             writeln!(f)?;
+        }
+        for member in &self.members {
+            let Member { member, itself, connected, sent, received, dropped, resyncs, lag_ms } = member;
+            let state = match (itself, connected) {
+                (true, _) => "this tracker",
+                (false, true) => "connected",
+                (false, false) => "not connected",
+            };
+            write!(f, "member {member}: {state}, {sent} sent, {received} received, {dropped} dropped, ")?;
+            writeln!(f, "{resyncs} resyncs, lag {lag_ms} ms")?;
         }
         if !self.top.is_empty() {
             writeln!(f, "seeds leechers downloaded ipv4 ipv6 torrent")?;

@@ -28,6 +28,8 @@ pub(crate) const TOP: usize = 20;
 /// What it shows.
 pub(crate) struct Page {
     pub(crate) stats: Stats,
+    /// Whether the torrents may be seen, too.
+    pub(crate) lists: bool,
     pub(crate) rates: PerSecond,
     /// With the protocol that each takes.
     pub(crate) listeners: Vec<(Listen, &'static str)>,
@@ -66,7 +68,9 @@ impl fmt::Display for Page {
         self.listeners(f)?;
         self.forwarders(f)?;
         f.write_str("</div>")?;
-        torrents(f, &self.stats.top)?;
+        if self.lists {
+            torrents(f, &self.stats.top)?;
+        }
         f.write_str(
             "</main><footer>The same for scripts: <a href=\"/stats.json\">stats.json</a>, \
              <a href=\"/metrics\">metrics</a> for Prometheus, <a href=\"/stats\">stats</a> as text.</footer>\
@@ -333,6 +337,7 @@ mod tests {
         let evil = "<script>alert('x')</script>\"&";
         let page = Page {
             stats: Stats::default(),
+            lists: true,
             rates: PerSecond { announces: 0.5, faults: 1234.0 },
             listeners: vec![(Listen::Unix(format!("/run/{evil}").into()), "http")],
             forwarders: vec![Health {
@@ -349,10 +354,10 @@ mod tests {
         };
         let html = page.to_string();
         assert!(!html.contains("<script") && !html.contains("alert('"), "{html}");
-        assert_eq!(html.matches("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&quot;&amp;").count(), 5);
+        assert_eq!(html.matches("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&quot;&amp;").count(), 6);
         for part in [
-            "[::]:6969",
-            "HTTP and UDP",
+            "unix:/run/",
+            "<td>http</tr>",
             "1\u{202f}234\u{202f}567",
             "20 MiB",
             "0.5<small>",

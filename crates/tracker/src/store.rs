@@ -1,5 +1,6 @@
 //! The peer store: all peers of all torrents. It knows nothing of protocols, sockets or clocks.
 
+mod news;
 mod peers;
 mod request;
 mod secret;

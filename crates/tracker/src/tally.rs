@@ -31,10 +31,12 @@ pub(crate) enum Fault {
     Proxy,
     /// It did not come to TLS.
     Handshake,
+    /// Its network asks more often than it may.
+    Limited,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Malformed,
         Self::Refused,
         Self::Connection,
@@ -44,6 +46,7 @@ impl Fault {
         Self::Crowd,
         Self::Proxy,
         Self::Handshake,
+        Self::Limited,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -57,6 +60,7 @@ impl Fault {
             Self::Crowd => "crowd",
             Self::Proxy => "proxy",
             Self::Handshake => "handshake",
+            Self::Limited => "limited",
         }
     }
 }
@@ -84,6 +88,10 @@ pub(crate) struct Counter(AtomicU64);
 impl Counter {
     pub(crate) fn bump(&self) {
         self.0.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn add(&self, more: u64) {
+        self.0.fetch_add(more, Relaxed);
     }
 
     pub(crate) fn get(&self) -> u64 {

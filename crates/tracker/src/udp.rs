@@ -61,6 +61,12 @@ impl Exchange {
             counts.fault(Fault::Connection);
             return;
         }
+        // The sender is where he says he is. An answer would cost more than to drop it, and clients ask again, each
+        // time later.
+        if !self.desk.policy.load().is_within_rate(now, Some(from)) {
+            counts.fault(Fault::Limited);
+            return;
+        }
         let outcome = match head.action {
             Some(UdpAction::Announce) => self.announce(now, packet, from, head.transaction, out),
             Some(UdpAction::Scrape) => self.scrape(packet, from, head.transaction, out),

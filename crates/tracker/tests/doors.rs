@@ -179,8 +179,7 @@ async fn https_answers_all_that_http_does_from_the_same_peers() {
         }
         assert_eq!(peers(&mut first).map(|peers| peers.len()), Ok(2));
         // What is no announce goes to the API, and announces behind it still get their answer.
-        for (target, begins) in
-            [("/health", "ok"), ("/", "longshore tracker"), ("/stats", "longshore tracker")]
+        for (target, begins) in [("/health", "ok"), ("/", "<!doctype html>"), ("/stats", "longshore tracker")]
         {
             first.write_all(&get(target, "")).unwrap();
             let (head, body) = read(&mut first);
@@ -232,7 +231,9 @@ async fn a_reload_brings_the_new_certificate_and_a_broken_one_changes_nothing() 
     let key = fs::read(certificate.path("key.pem")).expect("there");
     certificate.renew();
     let new_key = fs::read(certificate.path("key.pem")).expect("there");
-    for (broken, words) in [(&key[..], "the key is not the certificate's"), (&new_key[..50], "`tls_key`")] {
+    for (broken, words) in
+        [(&key[..], "the key is not the certificate's"), (&new_key[..50], "it is not PEM: it ends in")]
+    {
         fs::write(certificate.path("key.pem"), broken).expect("written");
         let interval = Config { interval: 300, ..config.clone() };
         let error = tracker.reload(&interval).expect_err(words).to_string();
@@ -525,5 +526,5 @@ async fn settings_that_do_not_go_together_are_named() {
     let certificate = Certificate::new();
     let missing = Config { tls_key: Some("/nonexistent/key.pem".into()), ..certificate.config() };
     let error = start(missing).await;
-    assert!(error.contains("`tls_key`") && error.contains("/nonexistent/key.pem"), "{error}");
+    assert!(error.contains("/nonexistent/key.pem"), "{error}");
 }

@@ -108,6 +108,23 @@ async fn figures_are_shown_to_some_networks_only() {
 }
 
 #[tokio::test]
+async fn torrents_that_were_not_named_are_shown_to_this_machine_only_unless_it_is_said_to_whom() {
+    let trusted_proxies = vec![Network::LOOPBACK_V4];
+    let config = Config { trusted_proxies, full_scrape: true, ..config() };
+    let tracker = Tracker::start(config).await.expect("starts");
+    announce(&tracker, 0xab, 1001, "").await.expect("taken");
+    let hash = "ab".repeat(20);
+    for (asker, shown) in [("", true), ("X-Real-IP: 203.0.113.9\r\n", false)] {
+        for path in ["/", "/stats", "/stats.json"] {
+            let (status, body) = get(&tracker, path, asker).await;
+            let body = String::from_utf8_lossy(&body);
+            assert_eq!((status, body.contains(&hash)), (200, shown), "{path} {asker}");
+        }
+        assert_eq!(get(&tracker, "/scrape", asker).await.0, if shown { 200 } else { 403 });
+    }
+}
+
+#[tokio::test]
 async fn the_status_page_is_whole_and_names_what_there_is() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("forwarders.yml");

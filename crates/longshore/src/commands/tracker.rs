@@ -5,8 +5,8 @@ use std::{io, net::SocketAddr, path::PathBuf};
 use anyhow::Context as _;
 use serde_json::json;
 use tracker::{
-    AddressError, Config, ContentError, DirectoryError, Endpoint, Home, HomeError, Listen, Listeners,
-    Network, Password, PemError, SocketMode, StartError, TlsError, Tracker,
+    AddressError, ClusterKey, Config, ContentError, DirectoryError, Endpoint, Home, HomeError, Listen,
+    Listeners, Network, Password, PemError, SocketMode, StartError, TlsError, Tracker,
 };
 
 use super::retracker::Retracker;
@@ -110,12 +110,30 @@ pub(crate) struct Args {
     /// A list of info-hashes: these torrents are not served
     #[arg(long, value_name = "FILE", env = "LONGSHORE_TRACKER_DENY")]
     deny: Option<PathBuf>,
+    /// Whether only torrents are served that the content directory knows, and those that --allow lists
+    #[arg(long, value_name = "BOOL", env = "LONGSHORE_TRACKER_REGISTERED_ONLY")]
+    registered_only: Option<bool>,
     /// A list of keys, of which announce URLs must hold one: /KEY/announce
     #[arg(long, value_name = "FILE", env = "LONGSHORE_TRACKER_KEYS")]
     keys: Option<PathBuf>,
     /// Networks from which statistics, metrics and full scrapes may be seen; everywhere by default
     #[arg(long, value_name = "NETWORK", env = "LONGSHORE_TRACKER_STATS_FROM", value_delimiter = ',')]
     stats_from: Option<Vec<Network>>,
+    /// How many announces and scrapes a second are answered to a source; 0 for any number
+    #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_RATE_LIMIT")]
+    rate_limit: Option<u64>,
+    /// How many of them may come at once after a pause
+    #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_RATE_BURST")]
+    rate_burst: Option<u64>,
+    /// Networks to which no such limit applies; this machine by default
+    #[arg(long, value_name = "NETWORK", env = "LONGSHORE_TRACKER_RATE_EXEMPT", value_delimiter = ',')]
+    rate_exempt: Option<Vec<Network>>,
+    /// How many bits of an IPv4 address make a source
+    #[arg(long, value_name = "BITS", env = "LONGSHORE_TRACKER_RATE_PREFIX_V4")]
+    rate_prefix_v4: Option<u8>,
+    /// How many bits of an IPv6 address make a source
+    #[arg(long, value_name = "BITS", env = "LONGSHORE_TRACKER_RATE_PREFIX_V6")]
+    rate_prefix_v6: Option<u8>,
     /// How many connections are open at most
     #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_MAX_CONNECTIONS")]
     max_connections: Option<usize>,
@@ -131,6 +149,16 @@ pub(crate) struct Args {
     /// Seconds that another tracker may take
     #[arg(long, value_name = "SECONDS", env = "LONGSHORE_TRACKER_FORWARD_TIMEOUT")]
     forward_timeout: Option<u64>,
+    /// The other trackers of the cluster, by their --cluster-listen: all tell one another of their peers
+    #[arg(long, value_name = "HOST:PORT", env = "LONGSHORE_TRACKER_CLUSTER", value_delimiter = ',')]
+    cluster: Option<Vec<String>>,
+    /// Where the cluster's other trackers reach this one, over TCP
+    #[arg(long, value_name = "ADDR:PORT", env = "LONGSHORE_TRACKER_CLUSTER_LISTEN", value_parser = node::parse_listen)]
+    cluster_listen: Option<SocketAddr>,
+    /// The file that holds the key which the cluster's trackers share; it may be in the variable
+    /// LONGSHORE_TRACKER_CLUSTER_KEY instead
+    #[arg(long, value_name = "FILE", env = "LONGSHORE_TRACKER_CLUSTER_KEY_FILE")]
+    cluster_key_file: Option<PathBuf>,
     /// Where the content directory is kept: a file, or etcd, which several trackers share
     /// (`etcd://[user@]host:2379,host2:2379[/prefix]`, `etcds://…` over TLS); without it, in memory
     #[arg(long, value_name = "FILE|ETCD", env = "LONGSHORE_TRACKER_DIRECTORY")]
@@ -228,7 +256,7 @@ fn tell(endpoints: &[Endpoint], json: bool) {
 fn explain(error: StartError) -> anyhow::Error {
     let start = "the tracker cannot start";
     let failure = match &error {
-        StartError::Config(_) | StartError::User(_) => Failure::bad_input(start),
+        StartError::Config(_) | StartError::User(_) | StartError::Key(_) => Failure::bad_input(start),
         StartError::Listen { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
             Failure::new(start).hint("start it as root with --user, or choose another address with --listen")
         }
@@ -240,6 +268,10 @@ fn explain(error: StartError) -> anyhow::Error {
         StartError::Tls(TlsError::File { error: PemError::Io(error), .. }) if !is_given_wrong(error) => {
             Failure::new(start).hint("with --user, that user must be able to read it")
         }
+        StartError::KeyFile { error, .. } if !is_given_wrong(error) => {
+            Failure::new(start).hint("with --user, that user must be able to read it")
+        }
+        StartError::KeyFile { .. } => Failure::bad_input(start),
         StartError::Tls(TlsError::File { .. } | TlsError::Pair { .. }) => Failure::bad_input(start),
         StartError::Directory { .. } => {
             let StartError::Directory { home, error } = error else { return error.into() };
@@ -319,13 +351,15 @@ fn home(text: &str) -> anyhow::Result<Home> {
     })
 }
 
-/// The one setting that has neither flag nor key: both can be read by others.
+/// What has neither flag nor key, since both can be read by others.
 #[allow(clippy::disallowed_methods, reason = "configuration reads the environment once")]
-fn password() -> Option<Password> {
-    std::env::var("LONGSHORE_TRACKER_DIRECTORY_PASSWORD")
-        .ok()
-        .filter(|text| !text.is_empty())
-        .map(Password::new)
+fn secret(variable: &str) -> Option<String> {
+    std::env::var(variable).ok().filter(|text| !text.is_empty())
+}
+
+fn cluster_key() -> anyhow::Result<Option<ClusterKey>> {
+    let key = secret("LONGSHORE_TRACKER_CLUSTER_KEY").map(|text| ClusterKey::new(text.as_bytes()));
+    key.transpose().with_context(|| Failure::bad_input("cannot use LONGSHORE_TRACKER_CLUSTER_KEY"))
 }
 
 /// The file, then environment and flags above it.
@@ -368,11 +402,18 @@ fn config(args: &Args) -> anyhow::Result<Config> {
         ip_from,
         trusted_proxies,
         real_ip_header,
+        registered_only,
         stats_from,
+        rate_limit,
+        rate_burst,
+        rate_exempt,
+        rate_prefix_v4,
+        rate_prefix_v6,
         max_connections,
         max_connections_per_host,
         idle_timeout,
         forward_timeout,
+        cluster,
         lease_ttl,
         max_entries,
         max_waiting
@@ -393,6 +434,8 @@ fn config(args: &Args) -> anyhow::Result<Config> {
         user,
         group,
         forwarders,
+        cluster_listen,
+        cluster_key_file,
         directory_ca,
         directory_password_file,
         directory_token
@@ -400,7 +443,8 @@ fn config(args: &Args) -> anyhow::Result<Config> {
     if let Some(directory) = &args.directory {
         config.directory = Some(home(directory)?);
     }
-    config.directory_password = password();
+    config.directory_password = secret("LONGSHORE_TRACKER_DIRECTORY_PASSWORD").map(Password::new);
+    config.cluster_key = cluster_key()?;
     Ok(config)
 }
 

@@ -72,6 +72,34 @@ pub(crate) fn keep_alive(to: SocketAddr, time: Duration) {
     report(answered, bytes, start.elapsed());
 }
 
+/// So many announces a second on one connection, one by one, and how long their answers take. One that is closed is
+/// opened again, and what was asked on it is lost.
+pub(crate) fn paced(to: SocketAddr, time: Duration, rate: u64) {
+    let mut requests = Requests::new(false);
+    let connect = || {
+        let stream = TcpStream::connect(to).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        stream
+    };
+    let (mut connection, total) = (connect(), time.as_secs() * rate);
+    let (mut took, mut buffer) = (Vec::new(), [0; 16 * 1024]);
+    let start = Instant::now();
+    for n in 0..total {
+        let due = Duration::from_nanos(n * 1_000_000_000 / rate);
+        std::thread::sleep(due.saturating_sub(start.elapsed()));
+        let length =
+            connection.write_all(requests.next()).and_then(|()| connection.read(&mut buffer)).unwrap_or(0);
+        let good = memchr::memmem::find(&buffer[..length], b"8:complete").is_some();
+        if good {
+            took.push((start.elapsed() - due).as_nanos().min(u32::MAX.into()) as u32);
+        } else {
+            connection = connect();
+        }
+    }
+    crate::udp::report(total as usize, took);
+}
+
 /// One connection after the other.
 pub(crate) fn close(to: SocketAddr, time: Duration) {
     let mut requests = Requests::new(true);

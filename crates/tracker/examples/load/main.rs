@@ -1,4 +1,5 @@
-//! Load for trackers, and answerers that do nothing, to measure them against. `benches/tracker.py` drives it.
+//! Load for trackers, and answerers that do nothing, to measure them against. `benches/tracker.py` and
+//! `benches/flood.py` drive it.
 //!
 //! ```text
 //! load null-udp ADDR            answers like a tracker with 50 peers, and keeps nothing (recvmmsg, sendmmsg)
@@ -9,6 +10,9 @@
 //! load udp-paced ADDR SECONDS RATE
 //! load http ADDR SECONDS        announces on 64 connections
 //! load http-close ADDR SECONDS  a connection for each announce
+//! load http-paced ADDR SECONDS RATE
+//! load flood-udp ADDR SECONDS RATE FROM   so many packets a second from another address: announces, connects, garbage
+//! load flood-http ADDR SECONDS FROM       requests and garbage on new connections, as many as can be
 //! load tracker ADDR             our tracker, without the rest of the program
 //! load whitelist                the torrents, in hexadecimal
 //! ```
@@ -23,6 +27,7 @@
     reason = "a tool of benchmarks: it may read the clock, and an error is its end"
 )]
 
+mod flood;
 mod http;
 mod null;
 mod peers;
@@ -47,6 +52,16 @@ fn main() {
         }
         (Some("http"), Some(address), Some(time)) => http::keep_alive(address, time),
         (Some("http-close"), Some(address), Some(time)) => http::close(address, time),
+        (Some("http-paced"), Some(address), Some(time)) => {
+            http::paced(address, time, number(3).unwrap_or(500));
+        }
+        (Some("flood-udp"), Some(address), Some(time)) => {
+            let from = text(4).and_then(|text| text.parse().ok()).unwrap();
+            flood::udp(address, time, number(3).unwrap_or(100_000), from);
+        }
+        (Some("flood-http"), Some(address), Some(time)) => {
+            flood::http(address, time, text(3).and_then(|text| text.parse().ok()).unwrap());
+        }
         (Some("tracker"), Some(address), _) => tracker(address),
         (Some("whitelist"), ..) => (0..peers::TORRENTS).for_each(|n| println!("{}", peers::hex(n))),
         _ => panic!("how it is called stands in the source, and in benches/tracker.py"),

@@ -3,7 +3,7 @@
 
 use std::{
     io::IoSliceMut,
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::fd::AsRawFd as _,
     time::{Duration, Instant},
 };
@@ -16,27 +16,35 @@ use nix::{
     },
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::peers::{PEERS, Peer, Walk, info_hashes};
 
-const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
+/// A pause where nothing is left to be sent.
+const SHORT: Duration = Duration::from_millis(10);
 /// How many packets are under way.
 const WINDOW: usize = 4 * BATCH;
-const ANNOUNCE: usize = 98;
+pub(crate) const ANNOUNCE: usize = 98;
 
-struct Client {
-    socket: UdpSocket,
+pub(crate) struct Client {
+    pub(crate) socket: UdpSocket,
     headers: MultiHeaders<SockaddrStorage>,
     buffers: Vec<u8>,
     hashes: Vec<[u8; 20]>,
-    connection: u64,
-    out: Vec<u8>,
+    pub(crate) connection: u64,
+    pub(crate) out: Vec<u8>,
     segment: usize,
 }
 
 impl Client {
     fn new(to: SocketAddr) -> Self {
-        let any = if to.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
-        let socket = UdpSocket::bind(any).unwrap();
+        let v6 = IpAddr::from(Ipv6Addr::LOCALHOST);
+        Self::at(to, if to.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { v6 })
+    }
+
+    pub(crate) fn at(to: SocketAddr, from: IpAddr) -> Self {
+        let socket = UdpSocket::bind(SocketAddr::new(from, 0)).unwrap();
         socket.connect(to).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         setsockopt(&socket, RcvBuf, &(8 << 20)).unwrap();
@@ -66,13 +74,13 @@ impl Client {
         panic!("no answer to connect");
     }
 
-    fn push_connect(&mut self, transaction: u32) {
+    pub(crate) fn push_connect(&mut self, transaction: u32) {
         self.out.extend_from_slice(&0x417_2710_1980u64.to_be_bytes());
         self.out.extend_from_slice(&[0; 4]);
         self.out.extend_from_slice(&transaction.to_be_bytes());
     }
 
-    fn push_announce(&mut self, connection: u64, transaction: u32, peer: Peer) {
+    pub(crate) fn push_announce(&mut self, connection: u64, transaction: u32, peer: Peer) {
         let out = &mut self.out;
         out.extend_from_slice(&connection.to_be_bytes());
         out.extend_from_slice(&1u32.to_be_bytes());
@@ -90,7 +98,7 @@ impl Client {
     }
 
     /// Sends what is in `out`, cut into packets of `size` bytes.
-    fn send(&mut self, size: usize) {
+    pub(crate) fn send(&mut self, size: usize) {
         if self.segment != size {
             setsockopt(&self.socket, UdpGsoSegment, &(size as i32)).unwrap();
             self.segment = size;
@@ -210,6 +218,8 @@ pub(crate) fn announces(to: SocketAddr, time: Duration, with_connects: bool) {
 pub(crate) fn paced(to: SocketAddr, time: Duration, rate: u64) {
     let (mut client, mut walk) = (Client::new(to), Walk::new());
     client.socket.set_nonblocking(true).unwrap();
+    // At a low rate it sleeps meanwhile, so that it does not take part in a flood's struggle for the core.
+    let sleeps = rate <= 5000;
     let total = (time.as_secs() * rate) as usize;
     let mut sent: Vec<Duration> = Vec::with_capacity(total);
     let mut took: Vec<u32> = Vec::with_capacity(total);
@@ -228,14 +238,26 @@ pub(crate) fn paced(to: SocketAddr, time: Duration, rate: u64) {
             sent.push(due);
             last = now;
         }
-        if let Ok(length) = client.socket.recv(&mut answer) {
+        if sleeps {
+            let next = Duration::from_nanos(sent.len() as u64 * 1_000_000_000 / rate);
+            let pause = if sent.len() < total { next.saturating_sub(start.elapsed()) } else { SHORT };
+            let timeout = Timespec { tv_sec: 0, tv_nsec: pause.subsec_nanos().into() };
+            let mut ready = [PollFd::new(&client.socket, PollFlags::IN)];
+            let _ = poll(&mut ready, Some(&timeout));
+        }
+        while let Ok(length) = client.socket.recv(&mut answer) {
             assert!(length >= 20);
             let n = u32::from_be_bytes(answer[4..8].try_into().unwrap()) as usize;
             took.push((start.elapsed() - sent[n]).as_nanos().min(u32::MAX.into()) as u32);
         }
     }
+    report(total, took);
+}
+
+/// How long answers took, in nanoseconds, of so many requests.
+pub(crate) fn report(total: usize, mut took: Vec<u32>) {
     took.sort_unstable();
-    let at = |part: f64| f64::from(took[((took.len() - 1) as f64 * part) as usize]) / 1000.0;
+    let at = |part: f64| f64::from(took[((took.len().max(1) - 1) as f64 * part) as usize]) / 1000.0;
     let lost = total - took.len();
     println!("{{\"p50\": {:.1}, \"p99\": {:.1}, \"lost\": {lost}}}", at(0.5), at(0.99));
 }

@@ -17,24 +17,31 @@ use std::{
 use api::directory::{Entry, Lease, Renewal, Tag, TagRequest};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::BytesMut;
-use etcd::{Address, Client, Compare, Found, KeyValue, Operation, Password, Range, Settings, Transaction};
+use etcd::{
+    Address, Change, Client, Compare, Event, Found, KeyValue, Operation, Password, Range, Settings,
+    Transaction,
+};
 use hash::Digest;
+use metainfo::InfoHash;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     CALL, Sizes, Taken, blocking, merged, millis,
     news::News,
     read_torrent,
-    records::{self, Blob, Holder, Keys, MAX_PARTS, PART, Pointer},
+    records::{self, About, Blob, Holder, Keys, MAX_PARTS, PART, Pointer},
     with_content,
 };
-use crate::{config::Config, error::DirectoryError, server::Clock};
+use crate::{config::Config, error::DirectoryError, registered::Registered, server::Clock};
 
 /// How often a claim or renewal begins again since the lease changed hands under it.
 const ROUNDS: usize = 20;
 
 /// How old the count of entries may be; it costs etcd a walk over all keys.
 const COUNT_AGE: Duration = Duration::from_secs(60);
+
+/// How many blobs are read at once where all are; a thousand have 300 KiB.
+const PAGE: usize = 1000;
 
 /// The longest password file and certificate file, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -48,6 +55,7 @@ struct Shared {
     ttl: Duration,
     clock: Clock,
     news: News,
+    registered: Arc<Registered>,
     max_entries: u64,
     counted: Mutex<Counted>,
 }
@@ -74,6 +82,7 @@ impl Cluster {
         config: &Config,
         clock: Clock,
         closing: &CancellationToken,
+        registered: Arc<Registered>,
     ) -> Result<Self, DirectoryError> {
         let read = |path: Option<PathBuf>| blocking(move || path.map(|path| file(&path)).transpose());
         let authority = read(config.directory_ca.clone()).await?;
@@ -92,6 +101,7 @@ impl Cluster {
             ttl: config.lease_ttl(),
             clock,
             news: News::default(),
+            registered,
             max_entries: config.max_entries,
             counted: Mutex::default(),
         }));
@@ -114,7 +124,35 @@ impl Cluster {
                 change = watch.next() => change,
                 () = closing.cancelled() => return,
             };
+            // Before those who wait are told, so that they may announce what they learn of.
+            shared.register(&change);
             shared.news.hear(&shared.keys, &change);
+        }
+    }
+
+    /// Reads which torrents there are, a page at a time.
+    pub(crate) async fn read_registered(
+        &self,
+        to: &Registered,
+        end: impl Fn() -> Duration,
+    ) -> Result<(), DirectoryError> {
+        let shared = &self.0;
+        let mut after = None;
+        loop {
+            let get = Operation::Get(shared.keys.blobs(after.as_deref()).at_most(PAGE));
+            let mut reply = shared.transact(&Transaction::read(vec![get]), end()).await?;
+            let rows = reply.found.pop().unwrap_or_default().keys;
+            for row in &rows {
+                if let Some((digest, info_hash)) = shared.torrent_of(row) {
+                    to.found(&digest, &info_hash);
+                }
+            }
+            match rows.last() {
+                Some(last) if rows.len() >= PAGE => {
+                    after = Some(String::from_utf8_lossy(&last.key).into_owned());
+                }
+                _ => return Ok(()),
+            }
         }
     }
 
@@ -322,6 +360,40 @@ impl Cluster {
 }
 
 impl Shared {
+    /// Keeps what is registered as the watch tells.
+    fn register(&self, change: &Change) {
+        if !self.registered.is_wanted() {
+            return;
+        }
+        match change {
+            // Anything may have happened.
+            Change::Begins(_) => self.registered.stale.notify_one(),
+            Change::Resumes | Change::Breaks => {}
+            Change::Events(events) => {
+                for event in events {
+                    let Some(About::Blob(digest)) = self.keys.about(event.key()) else { continue };
+                    let torrent = match event {
+                        Event::Put(row) => self.torrent_of(row),
+                        Event::Delete { .. } => None,
+                    };
+                    match torrent {
+                        Some((digest, info_hash)) => {
+                            self.registered.enter(&digest, &info_hash);
+                        }
+                        None => self.registered.leave(&digest),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The blob and the torrent that a row names.
+    fn torrent_of(&self, row: &KeyValue) -> Option<(Digest, InfoHash)> {
+        let Some(About::Blob(digest)) = self.keys.about(&row.key) else { return None };
+        let blob: Blob = records::read(&row.value).ok()?;
+        Some((digest, blob.info_hash.parse().ok()?))
+    }
+
     /// Everything about a blob.
     async fn read(&self, digest: Digest, end: Duration) -> Result<State, DirectoryError> {
         let parts = Range::below(&self.keys.torrent(&digest)).at_most(MAX_PARTS);

@@ -74,6 +74,13 @@ impl Keys {
         ["blobs", "tags", "leases"].map(|folder| Range::below(&format!("{}/{folder}", self.prefix)))
     }
 
+    /// All blobs, or those behind a key.
+    pub(crate) fn blobs(&self, after: Option<&str>) -> Range {
+        // Nothing stands between a key and the same with a zero behind it.
+        let from = after.map_or_else(|| format!("{}/blobs/", self.prefix), |key| format!("{key}\0"));
+        Range::between(from, format!("{}/blobs0", self.prefix))
+    }
+
     /// What those who wait want to hear of: blobs and leases, and what may stand between them.
     pub(crate) fn watched(&self) -> Range {
         // The 0 follows the slash.

@@ -26,6 +26,7 @@ use crate::{
     config::Config,
     error::DirectoryError,
     leases::{Claimed, Leases, Renewed},
+    registered::Registered,
     server::Clock,
 };
 
@@ -115,6 +116,20 @@ impl Table {
             let table = read.open_table(ENTRIES)?;
             let found = table.get(digest.as_bytes())?;
             Ok(found.map(|row| entry(&digest, row.value(), more.as_ref().map(AccessGuard::value))))
+        })
+        .await
+    }
+
+    /// Reads which torrents there are: all of the file, as far as it is the blobs'.
+    pub(crate) async fn read_registered(&self, to: Arc<Registered>) -> Result<(), DirectoryError> {
+        self.blocking(move |shared| {
+            let table = shared.database.begin_read()?.open_table(ENTRIES)?;
+            for row in table.iter()? {
+                let (digest, row) = row?;
+                let (_, _, info_hash, ..) = row.value();
+                to.found(&Digest::from_bytes(*digest.value()), &InfoHash::from_bytes(*info_hash));
+            }
+            Ok(())
         })
         .await
     }

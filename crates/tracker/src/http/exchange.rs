@@ -7,7 +7,7 @@ use announce::{AnnounceRequest, MAX_SCRAPE, PeerFormat, ScrapeRequest};
 use crate::{
     bencoded,
     desk::Desk,
-    policy::KEY_WANTED,
+    policy::{KEY_WANTED, LATER, TOO_OFTEN},
     store::{Announce, Name, Peers},
     tally::{Fault, Tally},
 };
@@ -80,6 +80,22 @@ impl Exchange {
         field: impl FnOnce(&[u8]) -> Vec<&'a [u8]>,
     ) -> Option<IpAddr> {
         self.desk.policy.load().client(from, field)
+    }
+
+    /// Whether a client asks no more often than it may. Where it does not, the request counts.
+    pub(crate) fn is_within_rate(&self, now: Duration, from: Option<IpAddr>) -> bool {
+        self.desk.policy.load().is_within_rate(now, from)
+    }
+
+    /// Whether `from` opens no more connections than it may.
+    pub(crate) fn may_connect(&self, now: Duration, from: Option<IpAddr>) -> bool {
+        self.desk.policy.load().may_connect(now, from)
+    }
+
+    /// Writes the body that one is answered who asks too often.
+    pub(crate) fn hold_off(&self, from: Option<IpAddr>, out: &mut Vec<u8>) {
+        self.tally.of(from).fault(Fault::Limited);
+        bencoded::failed(TOO_OFTEN, Some(LATER), out);
     }
 
     /// Writes the answer's body, bencode in any case, behind what `out` holds.

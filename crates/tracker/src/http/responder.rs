@@ -85,10 +85,15 @@ impl Responder {
                     if self.is_full_scrape(action, head.query) {
                         return Part::Foreign;
                     }
-                    let keep_alive = head.keep_alive;
                     let from = self.exchange.client(from, |name| head.field(name).collect());
+                    let in_time = self.exchange.is_within_rate(now, from);
+                    let keep_alive = head.keep_alive && in_time;
                     let frame = Frame::begin(answers, &self.date, head.old, keep_alive);
-                    self.exchange.answer(now, action, head.path, head.query, from, answers);
+                    if in_time {
+                        self.exchange.answer(now, action, head.path, head.query, from, answers);
+                    } else {
+                        self.exchange.hold_off(from, answers);
+                    }
                     frame.end(answers);
                     *rest = rest.get(length..).unwrap_or_default();
                     if !keep_alive {

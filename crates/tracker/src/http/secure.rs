@@ -85,7 +85,11 @@ impl Secure {
 
     fn enter(self: &Arc<Self>, stream: TcpStream, from: IpAddr) {
         self.tally.of(from).connects.bump();
-        let free = self.shared.desk.policy.load().is_proxy(Some(from));
+        let policy = self.shared.desk.policy.load();
+        if !policy.may_connect(self.shared.clock.elapsed(), Some(from)) {
+            return self.tally.of(from).fault(Fault::Limited);
+        }
+        let free = policy.is_proxy(Some(from));
         let place = self.shared.connections.enter(Some(from), free);
         match (place, Arc::clone(&self.unserved).try_acquire_owned()) {
             (Ok(place), Ok(unserved)) => {

@@ -165,7 +165,13 @@ impl Loop {
             if from.is_none() != self.worker.unix {
                 continue;
             }
-            self.worker.responder.exchange.tally.of(from).connects.bump();
+            let Responder { exchange, .. } = &self.worker.responder;
+            exchange.tally.of(from).connects.bump();
+            if !exchange.may_connect(self.now, from) {
+                // Closed again: what it costs to read and refuse is what a flood lives on.
+                self.worker.responder.fault(from, Fault::Limited);
+                continue;
+            }
             match self.enter(from) {
                 Ok(place) => self.admit(socket, from, place),
                 Err(NoPlace::Full) => self.worker.responder.fault(from, Fault::Busy),

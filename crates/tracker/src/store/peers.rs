@@ -10,7 +10,7 @@ use std::{
 };
 
 use announce::{Event, ScrapeStats};
-use hashbrown::HashTable;
+use hashbrown::{HashTable, hash_table::Entry};
 use metainfo::InfoHash;
 
 use super::{
@@ -46,9 +46,9 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct PeerStore {
     shards: Box<[Mutex<Shard>]>,
-    secret: Secret,
+    pub(super) secret: Secret,
     limits: Limits,
-    ticks: Ticks,
+    pub(super) ticks: Ticks,
     torrents: AtomicUsize,
     peers: AtomicUsize,
 }
@@ -56,19 +56,19 @@ pub struct PeerStore {
 /// A line of the cache for each, so that workers do not wait for one another's.
 #[derive(Debug)]
 #[repr(align(64))]
-struct Shard {
-    torrents: HashTable<Torrent>,
-    indexes: Indexes,
+pub(super) struct Shard {
+    pub(super) torrents: HashTable<Torrent>,
+    pub(super) indexes: Indexes,
     /// State of the generator of random offsets (xorshift: it only has to spread).
     random: u32,
 }
 
 /// Ages in few bits: time in ticks, of which the longest age has at most 120.
 #[derive(Debug, Clone, Copy)]
-struct Ticks {
+pub(super) struct Ticks {
     /// Seconds.
-    length: u64,
-    peer_age: u8,
+    pub(super) length: u64,
+    pub(super) peer_age: u8,
     interval: u8,
 }
 
@@ -113,6 +113,11 @@ const MOST_EXPIRED: usize = 2000;
 impl PeerStore {
     /// An empty store. `seed` makes its hashes and its random offsets; it should be a secret.
     pub fn new(limits: Limits, seed: u64) -> Self {
+        Self::of_cluster(limits, seed, seed)
+    }
+
+    /// The same of a cluster, which shares the secret by which peers are known again.
+    pub(crate) fn of_cluster(limits: Limits, seed: u64, names: u64) -> Self {
         let shard = |n: usize| {
             // The state must not be 0, and shards should differ.
             let random =
@@ -121,7 +126,7 @@ impl PeerStore {
         };
         Self {
             shards: (0..SHARDS).map(shard).collect(),
-            secret: Secret::new(seed),
+            secret: Secret::new(seed, names),
             ticks: Ticks::new(&limits),
             limits,
             torrents: AtomicUsize::new(0),
@@ -143,45 +148,67 @@ impl PeerStore {
         let mut shard = self.shard(hash);
         let random = shard.random();
         let shard = &mut *shard;
-        let torrent = match shard.torrents.find_mut(hash, |torrent| torrent.is(&request.info_hash)) {
-            Some(torrent) => torrent,
-            None => {
-                let outcome = if stopped {
-                    Outcome::Stopped
-                } else if request.port == 0 {
-                    Outcome::Deaf
-                } else if self.torrents.load(Relaxed) >= self.limits.torrents {
-                    Outcome::Full
-                } else {
-                    Outcome::Added
-                };
-                if outcome != Outcome::Added {
-                    let stats = ScrapeStats { downloaders: Some(0), ..ScrapeStats::default() };
-                    return Announced { outcome, stats, want, random };
-                }
-                self.torrents.fetch_add(1, Relaxed);
-                let hash_of = |torrent: &Torrent| self.secret.torrent(torrent.info_hash().as_bytes());
-                shard.torrents.insert_unique(hash, Torrent::new(request.info_hash), hash_of).into_mut()
+        let opened = self.open(shard, hash, &request.info_hash, || match request.port {
+            _ if stopped => Some(Outcome::Stopped),
+            0 => Some(Outcome::Deaf),
+            _ => None,
+        });
+        let (torrent, indexes) = match opened {
+            Ok(opened) => opened,
+            Err(outcome) => {
+                let stats = ScrapeStats { downloaders: Some(0), ..ScrapeStats::default() };
+                return Announced { outcome, stats, want, random };
             }
         };
-        let indexes = &mut shard.indexes;
         let (outcome, at) = match (v4, v6) {
-            (Some(record), _) => self.take(torrent, indexes, request, &record),
-            (_, Some(record)) => self.take(torrent, indexes, request, &record),
+            _ if request.port == 0 => (if stopped { Outcome::Stopped } else { Outcome::Deaf }, None),
+            (Some(record), _) => self.take(torrent, indexes, request.event, &record),
+            (_, Some(record)) => self.take(torrent, indexes, request.event, &record),
             // One of them is there.
             (None, None) => (Outcome::Deaf, None),
         };
         if !stopped && want > 0 {
             self.pick(torrent, indexes, request, &Wish { want, at, who, random }, peers);
         }
-        let stats = torrent.stats();
-        if torrent.is_empty()
-            && let Ok(entry) = shard.torrents.find_entry(hash, |torrent| torrent.is(&request.info_hash))
-        {
+        let (stats, is_empty) = (torrent.stats(), torrent.is_empty());
+        if is_empty {
+            self.close(shard, hash, &request.info_hash);
+        }
+        Announced { outcome, stats, want, random }
+    }
+
+    /// A torrent, entered if it is not there, unless something speaks against it.
+    pub(super) fn open<'a>(
+        &self,
+        shard: &'a mut Shard,
+        hash: u64,
+        info_hash: &InfoHash,
+        against: impl FnOnce() -> Option<Outcome>,
+    ) -> Result<(&'a mut Torrent, &'a mut Indexes), Outcome> {
+        let Shard { torrents, indexes, .. } = shard;
+        let hash_of = |torrent: &Torrent| self.secret.torrent(torrent.info_hash().as_bytes());
+        let torrent = match torrents.entry(hash, |torrent| torrent.is(info_hash), hash_of) {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(place) => {
+                if let Some(outcome) = against() {
+                    return Err(outcome);
+                }
+                if self.torrents.load(Relaxed) >= self.limits.torrents {
+                    return Err(Outcome::Full);
+                }
+                self.torrents.fetch_add(1, Relaxed);
+                place.insert(Torrent::new(*info_hash)).into_mut()
+            }
+        };
+        Ok((torrent, indexes))
+    }
+
+    /// Removes a torrent that has no peers.
+    pub(super) fn close(&self, shard: &mut Shard, hash: u64, info_hash: &InfoHash) {
+        if let Ok(entry) = shard.torrents.find_entry(hash, |torrent| torrent.is(info_hash)) {
             entry.remove();
             self.torrents.fetch_sub(1, Relaxed);
         }
-        Announced { outcome, stats, want, random }
     }
 
     /// Looks at torrents that will be announced next, so that the memory they lie in is waited for once for all of
@@ -267,14 +294,18 @@ impl PeerStore {
 
     /// Shows the torrents of one shard, for `step` of `0..steps()`. It is locked meanwhile.
     pub fn visit(&self, step: usize, mut to: impl FnMut(&TorrentStats)) {
-        if let Some(shard) = self.shards.get(step) {
-            lock(shard).torrents.iter().for_each(|torrent| to(&TorrentStats::of(torrent)));
+        if let Some(shard) = self.shard_at(step) {
+            shard.torrents.iter().for_each(|torrent| to(&TorrentStats::of(torrent)));
         }
+    }
+
+    pub(super) fn shard_at(&self, step: usize) -> Option<MutexGuard<'_, Shard>> {
+        self.shards.get(step).map(lock)
     }
 
     /// The bytes that the torrents of one shard have on the heap, but for the allocator's own.
     pub fn memory(&self, step: usize) -> usize {
-        let shard = self.shards.get(step).map(lock);
+        let shard = self.shard_at(step);
         shard.map_or(0, |shard| {
             let blocks = shard.torrents.iter().map(Torrent::memory).sum::<usize>();
             let indexes = shard.indexes.values().map(HashTable::allocation_size).sum::<usize>();
@@ -282,23 +313,20 @@ impl PeerStore {
         })
     }
 
-    /// Enters the announce into the list of the asker's family; says where it stands there.
-    fn take<const W: usize>(
+    /// Enters a peer into the list of its family, or removes it; says where it stands there.
+    pub(super) fn take<const W: usize>(
         &self,
         torrent: &mut Torrent,
         indexes: &mut Indexes,
-        request: &Announce<'_>,
+        event: Event,
         record: &Record<'_, W>,
     ) -> (Outcome, Option<usize>) {
-        let stopped = request.event == Event::Stopped;
-        if request.port == 0 {
-            return (if stopped { Outcome::Stopped } else { Outcome::Deaf }, None);
-        }
+        let stopped = event == Event::Stopped;
         let mut swarm = torrent.swarm::<W>(indexes, &self.secret);
         let found = swarm.find(&record.wire, record.hash);
         if let Some(at) = found {
             let (who, age) = (swarm.who(at), record.seen.wrapping_sub(swarm.seen(at)));
-            if who.keyed() && who != record.who && age <= self.ticks.interval {
+            if who.keyed() && !who.is(record.who) && age <= self.ticks.interval {
                 return (Outcome::Foreign, Some(at));
             }
         }
@@ -326,7 +354,7 @@ impl PeerStore {
         if outcome == Outcome::Stopped && found.is_some() {
             torrent.fit();
         }
-        if request.event == Event::Completed && !was_seed {
+        if event == Event::Completed && !was_seed {
             // Said again by one that is known as a seed, it is no second download.
             torrent.count_download();
         }
@@ -406,10 +434,10 @@ impl PeerStore {
         Record { wire, hash, who, seen, kind: request.kind(), id: request.peer_id.as_bytes() }
     }
 
-    fn who(&self, request: &Announce<'_>) -> Who {
-        let name = |name| self.secret.name(name) as u16 & 0x7fff | 1;
+    pub(super) fn who(&self, request: &Announce<'_>) -> Who {
+        let name = |name| self.secret.name(name) as u16 & !(Who::KEYED | Who::ELSEWHERE);
         match request.key {
-            Some(key) => Who(name(key.0) | 0x8000),
+            Some(key) => Who(name(key.0) | Who::KEYED),
             None => {
                 let (&head, tail) = request.peer_id.as_bytes().split_first_chunk().unwrap_or((&[0; 16], &[]));
                 let tail = tail.iter().fold(0, |tail, &byte| tail << 8 | u128::from(byte));
@@ -418,14 +446,14 @@ impl PeerStore {
         }
     }
 
-    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
+    pub(super) fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
         #[allow(clippy::indexing_slicing, reason = "there are SHARDS shards")]
         lock(&self.shards[shard_of(hash)])
     }
 }
 
 impl Announce<'_> {
-    const fn kind(&self) -> Kind {
+    pub(super) const fn kind(&self) -> Kind {
         match self.event {
             _ if self.left == 0 => Kind::Seed,
             Event::Paused => Kind::Paused,
@@ -463,7 +491,7 @@ impl Ticks {
         Self { length, peer_age: ticks(age), interval: ticks(limits.interval.as_secs()) }
     }
 
-    fn at(self, now: Duration) -> u8 {
+    pub(super) fn at(self, now: Duration) -> u8 {
         (now.as_secs() / self.length) as u8
     }
 }

@@ -23,15 +23,28 @@ pub(super) enum Kind {
     Seed,
 }
 
-/// Who changes a record: 15 bits of a hash of the asker's key, or of its id where it gives no key; the top bit says
-/// that it was a key. 0 is nobody.
+/// Who changes a record: 14 bits of a hash of the asker's key, or of its id where it gives no key; the top bit says
+/// that it was a key, the lowest that the peer announces at another tracker of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Who(pub(super) u16);
 
 impl Who {
+    pub(super) const KEYED: u16 = 0x8000;
+    pub(super) const ELSEWHERE: u16 = 1;
+
     /// Whether only the same key may change the record.
-    pub(super) fn keyed(self) -> bool {
-        self.0 & 0x8000 != 0
+    pub(super) const fn keyed(self) -> bool {
+        self.0 & Self::KEYED != 0
+    }
+
+    /// Whether another tracker of the cluster told of the peer.
+    pub(super) const fn elsewhere(self) -> bool {
+        self.0 & Self::ELSEWHERE != 0
+    }
+
+    /// Whether it is the same one, wherever it announces.
+    pub(super) const fn is(self, other: Self) -> bool {
+        self.0 | Self::ELSEWHERE == other.0 | Self::ELSEWHERE
     }
 }
 
@@ -233,7 +246,7 @@ impl<const W: usize> Swarm<'_, W> {
         let end = (start + take).min(all);
         let (first, second) = (start..end, 0..take - (end - start));
         let is_named = |at: usize, who: Who, port: u16| {
-            self.who(at) == who && self.wires.get(at).is_some_and(|wire| wire.ends_with(&port.to_be_bytes()))
+            self.who(at).is(who) && self.wires.get(at).is_some_and(|wire| wire.ends_with(&port.to_be_bytes()))
         };
         let skip = match asker {
             Asker::At(place) => Some(place).filter(|place| first.contains(place) || second.contains(place)),

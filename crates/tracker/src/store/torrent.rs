@@ -219,7 +219,7 @@ mod tests {
         *,
     };
 
-    const SECRET: Secret = Secret::new(7);
+    const SECRET: Secret = Secret::new(7, 7);
 
     type Model = BTreeMap<u16, (u8, Kind)>;
 

@@ -1,0 +1,154 @@
+//! Where members come in, and what they tell is taken.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use announce::cluster::{Instance, Message, encode_receipt};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Notify, Semaphore},
+    time::sleep,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Cluster,
+    frames::{Broken, Side, shake_hands},
+    until,
+};
+use crate::{http::connection::Connections, tally::Counter};
+
+/// How many may be in a handshake, all together and from one host: who they are is not known yet.
+const STRANGERS: usize = 64;
+const STRANGERS_OF_A_HOST: usize = 8;
+
+/// How many connections of members there may be.
+const MEMBERS: usize = 256;
+
+/// Of how many runs of members it is kept how much came from them.
+const SOURCES: usize = 2 * MEMBERS;
+
+/// How often people are told of strangers, in seconds.
+const TELL_EVERY: u64 = 60;
+
+pub(super) struct Door {
+    strangers: Connections,
+    members: Semaphore,
+    sources: Mutex<HashMap<Instance, Arc<Source>>>,
+    /// Wakes who waits when a member has come in.
+    pub(super) arrived: Notify,
+    /// When people were told last of a stranger, in seconds from 1; 0 for never.
+    told: AtomicU64,
+}
+
+/// What came from a run of a member.
+#[derive(Debug, Default)]
+struct Source {
+    received: Counter,
+    connected: AtomicBool,
+}
+
+impl Door {
+    pub(super) fn new() -> Self {
+        let strangers = Connections::new(STRANGERS, STRANGERS_OF_A_HOST);
+        let (members, arrived) = (Semaphore::new(MEMBERS), Notify::new());
+        Self { strangers, members, sources: Mutex::default(), arrived, told: AtomicU64::new(0) }
+    }
+
+    /// Whether people are to be told of a stranger: anybody can be one, as often as he likes.
+    fn may_tell(&self, now: Duration) -> bool {
+        let now = now.as_secs() + 1;
+        let told = self.told.load(Relaxed);
+        let may = told == 0 || now >= told + TELL_EVERY;
+        may && self.told.compare_exchange(told, now, Relaxed, Relaxed).is_ok()
+    }
+
+    /// News of how many peers came from a run of a member.
+    pub(super) fn received(&self, instance: &Instance) -> u64 {
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.get(instance).map_or(0, |source| source.received.get())
+    }
+
+    fn source(&self, instance: Instance) -> Arc<Source> {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if sources.len() >= SOURCES {
+            sources.retain(|_, source| source.connected.load(Relaxed));
+        }
+        let source = sources.entry(instance).or_default().clone();
+        source.connected.store(true, Relaxed);
+        source
+    }
+}
+
+/// Takes connections, for ever.
+pub(super) async fn run(
+    cluster: Arc<Cluster>,
+    listener: TcpListener,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, from)) => {
+                tasks.spawn(until(closing.clone(), greet(cluster.clone(), stream, from)));
+            }
+            Err(error) => {
+                // Out of descriptors, mostly: some are given back soon, and until then this must not spin.
+                tracing::debug!(%error, "cannot accept a member's connection");
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn greet(cluster: Arc<Cluster>, stream: TcpStream, from: SocketAddr) {
+    let Ok(place) = cluster.door.strangers.enter(Some(from.ip()), false) else { return };
+    let shaken = shake_hands(stream, Side::Acceptor, &cluster.key, &cluster.instance).await;
+    drop(place);
+    let (incoming, outgoing, instance) = match shaken {
+        Ok(shaken) => shaken,
+        Err(Broken::Key) if cluster.door.may_tell(cluster.clock.elapsed()) => {
+            return tracing::warn!(%from, "somebody without this cluster's key wants to be a member");
+        }
+        Err(error) => return tracing::debug!(%from, %error, "no member"),
+    };
+    let Ok(_permit) = cluster.door.members.try_acquire() else { return };
+    if instance == cluster.instance {
+        return;
+    }
+    let source = cluster.door.source(instance);
+    cluster.door.arrived.notify_waiters();
+    if let Err(error) = hear(&cluster, &source, incoming, outgoing).await {
+        tracing::debug!(%from, %error, "a member's connection ends");
+    }
+    source.connected.store(false, Relaxed);
+}
+
+/// Takes in what a member tells.
+async fn hear(
+    cluster: &Cluster,
+    source: &Source,
+    mut incoming: super::frames::Incoming,
+    mut outgoing: super::frames::Outgoing,
+) -> Result<(), Broken> {
+    let mut receipt = Vec::new();
+    loop {
+        let Message::News { stamp, groups } = incoming.read().await? else { return Err(Broken::Nonsense) };
+        let (now, mut peers) = (cluster.clock.elapsed(), 0);
+        for (info_hash, news) in groups {
+            cluster.desk.hear(now, &info_hash, &news);
+            peers += 1;
+        }
+        source.received.add(peers);
+        receipt.clear();
+        encode_receipt(stamp, &mut receipt);
+        outgoing.write(&receipt).await?;
+    }
+}
