@@ -85,6 +85,8 @@ pub struct NodeReport {
     pub from_peers: u64,
     /// From the origin.
     pub from_origin: u64,
+    /// From the content directory, which has small blobs whole.
+    pub from_directory: u64,
     /// To other nodes, as it counted itself.
     pub to_peers: u64,
     /// What came twice, or wrong, and was thrown away.
@@ -156,6 +158,7 @@ impl NodeReport {
             from_nodes: Vec::new(),
             from_peers: 0,
             from_origin: 0,
+            from_directory: 0,
             to_peers: 0,
             wasted: 0,
             digests_right: 0,

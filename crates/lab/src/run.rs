@@ -382,6 +382,7 @@ async fn ask(
                         report.took(&from, came.bytes);
                     }
                     (SourceKind::Origin, _) => report.from_origin += came.bytes,
+                    (SourceKind::Directory, _) => report.from_directory += came.bytes,
                     _ => {}
                 }
             }

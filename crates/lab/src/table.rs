@@ -55,6 +55,11 @@ pub(crate) fn render(report: &Report, width: usize) -> String {
             let _ = writeln!(text, "FAILED: {}: {error}", node.name);
         }
     }
+    let from_directory: u64 = report.nodes.iter().map(|node| node.from_directory).sum();
+    if from_directory > 0 {
+        let from_directory = cell(from_directory);
+        let _ = writeln!(text, "small blobs came with the directory's answers: {from_directory} in all");
+    }
     let (right, all) = (report.digests_right, report.digests_expected);
     if right == all {
         let _ = write!(text, "every digest proved right ({right} of {all})");

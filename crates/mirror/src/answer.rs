@@ -23,6 +23,8 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 const FILTERS: HeaderName = HeaderName::from_static("oci-filters-applied");
 const OCTETS: &str = "application/octet-stream";
+/// Where the authority behind the mirror's own certificate is given out.
+const AUTHORITY: &str = "/ca.pem";
 /// How many `Accept` values are passed on.
 const ACCEPT_LIMIT: usize = 64;
 /// Longest `Warning`, by the spec.
@@ -33,6 +35,8 @@ pub(crate) struct Answerer<C> {
     pub(crate) content: Arc<C>,
     pub(crate) default_registry: String,
     pub(crate) limits: Limits,
+    /// The authority behind the mirror's own certificate, in PEM.
+    pub(crate) authority: Option<String>,
 }
 
 /// The answers of one connection.
@@ -79,6 +83,9 @@ impl<C: Content> Answerer<C> {
 
     async fn route(&self, head: &http::request::Parts, body: Incoming, cut: Cut) -> Response<Body> {
         let is_head = head.method == Method::HEAD;
+        if let (AUTHORITY, Some(authority)) = (head.uri.path(), &self.authority) {
+            return Answer::new("application/x-pem-file").bytes(authority.clone().into()).finish();
+        }
         let routed = match parse_route(head.uri.path(), head.uri.query(), &self.default_registry) {
             Ok(routed) => routed,
             Err(error) => return misrouted(&error),

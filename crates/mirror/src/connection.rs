@@ -4,16 +4,19 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
     time::{Instant, Sleep, sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::{Limits, body::Cut};
@@ -31,9 +34,11 @@ const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; c
 const LINGER_BYTES: usize = 256 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Runs HTTP on a connection until it ends, `shutdown` drains it, or a deadline passes.
+/// Runs HTTP, or HTTPS where there is a certificate, on a connection until it ends, `shutdown` drains it, or a deadline
+/// passes.
 pub(crate) async fn run<S, B>(
-    stream: TcpStream,
+    mut stream: TcpStream,
+    tls: Option<Arc<ServerConfig>>,
     limits: Limits,
     shutdown: CancellationToken,
     service: impl FnOnce(Cut) -> S,
@@ -49,16 +54,37 @@ pub(crate) async fn run<S, B>(
         peeked = timeout(limits.header, stream.peek(&mut first)) => peeked,
         () = shutdown.cancelled() => return,
     };
-    match peeked {
-        Ok(Ok(1..)) => {}
+    match (peeked, tls) {
+        (Ok(Ok(1..)), Some(tls)) if first == [TLS_HANDSHAKE] => {
+            match timeout(limits.header, TlsAcceptor::from(tls).accept(stream)).await {
+                Ok(Ok(stream)) => converse(stream, limits, shutdown, service).await,
+                Ok(Err(error)) => tracing::debug!(%error, "no TLS with a client"),
+                Err(_) => tracing::debug!("a client took too long for TLS"),
+            }
+        }
+        (Ok(Ok(1..)), None) if first == [TLS_HANDSHAKE] => {
+            let _ = timeout(limits.header, stream.write_all(NOT_TLS)).await;
+            close(stream).await;
+        }
+        (Ok(Ok(1..)), _) => converse(stream, limits, shutdown, service).await,
         // Gone, or silent: nobody waits for an answer.
-        _ => return,
+        _ => {}
     }
-    let mut stream = stream;
-    if first == [TLS_HANDSHAKE] {
-        let _ = timeout(limits.header, stream.write_all(NOT_TLS)).await;
-        return close(stream).await;
-    }
+}
+
+async fn converse<IO, S, B>(
+    stream: IO,
+    limits: Limits,
+    shutdown: CancellationToken,
+    service: impl FnOnce(Cut) -> S,
+) where
+    IO: AsyncRead + AsyncWrite + Unpin,
+    S: hyper::service::Service<http::Request<hyper::body::Incoming>, Response = http::Response<B>> + Unpin,
+    S::Future: Unpin,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: http_body::Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let cut = Cut::default();
     let io = TokioIo::new(ClientIo::new(stream, limits.write_stall, cut.clone()));
     let mut connection = hyper::server::conn::http1::Builder::new()
@@ -83,7 +109,7 @@ pub(crate) async fn run<S, B>(
 }
 
 /// Ends with FIN: says that nothing more comes, and lets the client finish reading before the socket goes.
-async fn close(mut stream: TcpStream) {
+async fn close(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let linger = async {
         stream.shutdown().await?;
         let mut scrap = [0; 4096];
@@ -101,16 +127,16 @@ async fn close(mut stream: TcpStream) {
 
 /// A client's socket, with two things added: a write that makes no headway for `stall` fails, and once the answer is
 /// cut and all that was buffered has gone out, the next flush fails, which ends the connection.
-struct ClientIo {
-    stream: TcpStream,
+struct ClientIo<IO> {
+    stream: IO,
     cut: Cut,
     stall: Duration,
     timer: Pin<Box<Sleep>>,
     waiting: bool,
 }
 
-impl ClientIo {
-    fn new(stream: TcpStream, stall: Duration, cut: Cut) -> Self {
+impl<IO> ClientIo<IO> {
+    fn new(stream: IO, stall: Duration, cut: Cut) -> Self {
         Self { stream, cut, stall, timer: Box::pin(sleep(stall)), waiting: false }
     }
 
@@ -133,7 +159,7 @@ impl ClientIo {
     }
 }
 
-impl AsyncRead for ClientIo {
+impl<IO: AsyncRead + Unpin> AsyncRead for ClientIo<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -143,7 +169,7 @@ impl AsyncRead for ClientIo {
     }
 }
 
-impl AsyncWrite for ClientIo {
+impl<IO: AsyncWrite + Unpin> AsyncWrite for ClientIo<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.watch(cx, written)

@@ -31,4 +31,4 @@ pub use content::{
 pub use origin::{Listing, ListingAnswer, Repository, Secret, Target};
 pub use range::{ByteRange, Span, parse_ranges};
 pub use route::{Route, RouteError, Routed, parse_route};
-pub use server::{Limits, Mirror, MirrorConfig};
+pub use server::{Limits, Mirror, MirrorConfig, Tls};

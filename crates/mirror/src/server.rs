@@ -4,10 +4,11 @@ use std::{io, sync::Arc, time::Duration};
 
 use futures_util::future::select_all;
 use origin::{DEFAULT_REGISTRY, ReferenceError, Repository};
+use rustls::ServerConfig;
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -73,16 +74,28 @@ impl Default for Limits {
 pub struct Mirror<C> {
     answerer: Arc<Answerer<C>>,
     connections: usize,
+    tls: Option<Tls>,
+}
+
+/// How https is spoken on the mirror's port, beside http.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// The certificate for new connections; may be replaced at any time.
+    pub server: watch::Receiver<Arc<ServerConfig>>,
+    /// The authority behind it in PEM, where it was made here: `/ca.pem` gives it to whoever wants to trust it.
+    pub authority: Option<String>,
 }
 
 impl<C: Content> Mirror<C> {
     /// A mirror of `content`. Fails when the configured default registry is no registry name.
-    pub fn new(content: Arc<C>, config: &MirrorConfig) -> Result<Self, ReferenceError> {
+    pub fn new(content: Arc<C>, config: &MirrorConfig, tls: Option<Tls>) -> Result<Self, ReferenceError> {
         let default_registry = Repository::new(&config.default_registry, "a/a")?.registry().to_owned();
-        let answerer = Answerer { content, default_registry, limits: config.limits };
+        let authority = tls.as_ref().and_then(|tls| tls.authority.clone());
+        let answerer = Answerer { content, default_registry, limits: config.limits, authority };
         Ok(Self {
             answerer: Arc::new(answerer),
             connections: config.max_connections.min(Semaphore::MAX_PERMITS),
+            tls,
         })
     }
 
@@ -117,10 +130,11 @@ impl<C: Content> Mirror<C> {
             // Small answers should not wait for the client's acknowledgement.
             let _ = stream.set_nodelay(true);
             let (answerer, shutdown) = (Arc::clone(&self.answerer), shutdown.clone());
+            let tls = self.tls.as_ref().map(|tls| tls.server.borrow().clone());
             running.spawn(async move {
                 let _permit = permit;
                 let limits = answerer.limits;
-                connection::run(stream, limits, shutdown, |cut| answerer.service(cut)).await;
+                connection::run(stream, tls, limits, shutdown, |cut| answerer.service(cut)).await;
             });
         }
         drop(listeners);

@@ -16,8 +16,9 @@ use hash::Digest;
 use longshore_mirror::{
     Asker, BlobAnswer, BlobHead, ByteRange, Content, ContentError, Limits, Listing, ListingAnswer,
     ManifestAnswer, ManifestHeadAnswer, Mirror, MirrorConfig, Push, Pushed, PushedAt, Repository, Span,
-    Target,
+    Target, Tls,
 };
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -145,7 +146,7 @@ impl Content for Fake {
         );
         Ok(Pushed {
             status: http::StatusCode::ACCEPTED,
-            headers: push.headers,
+            headers: http::HeaderMap::new(),
             location: Some(PushedAt::Upload("id-2".into())),
             body: told.into(),
         })
@@ -180,7 +181,7 @@ async fn start_with(config: MirrorConfig) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let (fake, shutdown) = (Arc::new(Fake::default()), CancellationToken::new());
-    let mirror = Mirror::new(fake.clone(), &config).unwrap();
+    let mirror = Mirror::new(fake.clone(), &config, None).unwrap();
     let server = tokio::spawn(mirror.serve(vec![listener], shutdown.clone()));
     Running { addr, fake, shutdown, server }
 }
@@ -429,7 +430,7 @@ async fn what_is_outside_the_api_is_refused_in_its_own_shape() {
         let raw = get(&running, path).await;
         assert_eq!((raw.status, raw.code().as_str()), (status, code), "{path}");
     }
-    let raw = ask(&running, "POST", "/v2/a/b/blobs/uploads/", "Content-Length: 3\r\n\r\nabc").await;
+    let raw = ask(&running, "POST", "/v2/a/b/tags/list", "Content-Length: 3\r\n\r\nabc").await;
     assert_eq!((raw.status, raw.header("allow"), raw.fin), (405, Some("GET, HEAD"), true));
 }
 
@@ -595,4 +596,50 @@ async fn a_push_is_passed_on_with_its_body_and_goes_on_at_the_mirror() {
     ] {
         assert_eq!(told(method, path, "", b"").await.0, 405, "{method} {path}");
     }
+}
+
+#[tokio::test]
+async fn http_and_https_are_spoken_on_one_port_and_the_authority_is_given_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = tls::own(folder.path(), &["127.0.0.1".to_owned()]).unwrap();
+    let (server, receiver) = tokio::sync::watch::channel(tls::server(&own.certificate, &own.key).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (addr, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
+    let spoken = Tls { server: receiver, authority: Some(own.authority.clone()) };
+    let fake = Arc::new(Fake::default());
+    let mirror = Mirror::new(fake.clone(), &MirrorConfig::default(), Some(spoken)).unwrap();
+    let task = tokio::spawn(mirror.serve(vec![listener], shutdown.clone()));
+    let running = Running { addr, fake, shutdown, server: task };
+    assert_eq!(get(&running, "/ca.pem").await.body, own.authority.as_bytes());
+
+    let connect = async |authority: &str| {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = TcpStream::connect(addr).await.unwrap();
+        let name = rustls::pki_types::ServerName::try_from("127.0.0.1").unwrap();
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    };
+    for (path, whole) in [("org/app", true), ("org/breaks", false)] {
+        let mut stream = connect(&own.authority).await.unwrap();
+        let head = format!("GET {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", blob_path(path));
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // Its end is said by TLS too: nothing was cut off on the way.
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"));
+        assert_eq!(answer.len() > 200_000, whole, "{path}: {}", answer.len());
+    }
+
+    // A new certificate is for new connections.
+    let other = tempfile::tempdir().unwrap();
+    let new = tls::own(other.path(), &["127.0.0.1".to_owned()]).unwrap();
+    server.send_replace(tls::server(&new.certificate, &new.key).unwrap());
+    assert!(connect(&own.authority).await.is_err());
+    assert!(connect(&new.authority).await.is_ok());
 }

@@ -67,6 +67,12 @@ pub struct MirrorSection {
     pub default_registry: String,
     /// How many connections are served at once.
     pub max_connections: usize,
+    /// Files of a certificate and its key, in PEM: then https is spoken on the same port as http.
+    pub tls_certificate: Option<PathBuf>,
+    /// The certificate's key.
+    pub tls_key: Option<PathBuf>,
+    /// Whether a certificate is made where none is given.
+    pub tls_own: bool,
 }
 
 /// The part of the configuration about the API.
@@ -126,6 +132,9 @@ impl Default for MirrorSection {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 5555))],
             default_registry: mirror.default_registry,
             max_connections: mirror.max_connections,
+            tls_certificate: None,
+            tls_key: None,
+            tls_own: false,
         }
     }
 }

@@ -14,6 +14,7 @@
 //! All tasks run on the caller's runtime; what blocks (store, hashing, disk) runs on its blocking threads.
 
 mod access;
+mod certificate;
 mod config;
 mod content;
 mod draft;
@@ -34,5 +35,6 @@ mod single;
 mod stream;
 mod trackers;
 
+pub use certificate::CertificateError;
 pub use config::{ApiConfig, Config, ConfigError, ContentConfig, EXAMPLE, PeerConfig, parse_listen};
 pub use node::{Node, StartError};

@@ -23,6 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     access::Access,
+    certificate::{self, CertificateError},
     config::Config,
     content::{Content, Inner},
     http,
@@ -62,6 +63,7 @@ impl Node {
         let store = open_store(&config.data).await?;
         let uploads = Uploads::open(config.data.join("uploads"))
             .map_err(|source| StartError::Io { what: "making the folder of uploads".into(), source })?;
+        let (tls, certificate) = certificate::open(&config)?.unzip();
         let mut listeners = Vec::new();
         for address in &config.mirror.listen {
             let listener = TcpListener::bind(address).await;
@@ -88,7 +90,7 @@ impl Node {
             stop: CancellationToken::new(),
             config,
         }));
-        let mirror = Mirror::new(Arc::new(content.clone()), &content.0.config.mirror())?;
+        let mirror = Mirror::new(Arc::new(content.clone()), &content.0.config.mirror(), tls)?;
         let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>();
         let mirrors = addresses
             .map_err(|source| StartError::Io { what: "asking for the mirror's address".into(), source })?;
@@ -98,6 +100,9 @@ impl Node {
         let servers = vec![tokio::spawn(mirror.serve(listeners, serving.clone())), tokio::spawn(api)];
         let urls = inner.config.trackers.clone();
         inner.tasks.spawn(trackers::watch(urls, inner.engine.clone(), inner.stop.clone()));
+        if let Some(files) = certificate {
+            inner.tasks.spawn(certificate::watch(files, inner.stop.clone()));
+        }
         inner.tasks.spawn(announce_all(content.clone()));
         inner.tasks.spawn(forget_lost(content.clone()));
         Ok(Self { content, mirrors, socket, servers, serving })
@@ -236,6 +241,9 @@ pub enum StartError {
     /// An upstream of the configuration.
     #[error(transparent)]
     Upstream(#[from] origin::UpstreamError),
+    /// The mirror's certificate.
+    #[error("[mirror] {0}")]
+    Certificate(#[from] CertificateError),
     /// The default registry of the configuration.
     #[error("mirror.default_registry: {0}")]
     DefaultRegistry(#[from] origin::ReferenceError),

@@ -115,9 +115,10 @@ fn explain(error: StartError) -> anyhow::Error {
     let failure = match &error {
         StartError::Directory(ClientError::BadAddress { .. }) => Failure::bad_input("the node cannot start")
             .hint("--directory is a URL here, a tracker's mostly; its file is for `longshore tracker --directory`"),
-        StartError::Upstream(_) | StartError::DefaultRegistry(_) | StartError::Directory(_) => {
-            Failure::bad_input("the node cannot start")
-        }
+        StartError::Upstream(_)
+        | StartError::Certificate(_)
+        | StartError::DefaultRegistry(_)
+        | StartError::Directory(_) => Failure::bad_input("the node cannot start"),
         StartError::Engine(engine::StartError::Listen { .. }) => {
             Failure::new("the node cannot start").hint("choose another address with --peer-listen")
         }
