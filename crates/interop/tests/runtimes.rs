@@ -13,6 +13,11 @@ use longshore_interop::{
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// A user of a closed registry, with the password.
+const ALICE: &str = "alice:hunter2";
+/// The password's bcrypt.
+const HASH: &str = "$2b$04$6ZZ6QqgI2SuRwZoqYHsL7u9oSw1fA2Mj/zcePVsxgck4OV83VJaaC";
+
 /// A registry, mostly with one image, under `team/app:1` and `library/app:1`.
 struct Registry {
     process: Process,
@@ -21,8 +26,17 @@ struct Registry {
 }
 
 impl Registry {
-    /// With nothing in it.
+    /// With nothing in it, and for everybody.
     fn empty() -> Option<Self> {
+        Self::started("")
+    }
+
+    /// With nothing in it, and for [`ALICE`] only.
+    fn closed() -> Option<Self> {
+        Self::started("auth: {htpasswd: {realm: test, path: HERE/users}}\n")
+    }
+
+    fn started(auth: &str) -> Option<Self> {
         let there = require("docker-registry", "docker-registry") && require("skopeo", "skopeo");
         if !there {
             return None;
@@ -30,9 +44,10 @@ impl Registry {
         let folder = tempfile::tempdir().expect("a folder");
         let (place, port) = (folder.path(), free_port());
         let config = format!(
-            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n",
-            place.join("storage").display()
+            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: HERE/storage}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n{auth}"
         );
+        let config = config.replace("HERE", &place.display().to_string());
+        fs::write(place.join("users"), format!("alice:{HASH}\n")).expect("written");
         fs::write(place.join("registry.yml"), config).expect("written");
         let process =
             Process::start(Command::new("docker-registry").arg("serve").arg(place.join("registry.yml")));
@@ -69,6 +84,11 @@ struct Fleet {
 
 impl Fleet {
     fn start(registry: &Registry, count: usize) -> Self {
+        Self::telling(registry, count, "info")
+    }
+
+    /// With as much in the nodes' logs as `log` says.
+    fn telling(registry: &Registry, count: usize, log: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut tracker =
             Process::start(Command::new(longshore()).args(["tracker", "--listen", "127.0.0.1:0", "--json"]));
@@ -84,6 +104,7 @@ impl Fleet {
                 "127.0.0.1:0",
             ]);
             command.args(["--tracker", &format!("http://{address}/announce")]);
+            command.env("LONGSHORE_LOG", log);
             command.arg("--data").arg(folder.path().join(format!("data{number}")));
             command.arg("--socket").arg(folder.path().join(format!("{number}.sock")));
             for name in ["reg.test", "docker.io"] {
@@ -262,6 +283,76 @@ fn containerd_pulls_through_a_node() {
     let pulled = containerd.ctr(&pull);
     assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
     went_through(&fleet);
+}
+
+#[test]
+fn a_private_image_goes_to_whom_the_registry_would_give_it_and_no_secret_into_the_log() {
+    if !require("curl", "curl") {
+        return;
+    }
+    let Some(registry) = Registry::closed() else { return };
+    let fleet = Fleet::telling(&registry, 1, "trace");
+    let (place, mirror) = (fleet.folder.path(), &fleet.nodes[0].1);
+    let sources = place.join("sources");
+    fs::create_dir(&sources).expect("made");
+    fs::write(sources.join("file"), noise(3_000_000, 5)).expect("written");
+    lab::image::build(&sources, &[], &place.join("oci"), "app:1").expect("built");
+    let from = format!("oci:{}:app:1", place.join("oci").display());
+    let to = format!("docker://127.0.0.1:{}/team/app:1", registry.port);
+    done(Command::new("skopeo").args(["copy", "--dest-tls-verify=false", "--dest-creds", ALICE, &from, &to]));
+
+    // The status and the body.
+    let get = |path: &str, user: Option<&str>| {
+        let mut command = Command::new("curl");
+        command.args([
+            "-sS",
+            "-w",
+            "%{stderr}%{http_code}",
+            &format!("http://{mirror}/v2/reg.test/team/app/{path}"),
+        ]);
+        command.args(["-H", "Accept: application/vnd.oci.image.manifest.v1+json"]);
+        if let Some(user) = user {
+            command.args(["-u", user]);
+        }
+        let output = done(&mut command);
+        (String::from_utf8(output.stderr).expect("a number"), output.stdout)
+    };
+    let strangers = [None, Some("mallory:letmein")];
+    for user in strangers {
+        assert_eq!(get("manifests/1", user).0, "401", "{user:?}");
+    }
+    let (status, manifest) = get("manifests/1", Some(ALICE));
+    assert_eq!(status, "200");
+    let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
+    let layer = format!("blobs/{}", manifest["layers"][0]["digest"].as_str().expect("a digest"));
+    let (status, bytes) = get(&layer, Some(ALICE));
+    assert_eq!((status.as_str(), hash::Digest::of(&bytes).to_string()), ("200", layer.replace("blobs/", "")));
+    // It is here now, and for her alone.
+    for user in strangers {
+        for path in ["manifests/1", &layer] {
+            assert_eq!(get(path, user).0, "401", "{path} {user:?}");
+        }
+    }
+    let before = fleet.status(0)["status"]["totals"]["from_origins"].clone();
+    assert_eq!(get(&layer, Some(ALICE)).1, bytes);
+    assert_eq!(fleet.status(0)["status"]["totals"]["from_origins"], before, "from the store");
+
+    if root() && require("containerd", "containerd") && require("ctr", "containerd") {
+        let containerd = Containerd::start(mirror);
+        let hosts = containerd.at("certs");
+        let pull = ["images", "pull", "--snapshotter", "native", "--hosts-dir", &hosts];
+        let pulled = containerd.ctr(&[&pull[..], &["--user", ALICE, "reg.test/team/app:1"]].concat());
+        assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+        let refused =
+            containerd.ctr(&[&pull[..], &["--user", "mallory:letmein", "reg.test/team/app:1"]].concat());
+        assert!(!refused.status.success());
+    }
+    let log = fleet.nodes[0].0.stderr();
+    assert!(log.contains("TRACE"), "the log is as long as it can be");
+    let encoded = ["YWxpY2U6aHVudGVyMg", "bWFsbG9yeTpsZXRtZWlu"];
+    for secret in ["hunter2", "letmein"].into_iter().chain(encoded) {
+        assert!(!log.contains(secret), "{secret} is in the log");
+    }
 }
 
 #[test]

@@ -23,6 +23,7 @@ use crate::{
     Challenge, Endpoint, OriginConfig, OriginError, Patience, Place, Rights, Secret, UpstreamError,
     Upstreams,
     address::is_public,
+    breaker::Breaker,
     cache::TokenCache,
     parse_challenges,
     tls::{self, NOT_PUBLIC, Reach},
@@ -49,6 +50,7 @@ struct Inner {
     upstreams: Upstreams,
     patience: Patience,
     tokens: TokenCache,
+    breaker: Breaker,
     /// For listed registries without a CA file of their own.
     plain: reqwest::Client,
     /// For registries that are not listed.
@@ -103,8 +105,8 @@ impl Origin {
             [Reach::Anywhere, Reach::Public].map(|reach| tls::client(None, reach, &patience));
         let (plain, public) = (plain.map_err(|e| refuse("any", e))?, public.map_err(|e| refuse("any", e))?);
         let (tokens, basic) = (TokenCache::default(), Mutex::default());
-        let received = AtomicU64::new(0);
-        let inner = Inner { upstreams, patience, tokens, plain, public, with_ca, basic, received };
+        let (breaker, received) = (Breaker::default(), AtomicU64::new(0));
+        let inner = Inner { upstreams, patience, tokens, breaker, plain, public, with_ca, basic, received };
         Ok(Self { inner: Arc::new(inner), rights: Rights::Own })
     }
 
@@ -154,14 +156,24 @@ impl Origin {
     /// Sends, and sends again where that may help, until an answer with a success status comes: 2xx, or one of
     /// `welcome`. The body is not read.
     pub(crate) async fn send(&self, ask: &Ask<'_>, welcome: &[StatusCode]) -> Result<Response, OriginError> {
-        let head = self.patience().head;
-        match timeout(head, self.send_with_retries(ask, welcome)).await {
+        let (head, endpoint) = (self.patience().head, self.endpoint(&ask.place)?);
+        let (breaker, registry) = (&self.inner.breaker, &ask.place.registry);
+        if let Some(left) = breaker.left(registry) {
+            let reason =
+                format!("it could not be a moment ago, and is left alone for {} s", left.as_secs() + 1);
+            return Err(ask.unreachable(&endpoint.base, reason));
+        }
+        let outcome = match timeout(head, self.send_with_retries(ask, welcome)).await {
             Ok(outcome) => outcome,
             Err(_) => {
-                let endpoint = self.endpoint(&ask.place)?;
                 Err(ask.unreachable(&endpoint.base, format!("no answer within {} s", head.as_secs_f32())))
             }
+        };
+        match &outcome {
+            Err(OriginError::Unreachable { status: None, .. }) => breaker.failed(registry),
+            _ => breaker.answered(registry),
         }
+        outcome
     }
 
     /// Sends and reads the whole answer, of at most `limit` bytes; starts over when it breaks on the way.
@@ -383,7 +395,7 @@ impl Origin {
                 Failure::Again { error: OriginError::Throttled { place, retry_after: after }, after }
             }
             408 | 500..=599 => Failure::Again {
-                error: ask.unreachable(response.url(), format!("status {}", status.as_u16())),
+                error: ask.failing(response.url(), status.as_u16()),
                 after: retry_after(response.headers()),
             },
             status => OriginError::Unexpected { place, what, status }.into(),
@@ -522,7 +534,13 @@ impl Ask<'_> {
     }
 
     pub(crate) fn unreachable(&self, url: &Url, reason: String) -> OriginError {
-        OriginError::Unreachable { place: self.place.clone(), host: host(url), reason }
+        OriginError::Unreachable { place: self.place.clone(), host: host(url), status: None, reason }
+    }
+
+    /// It answers, but not what it should: 5xx, mostly.
+    fn failing(&self, url: &Url, status: u16) -> OriginError {
+        let (place, reason) = (self.place.clone(), format!("status {status}"));
+        OriginError::Unreachable { place, host: host(url), status: Some(status), reason }
     }
 
     fn not_allowed(&self, reason: &str) -> OriginError {

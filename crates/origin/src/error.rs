@@ -65,6 +65,8 @@ pub enum OriginError {
         place: Place,
         /// Host and port that was tried last.
         host: String,
+        /// The status that it answered last, where it did.
+        status: Option<u16>,
         /// The last failure.
         reason: String,
     },

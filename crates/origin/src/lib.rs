@@ -13,10 +13,12 @@
 //! the configuration is asked at addresses of the public internet only, its redirects and token service included.
 //!
 //! There are no threads or tasks of its own: all work happens in the caller's task, inside the future it polls, and
-//! ends when that future is dropped. Every wait has a deadline, see [`Patience`].
+//! ends when that future is dropped. Every wait has a deadline, see [`Patience`]; a registry that does not answer at all is
+//! left alone for a while.
 
 mod address;
 mod blob;
+mod breaker;
 mod cache;
 mod challenge;
 mod change;

@@ -597,3 +597,21 @@ async fn a_clients_rights_go_to_the_registry_as_they_came_and_no_token_is_made_o
     );
     assert_eq!(server.asked().len(), 2);
 }
+
+#[tokio::test]
+async fn a_registry_that_does_not_answer_is_left_alone_for_a_while_and_one_that_fails_is_not() {
+    let silent = Server::start(|_| Reply { bytes: Vec::new(), hang: true }).await;
+    let origin = anonymous(&silent);
+    for asked in [3, 3] {
+        let error = origin.manifest(&silent.repository(), &tag("1"), &[]).await.unwrap_err();
+        assert!(matches!(error, OriginError::Unreachable { status: None, .. }), "{error}");
+        assert_eq!(silent.asked().len(), asked, "each time is one of the attempts");
+    }
+    let failing = Server::start(|_| reply("503 No", &[], b"")).await;
+    let origin = anonymous(&failing);
+    for asked in [3, 6] {
+        let error = origin.manifest(&failing.repository(), &tag("1"), &[]).await.unwrap_err();
+        assert!(matches!(error, OriginError::Unreachable { status: Some(503), .. }), "{error}");
+        assert_eq!(failing.asked().len(), asked);
+    }
+}
