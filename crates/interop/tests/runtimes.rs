@@ -72,6 +72,25 @@ impl Registry {
         }
         Some(registry)
     }
+
+    /// Puts in a small image, with a user's rights.
+    fn take_image(&self, user: &str, name: &str) {
+        let place = self.folder.path();
+        let sources = place.join("sources");
+        fs::create_dir(&sources).expect("made");
+        fs::write(sources.join("file"), noise(3_000_000, 5)).expect("written");
+        lab::image::build(&sources, &[], &place.join("oci"), "app:1").expect("built");
+        let from = format!("oci:{}:app:1", place.join("oci").display());
+        let to = format!("docker://127.0.0.1:{}/{name}", self.port);
+        done(Command::new("skopeo").args([
+            "copy",
+            "--dest-tls-verify=false",
+            "--dest-creds",
+            user,
+            &from,
+            &to,
+        ]));
+    }
 }
 
 /// A tracker, and nodes that know the registry as `reg.test` and as Docker Hub.
@@ -89,6 +108,10 @@ impl Fleet {
 
     /// With as much in the nodes' logs as `log` says.
     fn telling(registry: &Registry, count: usize, log: &str) -> Self {
+        Self::with(registry, count, &[], log)
+    }
+
+    fn with(registry: &Registry, count: usize, arguments: &[&str], log: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut tracker =
             Process::start(Command::new(longshore()).args(["tracker", "--listen", "127.0.0.1:0", "--json"]));
@@ -104,7 +127,7 @@ impl Fleet {
                 "127.0.0.1:0",
             ]);
             command.args(["--tracker", &format!("http://{address}/announce")]);
-            command.env("LONGSHORE_LOG", log);
+            command.env("LONGSHORE_LOG", log).args(arguments);
             command.arg("--data").arg(folder.path().join(format!("data{number}")));
             command.arg("--socket").arg(folder.path().join(format!("{number}.sock")));
             for name in ["reg.test", "docker.io"] {
@@ -225,29 +248,69 @@ fn docker_pulls_through_a_node() {
     }
     let Some(registry) = Registry::start() else { return };
     let fleet = Fleet::start(&registry, 1);
-    let place = tempfile::tempdir().expect("a folder");
-    let at = |name: &str| place.path().join(name).display().to_string();
-    let socket = format!("unix://{}", at("sock"));
-    let mut command = Command::new("dockerd");
-    // No bridge and no filter rules: the machine's network stays as it is.
-    command.args([
-        "--iptables=false",
-        "--ip6tables=false",
-        "--bridge=none",
-        "--storage-driver=vfs",
-        "-H",
-        &socket,
-    ]);
-    command.args(["--data-root", &at("data"), "--exec-root", &at("exec"), "-p", &at("pid")]);
-    command.args(["--registry-mirror", &format!("http://{}", fleet.nodes[0].1)]);
-    let _docker = Process::start(&mut command);
-    let docker = |arguments: &[&str]| {
-        Command::new("docker").args(["-H", &socket]).args(arguments).output().expect("starts")
-    };
-    wait_until("dockerd answers", || docker(&["version"]).status.success());
-    let pulled = docker(&["pull", "app:1"]);
+    let dockerd = Dockerd::start(&fleet.nodes[0].1);
+    let pulled = dockerd.docker(&["pull", "app:1"]);
     assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
     went_through(&fleet);
+}
+
+#[test]
+fn docker_pulls_a_private_image_with_its_users_rights() {
+    if !root() || !require("dockerd", "docker.io") || !require("docker", "docker.io") {
+        return;
+    }
+    let Some(registry) = Registry::closed() else { return };
+    let config = registry.folder.path().join("node.toml");
+    fs::write(&config, "[mirror]\nchallenge = true\n").expect("written");
+    let fleet = Fleet::with(&registry, 1, &["--config", &config.display().to_string()], "info");
+    registry.take_image(ALICE, "library/app:1");
+    let dockerd = Dockerd::start(&fleet.nodes[0].1);
+    wait_until("the node knows what the registry asks", || {
+        let ping = Command::new("curl").args(["-si", &format!("http://{}/v2/", fleet.nodes[0].1)]).output();
+        String::from_utf8_lossy(&ping.expect("starts").stdout).contains("Basic realm=\"test\"")
+    });
+    assert!(!dockerd.docker(&["pull", "app:1"]).status.success(), "with no rights");
+    // As `docker login` leaves it.
+    let auth = r#"{"auths": {"https://index.docker.io/v1/": {"auth": "YWxpY2U6aHVudGVyMg=="}}}"#;
+    fs::write(dockerd.at("config.json"), auth).expect("written");
+    let pulled = dockerd.docker(&["pull", "app:1"]);
+    assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+    let totals = fleet.status(0)["status"]["totals"].clone();
+    assert!(totals["to_clients"].as_u64() > Some(3_000_000), "{totals}");
+}
+
+/// A dockerd of its own, with a node as its mirror.
+struct Dockerd {
+    place: TempDir,
+    socket: String,
+    _process: Process,
+}
+
+impl Dockerd {
+    fn start(mirror: &str) -> Self {
+        let place = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| place.path().join(name).display().to_string();
+        let socket = format!("unix://{}", at("sock"));
+        let mut command = Command::new("dockerd");
+        // No bridge and no filter rules: the machine's network stays as it is.
+        command.args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"]);
+        command.args(["-H", &socket, "--registry-mirror", &format!("http://{mirror}")]);
+        command.args(["--data-root", &at("data"), "--exec-root", &at("exec"), "-p", &at("pid")]);
+        let _process = Process::start(&mut command);
+        let dockerd = Self { place, socket, _process };
+        wait_until("dockerd answers", || dockerd.docker(&["version"]).status.success());
+        dockerd
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.place.path().join(name)
+    }
+
+    fn docker(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new("docker");
+        command.env("DOCKER_CONFIG", self.place.path()).args(["-H", &self.socket]);
+        command.args(arguments).output().expect("starts")
+    }
 }
 
 #[test]
@@ -292,14 +355,8 @@ fn a_private_image_goes_to_whom_the_registry_would_give_it_and_no_secret_into_th
     }
     let Some(registry) = Registry::closed() else { return };
     let fleet = Fleet::telling(&registry, 1, "trace");
-    let (place, mirror) = (fleet.folder.path(), &fleet.nodes[0].1);
-    let sources = place.join("sources");
-    fs::create_dir(&sources).expect("made");
-    fs::write(sources.join("file"), noise(3_000_000, 5)).expect("written");
-    lab::image::build(&sources, &[], &place.join("oci"), "app:1").expect("built");
-    let from = format!("oci:{}:app:1", place.join("oci").display());
-    let to = format!("docker://127.0.0.1:{}/team/app:1", registry.port);
-    done(Command::new("skopeo").args(["copy", "--dest-tls-verify=false", "--dest-creds", ALICE, &from, &to]));
+    let mirror = &fleet.nodes[0].1;
+    registry.take_image(ALICE, "team/app:1");
 
     // The status and the body.
     let get = |path: &str, user: Option<&str>| {

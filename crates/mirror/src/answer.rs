@@ -52,6 +52,7 @@ enum Kind {
     Blob,
     Listing,
     Push,
+    Ping,
 }
 
 impl<C: Content> hyper::service::Service<Request<Incoming>> for Service<C> {
@@ -107,7 +108,10 @@ impl<C: Content> Answerer<C> {
         let outcome = match &routed.route {
             // What an upload has to say is a push's affair.
             Route::Upload(..) => return misrouted(&RouteError::Unknown),
-            Route::Ping => Ok(Answer::new("application/json").bytes(Bytes::from_static(b"{}"))),
+            Route::Ping => match self.content.challenge().filter(|_| asker.authorization.is_none()) {
+                None => Ok(Answer::new("application/json").bytes(Bytes::from_static(b"{}"))),
+                challenge => Err((Kind::Ping, ContentError::Unauthorized { challenge })),
+            },
             Route::Manifest(repository, target) => {
                 let outcome = if is_head {
                     self.head_manifest(repository, target, &asker, &head.headers).await
@@ -346,7 +350,7 @@ fn failed(kind: Kind, is_head: bool, error: &ContentError, path: &str) -> Respon
     let unknown = match kind {
         Kind::Manifest => "MANIFEST_UNKNOWN",
         Kind::Blob => "BLOB_UNKNOWN",
-        Kind::Listing => "NAME_UNKNOWN",
+        Kind::Listing | Kind::Ping => "NAME_UNKNOWN",
         Kind::Push => "BLOB_UPLOAD_UNKNOWN",
     };
     let message = error.to_string();

@@ -18,6 +18,11 @@ use crate::range::{ByteRange, Span};
 /// Every call may be dropped at any time, when its client goes away or its deadline passes. A client that goes away
 /// is no reason to end a download: clients cut parallel ranges as they please.
 pub trait Content: Send + Sync + 'static {
+    /// What `/v2/` asks of clients that show nothing: the `WWW-Authenticate` of the default registry. None to let
+    /// everybody in, and to ask only where something is not public. Docker, podman and skopeo log in only if they are
+    /// asked there. Answered at once: Docker waits 15 s for it.
+    fn challenge(&self) -> Option<String>;
+
     /// A manifest, to the byte. It should be given only if its blobs can be had too: podman and skopeo choose the
     /// mirror by the manifest, and have no way back.
     fn manifest(

@@ -38,6 +38,8 @@ fn blob() -> Bytes {
 #[derive(Default)]
 struct Fake {
     transfers: AtomicUsize,
+    /// Whether the ping asks clients to log in.
+    asks: bool,
 }
 
 fn error(repository: &Repository) -> Result<(), ContentError> {
@@ -54,6 +56,10 @@ fn error(repository: &Repository) -> Result<(), ContentError> {
 }
 
 impl Content for Fake {
+    fn challenge(&self) -> Option<String> {
+        self.asks.then(|| CHALLENGE.to_owned())
+    }
+
     async fn manifest(
         &self,
         repository: &Repository,
@@ -178,9 +184,13 @@ struct Running {
 }
 
 async fn start_with(config: MirrorConfig) -> Running {
+    start_fake(Fake::default(), config).await
+}
+
+async fn start_fake(fake: Fake, config: MirrorConfig) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let (fake, shutdown) = (Arc::new(Fake::default()), CancellationToken::new());
+    let (fake, shutdown) = (Arc::new(fake), CancellationToken::new());
     let mirror = Mirror::new(fake.clone(), &config, None).unwrap();
     let server = tokio::spawn(mirror.serve(vec![listener], shutdown.clone()));
     Running { addr, fake, shutdown, server }
@@ -251,6 +261,15 @@ async fn get(running: &Running, path: &str) -> Raw {
 
 fn blob_path(name: &str) -> String {
     format!("/v2/{name}/blobs/{}", Digest::of(&blob()))
+}
+
+#[tokio::test]
+async fn a_ping_asks_those_who_show_nothing_to_log_in_where_that_is_wanted() {
+    let running = start_fake(Fake { asks: true, ..Fake::default() }, MirrorConfig::default()).await;
+    let raw = get(&running, "/v2/").await;
+    assert_eq!((raw.status, raw.header("www-authenticate")), (401, Some(CHALLENGE)));
+    assert_eq!(raw.code(), "UNAUTHORIZED");
+    assert_eq!(ask(&running, "GET", "/v2/", "Authorization: Bearer x\r\n").await.status, 200);
 }
 
 #[tokio::test]

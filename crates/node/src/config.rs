@@ -67,6 +67,8 @@ pub struct MirrorSection {
     pub default_registry: String,
     /// How many connections are served at once.
     pub max_connections: usize,
+    /// Whether clients are asked to log in at once, as the default registry asks them.
+    pub challenge: bool,
     /// Files of a certificate and its key, in PEM: then https is spoken on the same port as http.
     pub tls_certificate: Option<PathBuf>,
     /// The certificate's key.
@@ -132,6 +134,7 @@ impl Default for MirrorSection {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 5555))],
             default_registry: mirror.default_registry,
             max_connections: mirror.max_connections,
+            challenge: false,
             tls_certificate: None,
             tls_key: None,
             tls_own: false,

@@ -61,6 +61,8 @@ pub(crate) struct Inner {
     pub(crate) flights: Mutex<HashMap<Digest, Arc<Flight>>>,
     pub(crate) access: Access,
     pub(crate) uploads: Uploads,
+    /// What the default registry asks of those who show nothing, where the mirror is to ask the same.
+    pub(crate) challenge: Mutex<Option<String>>,
     pub(crate) tags: Singles<(Repository, String, Asker), Result<Resolved, ContentError>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
@@ -217,6 +219,10 @@ impl Inner {
 }
 
 impl MirrorContent for Content {
+    fn challenge(&self) -> Option<String> {
+        self.0.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     async fn manifest(
         &self,
         repository: &Repository,

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -40,6 +40,9 @@ const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// How often it is looked whether blobs were lost.
 const LOOK: Duration = Duration::from_secs(10);
+/// How often the default registry is asked what it wants of clients, and how soon again where it does not answer.
+const CHALLENGE: Duration = Duration::from_secs(600);
+const CHALLENGE_AGAIN: Duration = Duration::from_secs(10);
 /// Blobs announced at the start, in pages of this size.
 const PAGE: usize = 500;
 
@@ -85,6 +88,7 @@ impl Node {
             flights: std::sync::Mutex::default(),
             access: Access::default(),
             uploads,
+            challenge: std::sync::Mutex::default(),
             tags: crate::single::Singles::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -102,6 +106,9 @@ impl Node {
         inner.tasks.spawn(trackers::watch(urls, inner.engine.clone(), inner.stop.clone()));
         if let Some(files) = certificate {
             inner.tasks.spawn(certificate::watch(files, inner.stop.clone()));
+        }
+        if inner.config.mirror.challenge {
+            inner.tasks.spawn(learn_challenge(content.clone()));
         }
         inner.tasks.spawn(announce_all(content.clone()));
         inner.tasks.spawn(forget_lost(content.clone()));
@@ -202,6 +209,27 @@ async fn announce_all(content: Content) {
         let told = page.iter().filter(|blob| blob.public || inner.shares_private());
         for info_hash in told.filter_map(|blob| blob.info_hash) {
             inner.engine.announce_soon(info_hash, inner.trackers()).await;
+        }
+    }
+}
+
+/// Finds out what the default registry asks of those who show nothing, and keeps to it.
+async fn learn_challenge(content: Content) {
+    let inner = content.0;
+    loop {
+        let pause = match inner.origin.challenge(&inner.config.mirror.default_registry).await {
+            Ok(challenge) => {
+                *inner.challenge.lock().unwrap_or_else(PoisonError::into_inner) = challenge;
+                CHALLENGE
+            }
+            Err(error) => {
+                tracing::debug!(%error, "what the default registry asks of clients is not known");
+                CHALLENGE_AGAIN
+            }
+        };
+        tokio::select! {
+            () = inner.stop.cancelled() => return,
+            () = sleep(pause) => {}
         }
     }
 }

@@ -139,6 +139,19 @@ impl Origin {
         &self.inner.upstreams
     }
 
+    /// What a registry asks of those who show nothing: its `WWW-Authenticate`; none where it asks for nothing.
+    pub async fn challenge(&self, registry: &str) -> Result<Option<String>, OriginError> {
+        let place = Place { registry: registry.to_owned(), repository: None };
+        let endpoint = self.endpoint(&place)?;
+        let (what, headers, scope) = ("ping".to_owned(), HeaderMap::new(), String::new());
+        let ask = Ask { place, what, method: Method::GET, path: "/v2/", query: None, headers, scope };
+        match self.send_following(&ask, &endpoint, None).await {
+            Ok(response) if response.status() == StatusCode::UNAUTHORIZED => Ok(challenge_header(&response)),
+            Ok(_) => Ok(None),
+            Err(Failure::Final(error) | Failure::Again { error, .. }) => Err(error),
+        }
+    }
+
     /// Bytes of manifests, blobs and whatever else that registries have sent since the start, whether or not they were
     /// of use.
     pub fn received(&self) -> u64 {
