@@ -98,8 +98,8 @@ pub(crate) fn folder_of(values: &toml::Table) -> Option<String> {
     PLUGINS.into_iter().find_map(set).map(str::to_owned)
 }
 
-/// Whether the plugin for Kubernetes is switched off, so that no folder is needed.
-pub(crate) fn is_off(values: &toml::Table) -> bool {
+/// Whether a configuration of containerd has the plugin for Kubernetes switched off, so that no folder is needed.
+pub fn is_off(values: &toml::Table) -> bool {
     let off = values.get("disabled_plugins").and_then(toml::Value::as_array);
     off.is_some_and(|off| off.iter().filter_map(toml::Value::as_str).any(|name| PLUGINS.contains(&name)))
 }

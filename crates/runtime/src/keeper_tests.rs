@@ -244,7 +244,8 @@ fn links_are_followed_within_the_root_and_stay() {
 #[test]
 fn what_others_changed_since_stays_and_only_our_part_goes() {
     // Text now for text then, in the words of whoever changes it, and what has to be left.
-    let cases: [(Runtime, &str, Option<&str>, fn(&str) -> String, &str); 9] = [
+    type Case = (Runtime, &'static str, Option<&'static str>, fn(&str) -> String, &'static str);
+    let cases: [Case; 9] = [
         (Runtime::Docker, DAEMON, None, |t| t.replace(" }", ", \"debug\": true }"), "{ \"debug\": true }\n"),
         (
             Runtime::Docker,

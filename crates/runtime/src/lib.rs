@@ -25,9 +25,10 @@ mod registries;
 mod setup;
 mod tables;
 
+pub use containerd::is_off as kubernetes_is_off;
 pub use hosts::is_named as hosts_name;
 pub use keeper::{Done, KeepError, Keeper, Outcome, Planned, PlannedUndo, Undone};
 pub use part::{EditError, Part};
 pub use place::Root;
 pub use preview::preview;
-pub use setup::{Change, Runtime, Setup, SetupError, default_state};
+pub use setup::{CERTS as CONTAINERD_FOLDER, Change, Runtime, Setup, SetupError, default_state};

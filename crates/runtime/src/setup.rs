@@ -80,7 +80,8 @@ pub fn default_state(root: &Path) -> PathBuf {
 
 const DAEMON: &str = "/etc/docker/daemon.json";
 const CONTAINERD: &str = "/etc/containerd/config.toml";
-const CERTS: &str = "/etc/containerd/certs.d";
+/// The folder of `hosts.toml` files, unless another is set.
+pub const CERTS: &str = "/etc/containerd/certs.d";
 const REGISTRIES: &str = "/etc/containers/registries.conf";
 const DROP_INS: &str = "/etc/containers/registries.conf.d";
 

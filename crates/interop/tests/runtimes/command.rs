@@ -74,9 +74,7 @@ impl Etc {
     /// The findings of a check, each as step and words, and whether all is well.
     fn check(&self, fleet: &Fleet, runtime: &str, image: &str) -> (bool, Vec<(String, bool, String)>) {
         let output = self.longshore(fleet, &["check", runtime, "--image", image, "--json"]);
-        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-            panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
-        });
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON, or it says why not");
         let ok = report["ok"].as_bool().expect("a verdict");
         assert_eq!(output.status.code(), Some(i32::from(!ok)));
         let text = |value: &Value| value.as_str().expect("text").to_owned();

@@ -224,6 +224,8 @@ async fn containerd(mirror: SocketAddr, root: &Root) -> (Finding, Option<Puller>
             let set = dump.get("plugins")?.get(*plugin)?.get("registry")?.get("config_path")?.as_str()?;
             set.split(':').next().filter(|folder| !folder.is_empty())
         });
+    // Where the plugin for Kubernetes is switched off, others are given the usual folder by hand.
+    let folder = folder.or_else(|| runtime::kubernetes_is_off(&dump).then_some(runtime::CONTAINERD_FOLDER));
     let Some(folder) = folder.map(PathBuf::from) else {
         let advice = install(Runtime::Containerd);
         return (
@@ -243,9 +245,7 @@ async fn containerd(mirror: SocketAddr, root: &Root) -> (Finding, Option<Puller>
             let advice = install(Runtime::Containerd);
             bad(CONFIGURATION, format!("{} does not name {url}: {advice}", hosts.display()))
         }
-        Ok(true) => {
-            good(CONFIGURATION, format!("{} names {url}, and config_path its folder", hosts.display()))
-        }
+        Ok(true) => good(CONFIGURATION, format!("{} names {url}", hosts.display())),
     };
     (finding, root.resolve(&folder).ok().map(Puller::Containerd))
 }
@@ -293,7 +293,7 @@ async fn pull(puller: &Puller, args: &Args) -> anyhow::Result<Finding> {
     const STEP: &str = "pull";
     let image = match puller.choose(args.image.as_deref()).await {
         Ok(image) => image,
-        Err(words) => return Ok(bad(STEP, format!("{words} with --image"))),
+        Err(words) => return Ok(bad(STEP, words)),
     };
     let given = async || {
         let status = args.mirror.connection.client()?.status().await;

@@ -1,6 +1,6 @@
 //! `longshore runtime install` and `uninstall`: the runtimes' files.
 
-use std::{fs, io, time::Duration};
+use std::{fs, io, path::Path, time::Duration};
 
 use runtime::{
     Done, EditError, KeepError, Keeper, Outcome, PlannedUndo, Root, Runtime, Setup, SetupError, Undone,
@@ -108,7 +108,7 @@ fn write(
     root: &Root,
     dry: bool,
 ) -> anyhow::Result<Vec<(Runtime, Vec<String>)>> {
-    let _lock = if dry { None } else { Some(keeper.lock().map_err(explain)?) };
+    let _lock = if dry { None } else { Some(keeper.lock().map_err(|error| explain(&error))?) };
     let mut plans = Vec::new();
     for &runtime in runtimes {
         if place::found(runtime, root).is_none() {
@@ -117,10 +117,10 @@ fn write(
                 "{runtime} is not installed here (there is no {programs}); its files are for later"
             ));
         }
-        let (changes, notes) = setup.changes(runtime, root).map_err(refuse)?;
+        let (changes, notes) = setup.changes(runtime, root).map_err(|error| refuse(&error))?;
         notes.iter().for_each(|note| screen::note(&format!("note: {note}")));
         let planned = changes.iter().map(|change| keeper.plan(runtime, change));
-        plans.push((runtime, planned.collect::<Result<Vec<_>, _>>().map_err(explain)?));
+        plans.push((runtime, planned.collect::<Result<Vec<_>, _>>().map_err(|error| explain(&error))?));
     }
     let mut changed = Vec::new();
     for (runtime, planned) in plans {
@@ -135,7 +135,7 @@ fn write(
                 screen::say(&format!("{path} stays as it is"));
                 continue;
             }
-            match keeper.apply(runtime, plan).map_err(explain)? {
+            match keeper.apply(runtime, plan).map_err(|error| explain(&error))? {
                 Done::Written => {
                     screen::say(&format!("wrote {path}"));
                     files.push(path);
@@ -171,10 +171,13 @@ pub(super) async fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
 fn take_out(keeper: &Keeper, runtimes: &[Runtime], dry: bool) -> anyhow::Result<Vec<(Runtime, Vec<String>)>> {
     let mut changed = Vec::new();
     let mut failed = None;
-    let _lock = if dry || !keeper.is_used() { None } else { Some(keeper.lock().map_err(explain)?) };
+    let _lock =
+        if dry || !keeper.is_used() { None } else { Some(keeper.lock().map_err(|error| explain(&error))?) };
     for &runtime in runtimes {
         if dry {
-            for PlannedUndo { path, old, new } in keeper.plan_undo(runtime).map_err(explain)? {
+            for PlannedUndo { path, old, new } in
+                keeper.plan_undo(runtime).map_err(|error| explain(&error))?
+            {
                 if old == new {
                     screen::say(&format!("{} stays as it is", path.display()));
                 } else {
@@ -184,7 +187,7 @@ fn take_out(keeper: &Keeper, runtimes: &[Runtime], dry: bool) -> anyhow::Result<
             continue;
         }
         let mut files = Vec::new();
-        for Outcome { path, undone } in keeper.undo(runtime).map_err(explain)? {
+        for Outcome { path, undone } in keeper.undo(runtime).map_err(|error| explain(&error))? {
             let path = path.display();
             match undone {
                 Ok(undone) => {
@@ -212,7 +215,7 @@ fn take_out(keeper: &Keeper, runtimes: &[Runtime], dry: bool) -> anyhow::Result<
         }
     }
     match failed {
-        Some(error) => Err(explain(error)),
+        Some(error) => Err(explain(&error)),
         None => {
             if changed.is_empty() && !dry {
                 screen::say("nothing of Longshore's is left to undo");
@@ -262,17 +265,19 @@ async fn take_up(
     Ok(())
 }
 
-/// Docker does not start with mirrors on its command line and in its file.
+/// Docker does not start with mirrors on its command line and in its file. Looks at daemons that see our files.
 fn no_flag() -> anyhow::Result<()> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    for process in processes {
-        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
-        let mut words = line.split(|byte| *byte == 0).map(String::from_utf8_lossy);
-        let docker = words.next().is_some_and(|program| program.rsplit('/').next() == Some("dockerd"));
-        if docker && words.any(|word| word.starts_with("--registry-mirror")) {
+    let files_of = |process: &Path| fs::read_link(process.join("ns/mnt")).ok();
+    let ours = files_of(Path::new("/proc/self"));
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let line = fs::read(process.join("cmdline")).unwrap_or_default();
+        let words: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+        let docker = words.first().is_some_and(|program| program.rsplit('/').next() == Some("dockerd"));
+        let has = |flag: &str| words.iter().any(|word| word.starts_with(flag));
+        if docker && has("--registry-mirror") && !has("--config-file") && files_of(&process) == ours {
             let failure = Failure::new(
-                "Docker runs with --registry-mirror on its command line, and does not start \
-                                        with mirrors in its file as well",
+                "Docker runs with --registry-mirror on its command line, and does not start with mirrors in its file \
+                 as well",
             );
             return Err(failure.hint("take that flag out of its unit first").into());
         }
@@ -280,21 +285,19 @@ fn no_flag() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn refuse(error: SetupError) -> anyhow::Error {
-    match &error {
+fn refuse(error: &SetupError) -> anyhow::Error {
+    match error {
         SetupError::Registry(_) => Failure::bad_input(error.to_string()).into(),
-        SetupError::Edit { .. } => unusable(&error),
-        SetupError::Read { source, .. } => told(&error, source),
+        SetupError::Edit { .. } => unusable(error),
+        SetupError::Read { source, .. } => told(error, source),
         _ => Failure::new(error.to_string()).hint("nothing was changed").into(),
     }
 }
 
-fn explain(error: KeepError) -> anyhow::Error {
-    match (&error, error.io()) {
-        (_, Some(source)) => told(&error, source),
-        (KeepError::Edit { source: EditError::Syntax { .. } | EditError::NotText, .. }, _) => {
-            unusable(&error)
-        }
+fn explain(error: &KeepError) -> anyhow::Error {
+    match (error, error.io()) {
+        (_, Some(source)) => told(error, source),
+        (KeepError::Edit { source: EditError::Syntax { .. } | EditError::NotText, .. }, _) => unusable(error),
         _ => Failure::new(error.to_string()).into(),
     }
 }

@@ -41,7 +41,7 @@ impl Puller {
             let image = full(named);
             if self.has(&image).await? {
                 return Err(format!(
-                    "{image} is here already, so that pulling it proves nothing: name another"
+                    "{image} is here already, so that pulling it proves nothing: name another with --image"
                 ));
             }
             return Ok(image);
@@ -52,7 +52,7 @@ impl Puller {
             }
         }
         Err(format!(
-            "{} are here already, so that pulling them proves nothing: name another",
+            "{} are here already, so that pulling them proves nothing: name another with --image",
             IMAGES.join(" and ")
         ))
     }
@@ -61,8 +61,12 @@ impl Puller {
         match self {
             Self::Docker => {
                 let mut command = Command::new("docker");
-                command.args(["image", "ls", "--quiet", "--no-trunc", image]);
-                Ok(!run(&mut command, QUESTION).await?.trim().is_empty())
+                command.args(["image", "inspect", "--format", "{{.Id}}", image]);
+                match run(&mut command, QUESTION).await {
+                    Ok(_) => Ok(true),
+                    Err(words) if words.to_ascii_lowercase().contains("no such image") => Ok(false),
+                    Err(words) => Err(format!("whether {image} is here cannot be known: {words}")),
+                }
             }
             Self::Containerd(_) => {
                 // Namespaces share what they hold.
