@@ -154,7 +154,9 @@ fn span(text: &str, raw: &RawValue) -> Range<usize> {
 
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 fn syntax(error: serde_json::Error) -> EditError {
-    EditError::Syntax { line: error.line(), what: error.to_string() }
+    let words = error.to_string();
+    let what = words.split(" at line ").next().unwrap_or_default().to_owned();
+    EditError::Syntax { line: error.line(), what }
 }
 
 /// An object as it is written, members of one name twice included.

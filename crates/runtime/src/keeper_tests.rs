@@ -597,7 +597,7 @@ fn there_and_back(runtime: Runtime, path: &str, old: &str) -> Result<(), TestCas
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn dockers_file_comes_back(old in objects()) {

@@ -72,9 +72,16 @@ pub(super) async fn install(args: InstallArgs) -> anyhow::Result<()> {
     }
     let keeper = Keeper::new(root.clone(), args.system.state());
     let dry = args.dry_run;
-    let runtimes_of = runtimes.clone();
-    let system_root = root.clone();
-    let changed = host::blocking(move || write(&keeper, &setup, &runtimes_of, &system_root, dry)).await??;
+    let of = root.clone();
+    let written = host::blocking(move || {
+        let written = write(&keeper, &setup, &runtimes, &of, dry);
+        // A folder for records without any is not left behind.
+        if !dry {
+            keeper.tidy();
+        }
+        written
+    });
+    let changed = written.await??;
     if !dry {
         for runtime in changed {
             take_up(runtime, &root, args.restart, true).await?;
@@ -147,9 +154,6 @@ fn write(
         if !files.is_empty() {
             changed.push((runtime, files));
         }
-    }
-    if !dry {
-        keeper.tidy();
     }
     Ok(changed)
 }
