@@ -1,6 +1,9 @@
 //! Container runtimes pull a real image through nodes, from Debian's docker-registry.
 #![allow(clippy::expect_used, reason = "tests fail by panicking, their helpers too")]
 
+#[path = "runtimes/command.rs"]
+mod command;
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -7,6 +7,7 @@ pub(crate) mod lab;
 pub(crate) mod node;
 pub(crate) mod pull;
 mod retracker;
+pub(crate) mod runtime;
 pub(crate) mod seed;
 pub(crate) mod status;
 pub(crate) mod tracker;

@@ -48,6 +48,8 @@ enum Command {
     Node(commands::node::Args),
     /// Have the node fetch an image
     Pull(commands::pull::Args),
+    /// Have container runtimes pull through the node, check that they do, or undo it
+    Runtime(commands::runtime::Args),
     /// Serve a torrent's content until stopped
     Seed(commands::seed::Args),
     /// Show what the node holds and does
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::Lab(args) => host::block_on(commands::lab::run(args)),
         Command::Node(args) => host::block_on(commands::node::run(args)),
         Command::Pull(args) => host::block_on(commands::pull::run(args)),
+        Command::Runtime(args) => host::block_on(commands::runtime::run(args)),
         Command::Seed(args) => host::block_on(commands::seed::run(args)),
         Command::Status(args) => host::block_on(commands::status::run(args)),
         Command::Tracker(args) => commands::tracker::run(*args),

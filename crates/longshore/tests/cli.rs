@@ -474,3 +474,32 @@ fn the_version_is_told() {
         concat!("longshore ", env!("CARGO_PKG_VERSION"), "\n")
     );
 }
+
+#[test]
+fn runtimes_are_set_up_in_a_system_below_a_folder_and_brought_back() {
+    let system = tempfile::tempdir().expect("a folder");
+    let root = text(system.path());
+    let runtime = |arguments: &[&str]| run(&[&["runtime"], arguments, &["--root", root]].concat());
+    let (code, words) = code_and_words(&runtime(&["install", "docker"]));
+    assert!(code == Some(1) && words.contains("--mirror 127.0.0.1:5555"), "{words}");
+    let (code, words) = code_and_words(&runtime(&["install", "lxc"]));
+    assert!(code == Some(2) && words.contains("docker, containerd and podman"), "{words}");
+    let (code, words) = code_and_words(&runtime(&["install"]));
+    assert!(code == Some(1) && words.contains("no container runtime"), "{words}");
+    // The node's configuration says where the mirror is, and which registries there are.
+    fs::create_dir_all(system.path().join("etc/longshore")).expect("made");
+    let config = "[mirror]\nlisten = [\"0.0.0.0:7000\"]\n\
+                  [[origin.upstreams]]\nregistry = \"reg.test\"\n[[origin.upstreams]]\nregistry = \"reg.test:5000\"\n";
+    fs::write(system.path().join("etc/longshore/node.toml"), config).expect("written");
+    let file = system.path().join("etc/containers/registries.conf.d/longshore.conf");
+    let preview = runtime(&["install", "podman", "--dry-run"]);
+    assert!(String::from_utf8_lossy(&preview.stdout).contains("+location = \"127.0.0.1:7000/reg.test\"\n"));
+    assert!(!file.exists());
+    let (code, words) = code_and_words(&runtime(&["install", "podman"]));
+    assert!(code == Some(0) && words.contains("reg.test:5000 is left out"), "{words}");
+    let written = fs::read_to_string(&file).expect("written");
+    assert!(written.contains("127.0.0.1:7000/docker.io") && !written.contains("5000"), "{written}");
+    assert_eq!(runtime(&["uninstall"]).status.code(), Some(0));
+    assert!(!system.path().join("etc/containers").exists());
+    assert_eq!(runtime(&["uninstall"]).status.code(), Some(0), "twice is once");
+}
