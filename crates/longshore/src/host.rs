@@ -14,6 +14,7 @@ use crate::failure::Failure;
 
 /// Runs a command on a runtime of its own.
 pub(crate) fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -22,6 +23,17 @@ pub(crate) fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> any
     // A hashing thread that is in the middle of a piece must not hold up the end.
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
+}
+
+/// As many files and connections as the system lets this process have: what it starts with is meant for programs that
+/// cannot count past 1024.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        // Where it cannot be raised, it stays.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
 }
 
 /// Starts an engine. Where no address is given, it listens on the usual port, or on any when that is taken.

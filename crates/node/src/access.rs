@@ -4,6 +4,9 @@
 //! what the fleet has (by the directory). Anything else is asked of the registry, for each asker, repository and
 //! digest: a digest alone is no permission, nor is the right to another repository. What the registry said is
 //! remembered for a while.
+//!
+//! A word is believed of registries that the configuration lists. Of others only bytes prove anything: anybody can run
+//! one that says yes to every digest.
 
 use std::{
     collections::HashMap,
@@ -39,6 +42,8 @@ pub(crate) struct Access {
     /// Places that give nothing to those who show nothing, and the challenge that comes instead.
     closed: Mutex<HashMap<Place, (Instant, Option<String>)>>,
     asking: Singles<Question, Verdict>,
+    /// Blobs that began to come from where anybody is given them.
+    begun: Mutex<HashMap<Digest, (Instant, ())>>,
     /// Makes what is remembered of an authorization useless elsewhere.
     salt: [u8; 32],
 }
@@ -77,6 +82,7 @@ impl Default for Access {
             verdicts: Mutex::default(),
             closed: Mutex::default(),
             asking: Singles::default(),
+            begun: Mutex::default(),
             salt: rand::random(),
         }
     }
@@ -133,6 +139,9 @@ impl Inner {
         let (answer, rights) = self.with_rights(&place, &flight.asker, ask).await?;
         let Granted { rights, public, .. } =
             self.note_granted(&flight.repository, flight.digest, &flight.asker, rights);
+        if public {
+            put(&self.access.begun, flight.digest, (), |()| LATELY);
+        }
         flight.settle(rights, public);
         Ok(answer)
     }
@@ -153,6 +162,11 @@ impl Inner {
     ) -> Result<Granted, OriginError> {
         let place = Place::from(repository);
         let endpoint = self.origin.endpoint(&place)?;
+        if !endpoint.listed {
+            let reason = "what is not public is given on the word of listed registries only: list it under \
+                          [[origin.upstreams]]";
+            return Err(OriginError::NotAllowed { place, reason: reason.to_owned() });
+        }
         let who = self.access.who(asker, &endpoint);
         let question = Question { repository: repository.clone(), digest, who };
         let (age, before) = self.access.remembered(&question).unzip();
@@ -187,13 +201,19 @@ impl Inner {
         }
     }
 
-    /// The length of a blob in bytes, for an asker who may have it.
+    /// The length of a blob in bytes, as its registry says it to an asker. It is no leave to have what is here.
     pub(crate) async fn size_for(
         self: &Arc<Self>,
         asker: &Asker,
         repository: &Repository,
         digest: Digest,
     ) -> Result<u64, OriginError> {
+        let place = Place::from(repository);
+        if !self.origin.endpoint(&place)?.listed {
+            let digest = &digest;
+            let ask = |origin: Origin| async move { origin.blob_size(repository, digest).await };
+            return Ok(self.with_rights(&place, asker, ask).await?.0);
+        }
         let granted = self.may_have(asker, repository, digest, &Want::Blob).await?;
         match granted.size {
             Some(size) => Ok(size),
@@ -222,6 +242,13 @@ impl Inner {
         verdict
     }
 
+    /// Whether what is here of a blob that was broken off may be gone on from, for whoever the flight is for: the word of
+    /// a registry that is not listed is no leave to read what came from another.
+    pub(crate) fn may_resume(&self, flight: &Flight) -> bool {
+        let listed = self.origin.endpoint(&Place::from(&flight.repository)).is_ok_and(|e| e.listed);
+        listed || lock(&self.access.begun).contains_key(&flight.digest)
+    }
+
     /// Notes that a registry has given something to an asker, or would have.
     pub(crate) fn note_granted(
         &self,
@@ -240,8 +267,9 @@ impl Inner {
     }
 
     fn granted(&self, repository: &Repository, digest: Digest, rights: Rights, size: Option<u64>) -> Granted {
-        let public = self.is_public(&repository.into(), &rights);
-        if public {
+        let place = Place::from(repository);
+        let public = self.is_public(&place, &rights);
+        if public && self.origin.endpoint(&place).is_ok_and(|endpoint| endpoint.listed) {
             self.store.mark_public(&digest);
         }
         Granted { rights, public, size }

@@ -50,6 +50,7 @@ async fn manifest(
     let (repository, target) = (&flight.repository, &target);
     let ask = |origin: Origin| async move { origin.manifest(repository, target, accept).await };
     let manifest = inner.ask_origin(flight, ask).await?;
+    note_public(inner, flight);
     let torrent =
         inner.keep_small(manifest.digest, manifest.bytes.clone(), Some(&manifest.media_type)).await?;
     flight.update(|progress| {
@@ -60,6 +61,11 @@ async fn manifest(
 }
 
 async fn blob(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<BlobTorrent, FetchError> {
+    if !inner.may_resume(flight) {
+        let (store, digest) = (inner.store.clone(), flight.digest);
+        // One that somebody works on is not there to be gone on from either.
+        let _ = spawn_blocking(move || store.discard_partial(&digest)).await;
+    }
     // What an earlier attempt left knows the size, and only the rest is asked for. But it may have been begun on a
     // lie of the directory's; then it is thrown away, and everything asked for.
     if let Some(left) = left_over(inner, flight.digest).await {
@@ -134,6 +140,7 @@ async fn attempt(
         let repository = flight.repository.to_string();
         return Err(FetchError::WrongDigest { repository, expected: digest, found: torrent.digest });
     }
+    note_public(inner, flight);
     let info = torrent.info_bytes.clone();
     spawn_blocking(move || {
         partial.set_torrent(info).map_err(FetchError::disk)?;
@@ -142,6 +149,13 @@ async fn attempt(
     .await
     .map_err(FetchError::disk)??;
     Ok(torrent)
+}
+
+/// The bytes are proven: if anybody is given them there, they are for everybody.
+fn note_public(inner: &Inner, flight: &Flight) {
+    if flight.told().1 {
+        inner.store.mark_public(&flight.digest);
+    }
 }
 
 /// Where a blob's bytes come from.

@@ -69,6 +69,23 @@ async fn the_right_to_another_repository_is_none_to_this_ones_content() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_word_of_a_registry_that_is_not_listed_opens_nothing() {
+    let (registry, layer, blob) = closed_registry().await;
+    let (node, _dir) = lone_node(&registry).await;
+    assert_eq!(fetch_as(&node, "app", &blob, Some(ALICE)).await.body, layer);
+    let manifest = fetch_as(&node, "app", "manifests/1", Some(ALICE)).await;
+    let manifest = format!("manifests/{}", Digest::of(&manifest.body));
+    // Anybody can run one that says yes to every digest. It is not even asked.
+    let client = reqwest::Client::builder().no_proxy().build().expect("client");
+    for (path, status) in [(&blob, 404), (&manifest, 403)] {
+        let url = format!("http://{}/v2/team/app/{path}?ns=anybody.invalid", node.mirrors()[0]);
+        let answer = client.get(url).header("authorization", ALICE).send().await.expect("answers");
+        assert_eq!(answer.status().as_u16(), status, "{path}");
+        assert!(!answer.text().await.expect("a body").contains("schemaVersion"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_anybody_may_have_from_one_repository_is_for_everybody_from_then_on() {
     let (registry, layer, blob) = closed_registry().await;
     let (node, dir) = lone_node(&registry).await;

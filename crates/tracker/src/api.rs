@@ -21,7 +21,7 @@ use axum::{
     routing::{any, get, post, put},
 };
 use hash::Digest;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
     auth::Auth,
@@ -43,6 +43,13 @@ use crate::{
     tally::{Fault, Tallies, Tally},
 };
 
+/// How many publications are taken in at a time.
+pub(crate) const PUBLICATIONS: usize = 16;
+
+/// How long one waits for its turn, and how long it may take then.
+const TURN: Duration = Duration::from_secs(10);
+const PUBLICATION: Duration = Duration::from_secs(20);
+
 /// The longest body of any call but a publication, in bytes.
 const MAX_BODY: usize = 16 * 1024;
 
@@ -63,6 +70,8 @@ pub(crate) struct Shared {
     /// What the listeners count.
     pub(crate) tallies: Vec<Tallies>,
     pub(crate) rates: Rates,
+    /// So many publications at a time: each may take [`MAX_PUBLISH_BODY`] of memory.
+    pub(crate) publications: Arc<Semaphore>,
     /// One full scrape at a time.
     pub(crate) full_scrapes: Arc<Semaphore>,
 }
@@ -73,7 +82,12 @@ pub(crate) fn router(shared: App) -> Router {
     let blob = "/directory/v1/blobs/{digest}";
     let directory = Router::new()
         .route(blob, get(entry))
-        .route(blob, put(publish).layer(DefaultBodyLimit::max(MAX_PUBLISH_BODY)))
+        .route(
+            blob,
+            put(publish)
+                .layer(DefaultBodyLimit::max(MAX_PUBLISH_BODY))
+                .layer(middleware::from_fn_with_state(Arc::clone(&shared), take_turns)),
+        )
         .route("/directory/v1/blobs/{digest}/claim", post(claim))
         .route("/directory/v1/blobs/{digest}/renew", post(renew))
         .route("/directory/v1/blobs/{digest}/release", post(release))
@@ -136,6 +150,16 @@ async fn full_or_named_scrape(
     }
     let refused = app.may_not_see(asker);
     refused.unwrap_or_else(|| full_scrape::answer(&app, &headers))
+}
+
+/// Lets so many publications through at a time as there may be, each for as long as one may take.
+async fn take_turns(State(app): State<App>, request: Request, next: Next) -> Response {
+    let full = || {
+        let error = "too many publications at the same time: try again".to_owned();
+        (StatusCode::SERVICE_UNAVAILABLE, Json(ErrorBody::new(error))).into_response()
+    };
+    let Ok(Ok(_turn)) = timeout(TURN, app.publications.acquire()).await else { return full() };
+    timeout(PUBLICATION, next.run(request)).await.unwrap_or_else(|_| full())
 }
 
 /// Lets through whoever may see statistics.

@@ -64,8 +64,13 @@ impl Limiter {
             depth: each * config.rate_burst.saturating_sub(1),
             v4_bits: config.rate_prefix_v4,
             v6_bits: config.rate_prefix_v6,
-            // Who asks by a proxy that does not say for whom is nobody in particular.
-            exempt: [&config.rate_exempt[..], &config.trusted_proxies].concat(),
+            // Who asks by a proxy that does not say for whom is nobody in particular; but not where everybody may be one.
+            exempt: config
+                .rate_exempt
+                .iter()
+                .chain(config.trusted_proxies.iter().filter(|network| !network.is_everywhere()))
+                .copied()
+                .collect(),
         })
     }
 
@@ -191,6 +196,16 @@ mod tests {
             }
             assert!(limiter.allows(Duration::from_secs(second), ip("10.0.0.1")), "{second}");
         }
+    }
+
+    #[test]
+    fn proxies_are_exempt_but_not_where_everybody_is_one() {
+        let proxies = |trusted_proxies| {
+            let config = Config { rate_limit: 1, rate_burst: 1, trusted_proxies, ..Config::default() };
+            passes(&Limiter::of(&config).expect("a limit"), Duration::from_secs(1), "10.0.0.1", 9)
+        };
+        assert_eq!(proxies(vec!["10.0.0.0/8".parse().expect("a network")]), 9);
+        assert_eq!(proxies(Network::EVERYWHERE.to_vec()), 1);
     }
 
     #[test]

@@ -29,6 +29,11 @@ impl Network {
         Self(IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0))),
     ];
 
+    /// Whether it is all there is, of its family.
+    pub fn is_everywhere(&self) -> bool {
+        self.0.prefix_len() == 0
+    }
+
     /// Whether an address lies in it. IPv4 addresses in IPv6's clothes are taken for what they are.
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.0.contains(&ip.to_canonical())

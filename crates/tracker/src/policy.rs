@@ -164,10 +164,10 @@ impl Policy {
 
     /// Whether an address may see torrents that it has not named: an info-hash is the key to what is in the torrent.
     pub(crate) fn may_list(&self, from: Option<IpAddr>) -> bool {
-        match from {
-            Some(from) if self.stats_from.is_empty() => from.is_loopback(),
-            from => self.may_see(from),
-        }
+        // Whoever comes by a proxy that names nobody may be anybody.
+        from.is_some_and(|from| {
+            if self.stats_from.is_empty() { from.is_loopback() } else { within(&self.stats_from, from) }
+        })
     }
 
     /// Whether an address may see statistics and metrics.
@@ -185,6 +185,12 @@ impl Policy {
     /// Whether what comes from here comes for others, as does all that comes by a unix socket.
     pub(crate) fn is_proxy(&self, from: Option<IpAddr>) -> bool {
         from.is_none_or(|from| within(&self.proxies, from))
+    }
+
+    /// Whether a connection from here counts for no host: it comes for others. Where everybody is believed as a proxy,
+    /// that says nothing.
+    pub(crate) fn is_free(&self, from: Option<IpAddr>) -> bool {
+        from.is_none_or(|from| self.proxies.iter().any(|n| !n.is_everywhere() && n.contains(from)))
     }
 
     /// Whether a connection from here begins with the PROXY protocol.
@@ -208,8 +214,12 @@ impl Policy {
         let values = field(&self.real_ip_header);
         let addresses = values.iter().rev().flat_map(|value| value.rsplit(|byte| *byte == b','));
         for address in addresses.map(parse_ip) {
-            // Before what nobody can read stands what anybody may have written.
+            // Before what nobody can read stands what anybody may have written. Nobody comes from this machine by way of
+            // another.
             let Some(address) = address else { break };
+            if address.is_loopback() && from.is_some_and(|from| !from.is_loopback()) {
+                break;
+            }
             client = Some(address);
             if !within(&self.proxies, address) {
                 break;
@@ -281,7 +291,12 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 fn read(path: &Path) -> Result<String, ContentError> {
-    if fs::metadata(path)?.len() > LONGEST {
+    let there = fs::metadata(path)?;
+    if !there.is_file() {
+        // A pipe would be waited for.
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no ordinary file").into());
+    }
+    if there.len() > LONGEST {
         return Err(ContentError::TooLong);
     }
     Ok(fs::read_to_string(path)?)
@@ -326,6 +341,22 @@ mod tests {
         let lan = policy(|config| config.ip_from = networks(&["10.0.0.0/8", "fd00::/8"]));
         assert_eq!(lan.address(ip("10.0.0.1"), Some(ip("192.0.2.1"))), ip("192.0.2.1"));
         assert_eq!(lan.address(ip("127.0.0.1"), Some(ip("192.0.2.1"))), ip("127.0.0.1"));
+    }
+
+    #[test]
+    fn torrents_are_listed_to_this_machine_or_to_those_that_are_set_and_never_to_nobody_in_particular() {
+        let usual = policy(|_| {});
+        assert!(usual.may_list(Some(ip("127.0.0.1"))) && usual.may_see(None));
+        assert!(!usual.may_list(Some(ip("10.0.0.1"))) && !usual.may_list(None));
+        let set = policy(|config| config.stats_from = networks(&["10.0.0.0/8"]));
+        assert!(set.may_list(Some(ip("10.0.0.1"))));
+        assert!(!set.may_list(Some(ip("127.0.0.1"))) && !set.may_list(None));
+        // Where everybody is believed, nobody from elsewhere becomes this machine, nor counts for no host.
+        let all = policy(|config| config.trusted_proxies = Network::EVERYWHERE.to_vec());
+        let client = |from: &str| all.client(Some(ip(from)), |_| vec![b"127.0.0.1"]);
+        assert_eq!(client("10.0.0.1"), Some(ip("10.0.0.1")));
+        assert_eq!(client("127.0.0.1"), Some(ip("127.0.0.1")));
+        assert!(!all.is_free(Some(ip("10.0.0.1"))));
     }
 
     #[test]

@@ -67,9 +67,11 @@ const HANDED_OVER: usize = 1024;
 /// How long a client may take for a head, or to take an answer.
 const SLOW: Duration = Duration::from_secs(30);
 
-/// One of how many places may be a connection's of HTTPS that has not been answered anything yet: whoever opens them and
-/// leaves takes no more. Over plain HTTP such a connection is given up when another wants its place.
+/// One of how many places may be a connection's of HTTPS that has not been answered anything yet, of all and of those that
+/// one host may have: whoever opens them and leaves takes no more, and leaves most of them to others. Over plain HTTP
+/// such a connection is given up when another wants its place.
 const UNSERVED_SHARE: usize = 4;
+const UNSERVED_SHARE_OF_HOST: usize = 16;
 
 /// The tracker's clocks: one that never goes back, for ages and deadlines, and the date.
 #[derive(Debug, Clone, Copy)]
@@ -192,6 +194,7 @@ impl Tracker {
             tally,
             tallies,
             rates: Rates::default(),
+            publications: Arc::new(Semaphore::new(api::PUBLICATIONS)),
             full_scrapes: Arc::new(Semaphore::new(1)),
             config,
         });
@@ -217,7 +220,9 @@ impl Tracker {
             })
             .map_err(StartError::System)?;
         let router = api::router(Arc::clone(&shared));
-        let unserved = Arc::new(Semaphore::new((shared.config.max_connections / UNSERVED_SHARE).max(1)));
+        let most = (shared.config.max_connections / UNSERVED_SHARE).max(1);
+        let of_host = (shared.config.max_connections_per_host / UNSERVED_SHARE_OF_HOST).max(1);
+        let unserved = Arc::new(Connections::new(most, of_host));
         for (door, tallies) in https.into_iter().zip(tallies) {
             let (Some(tls), Some(tally)) = (&tracker.tls, tallies.workers.first()) else { continue };
             let secure = Arc::new(Secure {

@@ -56,6 +56,11 @@ pub enum ListError {
     },
 }
 
+/// Errors show nothing of the text: its URLs hold passkeys.
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! { with_snippet: false }
+}
+
 /// Reads a list. An empty file is an empty list.
 ///
 /// # Errors
@@ -64,8 +69,8 @@ pub fn read_list(text: &str) -> Result<Vec<Forwarder>, ListError> {
     if text.len() > LONGEST {
         return Err(ListError::TooLong);
     }
-    let list: Option<Vec<Forwarder>> =
-        serde_saphyr::from_str(text).map_err(|error| ListError::Form(error.to_string()))?;
+    let list: Option<Vec<Forwarder>> = serde_saphyr::from_str_with_options(text, options())
+        .map_err(|error| ListError::Form(error.to_string()))?;
     let mut list = list.unwrap_or_default();
     if list.len() > MOST {
         return Err(ListError::TooMany(list.len()));
@@ -117,6 +122,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let error = |text: &str| read_list(text).expect_err(text).to_string();
+        let told = error("- uri: http://u:pw@h/PASSKEY/announce\n  nmae: x\n");
+        assert!(told.contains("nmae") && !told.contains("PASSKEY") && !told.contains("pw"), "{told}");
         assert!(error("- url: http://x/\n").contains("url"));
         assert!(error("- uri: [\n").contains("list of forwarders"));
         assert!(error("uri: http://x/").contains("list of forwarders"));

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -299,7 +299,9 @@ impl Forwarders {
 
 /// Whether a peer from elsewhere can be one at all.
 fn can_be_reached(addr: &SocketAddr) -> bool {
-    addr.port() != 0 && !addr.ip().is_unspecified() && !addr.ip().is_multicast()
+    let ip = addr.ip();
+    let everybody = ip.is_multicast() || ip == Ipv4Addr::BROADCAST;
+    addr.port() != 0 && !ip.is_unspecified() && !everybody
 }
 
 #[cfg(test)]

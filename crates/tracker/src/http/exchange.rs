@@ -64,8 +64,8 @@ impl Exchange {
     }
 
     /// Whether `from` is a trusted proxy.
-    pub(crate) fn is_proxy(&self, from: Option<IpAddr>) -> bool {
-        self.desk.policy.load().is_proxy(from)
+    pub(crate) fn is_free(&self, from: Option<IpAddr>) -> bool {
+        self.desk.policy.load().is_free(from)
     }
 
     /// Whether `from` says first for whom it is, by the PROXY protocol.

@@ -15,14 +15,13 @@ use rustls::ServerConfig;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    connection::{NoPlace, Place},
+    connection::{Connections, NoPlace, Place},
     exchange::Exchange,
     responder::{Part, Responder},
 };
@@ -46,7 +45,7 @@ pub(crate) struct Secure {
     pub(crate) tally: Arc<Tally>,
     pub(crate) router: Router,
     /// Places for connections that have not been answered anything yet.
-    pub(crate) unserved: Arc<Semaphore>,
+    pub(crate) unserved: Arc<Connections>,
     /// How long a request may take to be read, or an answer to be taken.
     pub(crate) slow: Duration,
     /// How long a connection may stand idle.
@@ -89,25 +88,19 @@ impl Secure {
         if !policy.may_connect(self.shared.clock.elapsed(), Some(from)) {
             return self.tally.of(from).fault(Fault::Limited);
         }
-        let free = policy.is_proxy(Some(from));
+        let free = policy.is_free(Some(from));
         let place = self.shared.connections.enter(Some(from), free);
-        match (place, Arc::clone(&self.unserved).try_acquire_owned()) {
+        match (place, self.unserved.enter(Some(from), free)) {
             (Ok(place), Ok(unserved)) => {
                 self.tasks.spawn(Arc::clone(self).serve(stream, from, place, unserved));
             }
-            (Err(NoPlace::Crowd), _) => self.tally.of(from).fault(Fault::Crowd),
-            (Err(NoPlace::Full), _) | (_, Err(_)) => self.tally.of(from).fault(Fault::Busy),
+            (Err(NoPlace::Crowd), _) | (_, Err(NoPlace::Crowd)) => self.tally.of(from).fault(Fault::Crowd),
+            (Err(NoPlace::Full), _) | (_, Err(NoPlace::Full)) => self.tally.of(from).fault(Fault::Busy),
         }
     }
 
     /// Serves a connection until it ends, and counts it as long.
-    async fn serve(
-        self: Arc<Self>,
-        stream: TcpStream,
-        from: IpAddr,
-        _place: Place,
-        unserved: OwnedSemaphorePermit,
-    ) {
+    async fn serve(self: Arc<Self>, stream: TcpStream, from: IpAddr, _place: Place, unserved: Place) {
         let greeted = tokio::select! {
             greeted = timeout(HANDSHAKE, self.greet(stream, from)) => greeted,
             () = self.closing.cancelled() => return,
@@ -140,7 +133,7 @@ impl Secure {
 
     /// Answers announces and scrapes, until the client has enough or asks for something else: that is the API's, and
     /// all that follows.
-    async fn converse(&self, mut stream: Stream, from: IpAddr, unserved: OwnedSemaphorePermit) {
+    async fn converse(&self, mut stream: Stream, from: IpAddr, unserved: Place) {
         let Shared { desk, tracker_id, config, clock, .. } = &*self.shared;
         let exchange = Exchange::new(Arc::clone(desk), Arc::clone(tracker_id), Arc::clone(&self.tally));
         let mut responder = Responder::new(exchange, config.full_scrape);

@@ -182,7 +182,7 @@ impl Loop {
 
     /// A place, if need be that of the connection that has been open for longest without a request.
     fn enter(&mut self, from: Option<IpAddr>) -> Result<Place, NoPlace> {
-        let free = self.worker.responder.exchange.is_proxy(from);
+        let free = self.worker.responder.exchange.is_free(from);
         let place = self.worker.connections.enter(from, free);
         if place.as_ref().err() != Some(&NoPlace::Full) {
             return place;

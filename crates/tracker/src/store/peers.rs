@@ -354,8 +354,8 @@ impl PeerStore {
         if outcome == Outcome::Stopped && found.is_some() {
             torrent.fit();
         }
-        if event == Event::Completed && !was_seed {
-            // Said again by one that is known as a seed, it is no second download.
+        if event == Event::Completed && !was_seed && record.kind == Kind::Seed {
+            // Said by one that lacks something, it is not true; said again by a seed, it is no second download.
             torrent.count_download();
         }
         (outcome, at)
@@ -631,6 +631,7 @@ mod tests {
         assert_eq!(say(2, 5, Event::Started), 0);
         assert_eq!(say(2, 0, Event::Completed), 1);
         assert_eq!(say(2, 0, Event::Completed), 1);
+        assert_eq!(say(4, 7, Event::Completed), 1, "who lacks something has not completed it");
         assert_eq!(say(2, 0, Event::None), 1);
     }
 
