@@ -58,7 +58,7 @@ class Contender:
 
 def load(options, *arguments):
     command = ["taskset", "-c", LOAD_CORE, options.load, *map(str, arguments)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout)
 
 
 def contenders(options, folder):
@@ -79,9 +79,11 @@ def contenders(options, folder):
         config.write_text(AQUATIC_UDP)
         yield "aquatic_udp", [options.aquatic_udp, "-c", str(config)], 17005, [UDP, CONNECT, PACED]
     if options.aquatic_http:
-        config = folder / "aquatic-http.toml"
-        config.write_text(AQUATIC_HTTP)
-        yield "aquatic_http", [options.aquatic_http, "-c", str(config)], 17006, [KEEP_ALIVE, CLOSE]
+        # It closes no connection because a client asks for it: all are kept, or none.
+        for kind, port, keep in ((KEEP_ALIVE, 17006, "true"), (CLOSE, 17007, "false")):
+            config = folder / f"aquatic-{kind}.toml"
+            config.write_text(AQUATIC_HTTP.format(port=port, keep=keep))
+            yield f"aquatic_{kind}", [options.aquatic_http, "-c", str(config)], port, [kind]
 
 
 AQUATIC_UDP = """
@@ -99,8 +101,8 @@ socket_workers = 1
 swarm_workers = 1
 [network]
 only_ipv6 = false
-address = "127.0.0.1:17006"
-keep_alive = true
+address = "127.0.0.1:{port}"
+keep_alive = {keep}
 [protocol]
 max_peers = 50
 """
@@ -120,6 +122,9 @@ def measure(options, contender, kind):
         result = load(options, *arguments)
     except subprocess.CalledProcessError as error:
         print(f"{contender.name}: {kind}: {error.stderr.strip().splitlines()[:2]}")
+        return None
+    except subprocess.TimeoutExpired:
+        print(f"{contender.name}: {kind}: no end")
         return None
     if kind != PACED:
         result["cpu_us"] = (contender.cpu_ns() - before) / 1000 / max(result["announces"], 1)

@@ -2,11 +2,12 @@
 
 use std::{
     collections::HashMap,
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use rustix::net::SendFlags;
 use socket2::Socket;
 
 /// How many connections there may be, and are.
@@ -147,10 +148,11 @@ impl Connection {
         again(|| (&self.socket).read(to))
     }
 
-    /// Sends what waited, and then `more`; what is not taken waits. Says whether all has gone.
-    pub(crate) fn send(&mut self, more: &[u8]) -> io::Result<bool> {
+    /// Sends what waited, and then `more`; what is not taken waits. Says whether all has gone. What is `last` may go
+    /// with the end of the connection, in one packet.
+    pub(crate) fn send(&mut self, more: &[u8], last: bool) -> io::Result<bool> {
         if !self.output.is_empty() {
-            let sent = again(|| (&self.socket).write(&self.output))?.unwrap_or(0);
+            let sent = self.push(&self.output, SendFlags::empty())?;
             self.output.drain(..sent);
             if !self.output.is_empty() {
                 self.output.extend_from_slice(more);
@@ -161,10 +163,15 @@ impl Connection {
         if more.is_empty() {
             return Ok(true);
         }
-        let sent = again(|| (&self.socket).write(more))?.unwrap_or(0);
+        let sent = self.push(more, if last { SendFlags::MORE } else { SendFlags::empty() })?;
         let rest = more.get(sent..).unwrap_or_default();
         self.output.extend_from_slice(rest);
         Ok(rest.is_empty())
+    }
+
+    fn push(&self, bytes: &[u8], flags: SendFlags) -> io::Result<usize> {
+        let call = || Ok(rustix::net::send(&self.socket, bytes, flags | SendFlags::NOSIGNAL)?);
+        Ok(again(call)?.unwrap_or(0))
     }
 }
 

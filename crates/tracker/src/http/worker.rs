@@ -35,11 +35,16 @@ use crate::{serve::LINGER, server::Clock, tally::Fault};
 /// How many bytes are read by one call.
 const READ: usize = 16 * 1024;
 
-/// How many connections are taken in one go.
+/// How many connections are taken in one go at most.
 const ACCEPTS: usize = 64;
 
 /// How many events one call tells at most.
 const EVENTS: usize = 256;
+
+/// How many requests in a row that came after their connections were taken say that the next will too, and how often
+/// that is tried again nevertheless.
+const LATE: u32 = 4;
+const TRY_AGAIN: u32 = 32;
 
 /// What wakes a worker besides its connections.
 const LISTENER: u64 = u64::MAX;
@@ -89,6 +94,8 @@ struct Loop {
     scratch: Box<[u8]>,
     /// The answers to it.
     answers: Vec<u8>,
+    /// How many connections in a row were taken before their requests had come.
+    late: u32,
 }
 
 /// What became of a connection.
@@ -116,6 +123,7 @@ impl Loop {
             now: Duration::ZERO,
             scratch: vec![0; READ].into(),
             answers: Vec::with_capacity(READ),
+            late: 0,
             worker,
         })
     }
@@ -133,7 +141,8 @@ impl Loop {
             self.now = self.worker.clock.elapsed();
             for event in &events {
                 match event.data.u64() {
-                    LISTENER => self.accept(),
+                    // As many as there is else to do: where little goes on, one call is enough to take the one.
+                    LISTENER => self.accept(events.len().min(ACCEPTS)),
                     STOP => {}
                     token => self.wake(token),
                 }
@@ -147,8 +156,8 @@ impl Loop {
         Ok(())
     }
 
-    fn accept(&mut self) {
-        for _ in 0..ACCEPTS {
+    fn accept(&mut self, most: usize) {
+        for _ in 0..most {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             let (socket, from) = match rustix::net::acceptfrom_with(&self.worker.listener, flags) {
                 Ok((socket, from)) => (Socket::from(socket), from.and_then(|from| from.try_into().ok())),
@@ -193,14 +202,19 @@ impl Loop {
         self.worker.connections.enter(from, free)
     }
 
-    /// A new connection, whose request may be there already.
+    /// A new connection. To look at once whether its request is there already spares two calls where it is, and costs
+    /// one where it is not.
     fn admit(&mut self, socket: Socket, from: Option<IpAddr>, place: Place) {
         let deadline = self.now.as_secs() + self.worker.patience.slow;
         let (input, output) = (Vec::new(), Vec::new());
         let introduced = self.worker.responder.exchange.has_preface(from);
         let (stage, served) = (if introduced { Stage::Preface } else { Stage::Open }, false);
         let mut connection = Connection { socket, from, input, output, deadline, stage, served, place };
-        match self.turn(&mut connection) {
+        let looks = self.late < LATE || self.late.is_multiple_of(TRY_AGAIN);
+        let fate = if looks { self.turn(&mut connection) } else { Fate::Stays };
+        let is_late = fate == Fate::Stays && !connection.served && connection.input.is_empty();
+        self.late = if is_late { self.late.wrapping_add(1) } else { 0 };
+        match fate {
             Fate::Stays => {
                 let flags = wanted(&connection);
                 let token = self.table.next();
@@ -247,7 +261,7 @@ impl Loop {
             };
         }
         if !connection.output.is_empty() {
-            match connection.send(&[]) {
+            match connection.send(&[], false) {
                 Ok(true) if connection.stage != Stage::Open => return self.end(connection),
                 Ok(true) => {}
                 Ok(false) => return Fate::Stays,
@@ -316,7 +330,9 @@ impl Loop {
         let fate = loop {
             answers.clear();
             let part = self.worker.responder.answer(self.now, connection.from, &mut rest, &mut answers);
-            match connection.send(&answers) {
+            // Where a client still sends, it is reset at the end, and must have the answer before.
+            let last = part == Part::Broken || part == Part::Last && rest.is_empty();
+            match connection.send(&answers, last) {
                 Ok(_) if part == Part::Foreign => break Fate::Leaves,
                 Ok(gone) => {
                     match part {
