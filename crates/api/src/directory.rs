@@ -9,6 +9,7 @@
 //! | `PUT /directory/v1/blobs/{digest}` | [`PublishRequest`] | [`Entry`] |
 //! | `POST /directory/v1/blobs/{digest}/renew` | [`LeaseRequest`] | [`Renewal`] |
 //! | `POST /directory/v1/blobs/{digest}/release` | [`LeaseRequest`] | 204, whether or not it was held |
+//! | `POST /directory/v1/tags/claim` | [`TagClaimRequest`] | [`TagClaim`] |
 //! | `PUT /directory/v1/tags` | [`TagRequest`] | [`Tag`] |
 //! | `GET /directory/v1/tags?name=…` | | [`Tag`], or 404 |
 //!
@@ -152,6 +153,37 @@ pub enum Renewal {
         /// The new holder's node id.
         by: String,
     },
+}
+
+/// Asks for the turn to resolve a tag at its origin, or for what another resolves meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagClaimRequest {
+    /// `registry/repository:tag`.
+    pub name: String,
+    /// Who asks: the node's id.
+    pub node: String,
+    /// How long to wait for one that has the turn, in milliseconds; at most [`MAX_WAIT_MS`].
+    #[serde(default)]
+    pub wait_ms: u64,
+}
+
+/// The answer to a claim of a tag.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum TagClaim {
+    /// Another has resolved it since this call came.
+    Known(Tag),
+    /// The claimant has the turn: ask the origin, set the tag, and release the lease, which is one like a blob's, of
+    /// [`turn_of`] the tag.
+    Leased(Lease),
+    /// Another had the turn, and has set nothing: ask the origin without one.
+    Held,
+}
+
+/// Under which digest the turn to resolve `registry/repository:tag` is leased.
+#[must_use]
+pub fn turn_of(tag: &str) -> Digest {
+    Digest::of(&[b"the turn to resolve ", tag.as_bytes()].concat())
 }
 
 /// What a tag pointed at when some node last resolved it at the origin.

@@ -16,7 +16,8 @@ use url::Url;
 use crate::{
     CallError, ClientError,
     directory::{
-        Claim, ClaimRequest, Entry, LeaseRequest, MAX_WAIT_MS, PublishRequest, Renewal, Tag, TagRequest,
+        Claim, ClaimRequest, Entry, LeaseRequest, MAX_WAIT_MS, PublishRequest, Renewal, Tag, TagClaim,
+        TagClaimRequest, TagRequest,
     },
     outage::{Change, Outage},
     transport::{Connect, Transport, join, parse_base},
@@ -106,6 +107,16 @@ impl DirectoryClient {
         self.expect(Method::POST, &blob(digest, Some("release")), Some(&body), self.deadline).await
     }
 
+    /// Asks for the turn to resolve `registry/repository:tag` at its origin. While another has it, the answer comes when
+    /// that one is done, or at the end of the wait (at most 30 s).
+    pub async fn claim_tag(&self, name: &str, node: &str, wait: Duration) -> Result<TagClaim, CallError> {
+        let wait_ms = millis(wait);
+        let body = TagClaimRequest { name: name.to_owned(), node: node.to_owned(), wait_ms };
+        let target = (vec!["tags".to_owned(), "claim".to_owned()], None);
+        let deadline = self.deadline + Duration::from_millis(wait_ms);
+        self.expect(Method::POST, &target, Some(&body), deadline).await
+    }
+
     /// Says what a tag points at.
     pub async fn set_tag(&self, tag: &TagRequest) -> Result<Tag, CallError> {
         self.expect(Method::PUT, &(vec!["tags".to_owned()], None), Some(tag), self.deadline).await
@@ -124,7 +135,7 @@ impl DirectoryClient {
         wait: Duration,
         stale: bool,
     ) -> Result<Claim, CallError> {
-        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).min(MAX_WAIT_MS);
+        let wait_ms = millis(wait);
         let body = ClaimRequest { node: node.to_owned(), wait_ms, stale };
         let deadline = self.deadline + Duration::from_millis(wait_ms);
         self.expect(Method::POST, &blob(digest, Some("claim")), Some(&body), deadline).await
@@ -211,6 +222,10 @@ impl DirectoryClient {
             reason: "no address was given".to_owned(),
         }))
     }
+}
+
+fn millis(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).min(MAX_WAIT_MS)
 }
 
 /// Path segments below `/directory/v1`, and the value of `name=` if there is a query.

@@ -2,7 +2,7 @@
 
 use std::{os::unix::fs::FileExt, sync::Arc, time::Duration};
 
-use api::directory::{Tag, TagRequest};
+use api::directory::{Tag, TagClaim, TagRequest, turn_of};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use hash::Digest;
@@ -15,12 +15,16 @@ use crate::{
     access::is_refusal,
     content::Inner,
     flight::{FetchError, Want},
+    lease::Held,
 };
 
 /// The largest manifest that is served, in bytes.
 const LARGEST: u64 = 8 * 1024 * 1024;
 /// How long a manifest may take to come from peers before the origin is asked directly.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long another node of the fleet that asks the origin for the same tag is waited for.
+const TURN: Duration = Duration::from_secs(2);
 
 /// What a tag points at.
 #[derive(Clone, Debug)]
@@ -55,8 +59,8 @@ impl Inner {
         Ok(answer)
     }
 
-    /// What a tag points at now, by the origin; or by the directory, where that was told lately enough, or while the
-    /// origin cannot be reached.
+    /// What a tag points at now, by the origin, which one node of the fleet asks at a time; or by the directory, where that
+    /// was told lately enough, or while the origin cannot be reached.
     async fn resolve_tag(
         self: &Arc<Self>,
         repository: &Repository,
@@ -75,6 +79,13 @@ impl Inner {
         {
             return Ok(Resolved { digest: known.target.digest, warning: None });
         }
+        let turn = match self.turn_for(&name).await {
+            Some(TagClaim::Known(known)) => {
+                return Ok(Resolved { digest: known.target.digest, warning: None });
+            }
+            Some(TagClaim::Leased(lease)) => Some(Held::new(self, turn_of(&name), lease)),
+            Some(TagClaim::Held) | None => None,
+        };
         let target = Target::Tag(tag.to_owned());
         let target = &target;
         let ask = |origin: Origin| async move { self.ask_tag(&origin, repository, target, asker).await };
@@ -89,11 +100,14 @@ impl Inner {
                     {
                         tracing::debug!(%error, "tag not remembered");
                     }
+                    drop(turn);
                 });
                 return Ok(Resolved { digest, warning: None });
             }
             Err(error) => error,
         };
+        // The others go on by themselves.
+        drop(turn);
         if !error.is_transient() || !endpoint.stale_tags {
             return Err(error.into());
         }
@@ -105,6 +119,12 @@ impl Inner {
             known.age
         );
         Ok(Resolved { digest: known.target.digest, warning: Some(warning) })
+    }
+
+    /// Whose turn it is to ask for a tag; `None` where nobody keeps that.
+    async fn turn_for(&self, name: &str) -> Option<TagClaim> {
+        let claim = self.directory.as_ref()?.claim_tag(name, &self.name, TURN);
+        timeout(2 * TURN, claim).await.ok()?.ok()
     }
 
     async fn known_tag(&self, name: &str) -> Option<Tag> {

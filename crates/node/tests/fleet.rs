@@ -5,12 +5,16 @@ mod support;
 
 use std::{path::Path, sync::atomic::Ordering, time::Duration};
 
-use api::node::{BlobState, BlobStatus, SourceKind};
-use futures_util::future::join_all;
+use api::{
+    directory::TagClaim,
+    node::{BlobState, BlobStatus, SourceKind},
+};
+use futures_util::future::{join, join_all};
 use hash::Digest;
 use support::{Registry, api, fetch, node, node_with, noise, tracker};
 use tempfile::tempdir;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 /// A client may have the last byte a moment before the blob is committed.
 async fn complete(node: &Path, digest: &Digest) -> BlobStatus {
@@ -52,6 +56,65 @@ async fn six_cold_nodes_cost_the_registry_one_copy() {
     }
     let expected: usize = layers.iter().map(Vec::len).sum();
     assert!(from_peers >= 5 * expected as u64, "{from_peers}");
+}
+
+/// How many claims wait at a tracker.
+async fn waiting_at(tracker: &str) -> u64 {
+    let metrics = tracker.replace("/announce", "/metrics");
+    let text = reqwest::get(metrics).await.expect("answers").text().await.expect("text");
+    let line = text.lines().find_map(|line| line.strip_prefix("longshore_tracker_waiting_claims "));
+    line.expect("is counted").parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_many_nodes_ask_for_at_one_moment_is_asked_of_the_registry_once() {
+    let registry = Registry::start().await;
+    let (manifest, _) = registry.add_image(&[noise(1000, 1)]);
+    let (_tracker, url) = tracker().await;
+    let dirs: Vec<_> = (0..6).map(|_| tempdir().expect("temp")).collect();
+    let nodes = join_all(dirs.iter().map(|dir| node(dir.path(), &url, &registry))).await;
+    let gate = CancellationToken::new();
+    *registry.shop.gate.lock().expect("unpoisoned") = Some(gate.clone());
+    let asking = join_all(nodes.iter().map(|node| fetch(node, "manifests/1")));
+    let opening = async {
+        while waiting_at(&url).await < 5 {
+            sleep(Duration::from_millis(20)).await;
+        }
+        gate.cancel();
+    };
+    let (answers, ()) = timeout(Duration::from_secs(20), join(asking, opening)).await.expect("in time");
+    for answer in &answers {
+        assert_eq!((answer.status, Digest::of(&answer.body)), (200, manifest));
+    }
+    let asked = registry.asked();
+    assert_eq!(asked, ["HEAD manifests/1".to_owned(), format!("GET manifests/{manifest}")]);
+
+    let again = fetch(&nodes[3], "manifests/1").await;
+    assert_eq!(again.status, 200);
+    assert_eq!(registry.asked().len(), asked.len() + 1, "later, it is asked anew");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_the_registry_refuses_a_tag_do_not_wait_for_one_another_in_turn() {
+    let registry = Registry::start().await;
+    let (_tracker, url) = tracker().await;
+    let dirs: Vec<_> = (0..4).map(|_| tempdir().expect("temp")).collect();
+    let nodes = join_all(dirs.iter().map(|dir| node(dir.path(), &url, &registry))).await;
+    let answers = join_all(nodes.iter().map(|node| fetch(node, "manifests/none"))).await;
+    assert!(answers.iter().all(|answer| answer.status == 404));
+    assert_eq!(waiting_at(&url).await, 0);
+    // Whoever had the turn has given it back.
+    let claimed = async {
+        let directory = api::DirectoryClient::new([url.trim_end_matches("/announce")], None).expect("client");
+        loop {
+            let claim = directory.claim_tag("reg.test/team/app:none", "another", Duration::ZERO).await;
+            if matches!(claim, Ok(TagClaim::Leased(_))) {
+                break;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(2), claimed).await.expect("before it runs out");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -167,7 +167,8 @@ async fn with_credentials_of_its_own_a_node_serves_all_its_clients() {
     let node = node_with(dir.path(), "http://127.0.0.1:1/announce", &registry, |config| {
         config.trackers.clear();
         let (user, password) = ("alice".to_owned(), Some(Secret::new("hunter2")));
-        config.origin.upstreams[0].credentials = Some(Credentials { user, password, password_file: None });
+        config.origin.upstreams[0].credentials =
+            Some(Credentials { user: Some(user), password, ..Credentials::default() });
     });
     let node = node.await;
     for shown in [None, Some(MALLORY)] {

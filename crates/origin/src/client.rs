@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use base64::Engine as _;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::Response;
@@ -25,6 +24,7 @@ use crate::{
     address::is_public,
     breaker::Breaker,
     cache::TokenCache,
+    login::{Identity, Login},
     parse_challenges,
     tls::{self, NOT_PUBLIC, Reach},
 };
@@ -301,7 +301,7 @@ impl Origin {
             }
             return self.judge(ask, response, welcome);
         }
-        let used = self.known_authorization(ask, endpoint);
+        let used = self.known_authorization(ask, endpoint).await?;
         let response = self.send_following(ask, endpoint, used.as_ref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return self.judge(ask, response, welcome);
@@ -318,7 +318,9 @@ impl Origin {
         if response.status() == StatusCode::UNAUTHORIZED {
             self.inner.tokens.forget(&ask.place.registry, &ask.scope, &fresh);
             let header = challenge_header(&response).or(header);
-            let why = if endpoint.login.is_some() { "they were refused" } else { "there are none" };
+            let login = endpoint.login.as_ref();
+            login.inspect(|login| login.refused());
+            let why = if login.is_some() { "they were refused" } else { "there are none" };
             return Err(ask.unauthorized(why, header).into());
         }
         self.judge(ask, response, welcome)
@@ -420,13 +422,20 @@ impl Origin {
         endpoint.ca.as_ref().and_then(|ca| self.inner.with_ca.get(ca)).unwrap_or(other)
     }
 
-    fn known_authorization(&self, ask: &Ask<'_>, endpoint: &Endpoint) -> Option<Secret> {
+    async fn known_authorization(
+        &self,
+        ask: &Ask<'_>,
+        endpoint: &Endpoint,
+    ) -> Result<Option<Secret>, OriginError> {
         let registry = &ask.place.registry;
         if let Some(token) = self.inner.tokens.get(registry, &ask.scope) {
-            return Some(token);
+            return Ok(Some(token));
         }
         let speaks_basic = self.inner.basic.lock().unwrap_or_else(PoisonError::into_inner).contains(registry);
-        endpoint.login.as_ref().filter(|_| speaks_basic).map(basic)
+        match &endpoint.login {
+            Some(login) if speaks_basic => Ok(identity(ask, login, None).await?.basic()),
+            _ => Ok(None),
+        }
     }
 
     /// Answers a challenge: with what another request has got meanwhile, with a new token, or with the password.
@@ -455,8 +464,13 @@ impl Origin {
             let Some(login) = &endpoint.login else {
                 return Err(ask.unauthorized("there are none", relay()).into());
             };
-            let fresh = basic(login);
+            let identity = identity(ask, login, header).await?;
+            let Some(fresh) = identity.basic() else {
+                let why = "there is an identity token only, and it has no token service to take it";
+                return Err(ask.unauthorized(why, relay()).into());
+            };
             if used == Some(&fresh) {
+                login.refused();
                 return Err(ask.unauthorized("they were refused", relay()).into());
             }
             self.inner.basic.lock().unwrap_or_else(PoisonError::into_inner).insert(registry.clone());
@@ -473,6 +487,10 @@ impl Origin {
         challenge: &Challenge,
         header: Option<&str>,
     ) -> Result<(Secret, Duration), Failure> {
+        let identity = match &endpoint.login {
+            Some(login) => Some(identity(ask, login, header).await?),
+            None => None,
+        };
         let realm = challenge.get("realm").unwrap_or_default();
         let mut url = Url::parse(realm)
             .ok()
@@ -485,6 +503,7 @@ impl Origin {
         let _ = url.set_username("");
         let _ = url.set_password(None);
         url.set_fragment(None);
+        let service = url.clone();
         {
             let mut query = url.query_pairs_mut();
             if let Some(service) = challenge.get("service") {
@@ -493,21 +512,39 @@ impl Origin {
             for scope in challenge.get("scope").unwrap_or(&ask.scope).split(' ').filter(|s| !s.is_empty()) {
                 query.append_pair("scope", scope);
             }
-            if let Some((user, _)) = &endpoint.login {
+            if let Some(Identity::Password(user, _)) = &identity {
                 query.append_pair("account", user);
             }
         }
         let client = self.client(endpoint);
         let mut request = client.get(url.clone());
-        if let Some(login) = &endpoint.login {
-            let value = sensitive(&basic(login)).map_err(|e| ask.invalid(e))?;
-            request = request.header(header::AUTHORIZATION, value);
+        match &identity {
+            Some(Identity::Token(token)) => {
+                // By OAuth2 (RFC 6749 section 6), as Docker does with what its logins give it.
+                let mut form = url::form_urlencoded::Serializer::new(String::new());
+                form.extend_pairs([("grant_type", "refresh_token"), ("client_id", "longshore")]);
+                form.append_pair("refresh_token", token.reveal());
+                if let Some(service) = challenge.get("service") {
+                    form.append_pair("service", service);
+                }
+                form.append_pair("scope", challenge.get("scope").unwrap_or(&ask.scope));
+                url = service;
+                let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
+                request = client.post(url.clone()).header(header::CONTENT_TYPE, kind).body(form.finish());
+            }
+            Some(password) => {
+                let value = password.basic().map(|basic| sensitive(&basic)).transpose();
+                let value = value.map_err(|e| ask.invalid(e))?;
+                request = request.headers(value.map(|v| (header::AUTHORIZATION, v)).into_iter().collect());
+            }
+            None => {}
         }
         let response = self.exchange(ask, endpoint, request, &url).await?;
         let relay = || header.map(str::to_owned);
         match response.status().as_u16() {
             200 => {}
             400 | 401 | 403 => {
+                endpoint.login.as_ref().inspect(|login| login.refused());
                 let why = format!("its token service {} refused them", host(&url));
                 return Err(ask.unauthorized(&why, relay()).into());
             }
@@ -632,9 +669,9 @@ fn host(url: &Url) -> String {
     }
 }
 
-fn basic((user, password): &(String, Secret)) -> Secret {
-    let pair = format!("{user}:{}", password.reveal());
-    Secret::new(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair)))
+/// Who to be for a registry; where that cannot be had, its challenge goes on to the client.
+async fn identity(ask: &Ask<'_>, login: &Login, header: Option<&str>) -> Result<Identity, OriginError> {
+    login.get().await.map_err(|why| ask.unauthorized(&why, header.map(str::to_owned)))
 }
 
 pub(crate) fn sensitive(value: &Secret) -> Result<HeaderValue, String> {

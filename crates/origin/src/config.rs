@@ -1,21 +1,14 @@
 //! Which registries there are, where they answer, and how long to wait for them.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::HashMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::{DEFAULT_REGISTRY, Repository, Secret};
+use crate::{DEFAULT_REGISTRY, Repository, Secret, login::Login};
 
 /// Where Docker Hub answers; its name in references is `docker.io`.
 const DOCKER_HUB: &str = "https://registry-1.docker.io";
-/// Longest password file that is read.
-const PASSWORD_FILE_LIMIT: u64 = 64 * 1024;
 
 /// Everything an [`Origin`](crate::Origin) is told at its start.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -145,18 +138,30 @@ pub enum WhenDown {
     All,
 }
 
-/// User and password for a registry or its token service. Exactly one of `password` and `password_file` is given.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// What to log in with at a registry or its token service: a user with one of the three passwords, or one of the other
+/// two.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table { user = \"…\", password_file = \"…\" }")]
 pub struct Credentials {
     /// User name.
-    pub user: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// The password or access token itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<Secret>,
-    /// A file that holds it; a line end at its end is dropped. Read once, at the start.
+    /// A file that holds it; a line end at its end is dropped. Read anew every few minutes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
+    /// The variable of the environment that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_env: Option<String>,
+    /// What `docker login` writes, such as `/root/.docker/config.json`, with the helpers that it names. Read anew every few
+    /// minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker_config: Option<PathBuf>,
+    /// A credential helper of Docker: `ecr-login` for the program `docker-credential-ecr-login`. Asked every few minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub helper: Option<String>,
 }
 
 /// How long to wait, and how often to try again. Every wait of this crate is one of these.
@@ -261,8 +266,8 @@ pub struct Endpoint {
     pub base: Url,
     /// A PEM file to trust besides the system's certificates.
     pub ca: Option<PathBuf>,
-    /// User and password.
-    pub login: Option<(String, Secret)>,
+    /// What this host logs in with.
+    pub login: Option<Arc<Login>>,
     /// Whether the configuration lists this registry. One that is not has public addresses only.
     pub listed: bool,
     /// See [`Upstream::repositories`].
@@ -417,26 +422,9 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-fn read_login(registry: &str, credentials: &Credentials) -> Result<(String, Secret), UpstreamError> {
-    let refuse = |reason: String| UpstreamError::Credentials { registry: registry.to_owned(), reason };
-    let password = match (&credentials.password, &credentials.password_file) {
-        (Some(password), None) => password.clone(),
-        (None, Some(file)) => read_password(file)
-            .map_err(|e| refuse(format!("password file {} cannot be read: {e}", file.display())))?,
-        (Some(_), Some(_)) => return Err(refuse("give `password` or `password_file`, not both".into())),
-        (None, None) => return Err(refuse("credentials need `password` or `password_file`".into())),
-    };
-    if credentials.user.contains(':') {
-        return Err(refuse("a user name cannot hold a colon".into()));
-    }
-    Ok((credentials.user.clone(), password))
-}
-
-fn read_password(file: &Path) -> std::io::Result<Secret> {
-    use std::io::Read as _;
-    let mut text = String::new();
-    std::fs::File::open(file)?.take(PASSWORD_FILE_LIMIT).read_to_string(&mut text)?;
-    Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
+fn read_login(registry: &str, credentials: &Credentials) -> Result<Arc<Login>, UpstreamError> {
+    let refuse = |reason| UpstreamError::Credentials { registry: registry.to_owned(), reason };
+    Login::new(registry, credentials).map(Arc::new).map_err(refuse)
 }
 
 #[cfg(test)]
@@ -473,7 +461,7 @@ mod tests {
             endpoint.url("/v2/a/tags/list", Some("n=1")).as_str(),
             "http://10.0.0.1:5000/sub/v2/a/tags/list?n=1"
         );
-        assert_eq!(endpoint.login.unwrap().1.reveal(), "hunter2");
+        assert!(endpoint.login.is_some());
         assert!(serde_json::from_str::<Upstream>(r#"{"registry":"a.b","mirror":1}"#).is_err());
     }
 
@@ -534,16 +522,5 @@ mod tests {
 
     fn upstream(rest: &str) -> serde_json::Result<Upstream> {
         serde_json::from_str(&format!(r#"{{"registry":"a.b"{rest}}}"#))
-    }
-
-    #[test]
-    fn a_password_file_loses_its_line_end() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "hunter2\r\n").unwrap();
-        let credentials =
-            Credentials { user: "u".into(), password: None, password_file: Some(file.path().into()) };
-        assert_eq!(read_login("r", &credentials).unwrap().1.reveal(), "hunter2");
-        let neither = Credentials { user: "u".into(), password: None, password_file: None };
-        assert!(read_login("r", &neither).is_err());
     }
 }

@@ -26,6 +26,7 @@ mod client;
 mod config;
 mod error;
 mod listing;
+mod login;
 mod manifest;
 mod reference;
 mod rights;
@@ -41,6 +42,7 @@ pub use config::{
 };
 pub use error::{OriginError, Place};
 pub use listing::{Listing, ListingAnswer};
+pub use login::Login;
 pub use manifest::{MANIFEST_LIMIT, Manifest, ManifestHead};
 pub use reference::{DEFAULT_REGISTRY, Reference, ReferenceError, Repository, Target, is_registry};
 pub use rights::Rights;

@@ -21,13 +21,14 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// One request as it came: its first line's path, and its headers in lower case.
+/// One request as it came: its first line's path, its headers in lower case, and its body.
 #[derive(Debug, Clone)]
 struct Asked {
     number: usize,
     method: String,
     path: String,
     headers: HashMap<String, String>,
+    body: String,
 }
 
 impl Asked {
@@ -102,14 +103,20 @@ async fn serve(
     let head = String::from_utf8(head).unwrap();
     let mut lines = head.lines();
     let mut first = lines.next().unwrap().split(' ');
+    let headers: HashMap<String, String> = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+        .collect();
+    let mut body = vec![0; headers.get("content-length").map_or(0, |length| length.parse().unwrap())];
+    if stream.read_exact(&mut body).await.is_err() {
+        return;
+    }
     let asked = Asked {
         number: count.fetch_add(1, Ordering::SeqCst),
         method: first.next().unwrap().to_owned(),
         path: first.next().unwrap().to_owned(),
-        headers: lines
-            .filter_map(|line| line.split_once(": "))
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
-            .collect(),
+        headers,
+        body: String::from_utf8(body).unwrap(),
     };
     let reply = behave(&asked);
     log.lock().unwrap().push(asked);
@@ -148,8 +155,11 @@ fn anonymous(server: &Server) -> Origin {
 }
 
 fn with_login(server: &Server) -> Origin {
-    let credentials =
-        Credentials { user: "alice".into(), password: Some(Secret::new("hunter2")), password_file: None };
+    let credentials = Credentials {
+        user: Some("alice".into()),
+        password: Some(Secret::new("hunter2")),
+        ..Credentials::default()
+    };
     let upstream =
         Upstream { registry: server.addr.to_string(), credentials: Some(credentials), ..Upstream::default() };
     with(upstream)
@@ -470,6 +480,32 @@ async fn a_login_goes_to_the_token_service_and_not_to_the_registry() {
     }
     let error = anonymous(&server).manifest(&server.repository(), &tag("1"), &[]).await.unwrap_err();
     assert!(matches!(error, OriginError::Unauthorized { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_identity_token_of_docker_goes_to_the_token_service_in_a_form() {
+    let server = Server::start(|asked| match (asked.path.as_str(), asked.header("authorization")) {
+        ("/token?x=1", None) => reply("200 OK", &[], br#"{"access_token":"t1"}"#),
+        (_, Some("Bearer t1")) => reply("200 OK", &[("Content-Type", OCI)], b"{}"),
+        _ => {
+            let host = asked.header("host").unwrap();
+            let challenge = format!(r#"Bearer realm="http://{host}/token?x=1",service="reg",scope="a b""#);
+            reply("401 No", &[("WWW-Authenticate", &challenge)], b"")
+        }
+    })
+    .await;
+    let registry = server.addr.to_string();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let auths = format!(r#"{{"auths":{{"{registry}":{{"identitytoken":"hunter&2"}}}}}}"#);
+    std::fs::write(file.path(), auths).unwrap();
+    let credentials = Credentials { docker_config: Some(file.path().into()), ..Credentials::default() };
+    let origin = with(Upstream { registry, credentials: Some(credentials), ..Upstream::default() });
+    origin.manifest(&server.repository(), &tag("1"), &[]).await.unwrap();
+    let asked = &server.asked()[1];
+    let form = "grant_type=refresh_token&client_id=longshore&refresh_token=hunter%262&service=reg&scope=a+b";
+    assert_eq!((asked.method.as_str(), asked.body.as_str()), ("POST", form));
+    assert_eq!(asked.header("content-type"), Some("application/x-www-form-urlencoded"));
+    assert!(!format!("{origin:?}").contains("hunter"));
 }
 
 #[tokio::test]

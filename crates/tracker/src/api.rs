@@ -7,7 +7,7 @@ use api::{
     ErrorBody,
     directory::{
         Claim, ClaimRequest, Entry, LeaseRequest, MAX_PUBLISH_BODY, MAX_TEXT, MAX_WAIT_MS, PublishRequest,
-        TagRequest,
+        TagClaim, TagClaimRequest, TagRequest,
     },
 };
 use axum::{
@@ -92,6 +92,7 @@ pub(crate) fn router(shared: App) -> Router {
         .route("/directory/v1/blobs/{digest}/renew", post(renew))
         .route("/directory/v1/blobs/{digest}/release", post(release))
         .route("/directory/v1/tags", get(tag).put(set_tag))
+        .route("/directory/v1/tags/claim", post(claim_tag))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), check_token));
     let figures = Router::new()
         .route("/", get(status_page))
@@ -337,6 +338,17 @@ async fn release(
     let (digest, Json(body)) = (blob(digest)?, body?);
     app.directory.release(&digest, &body.node, &body.lease).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn claim_tag(
+    State(app): State<App>,
+    body: Result<Json<TagClaimRequest>, JsonRejection>,
+) -> Result<Json<TagClaim>, Failure> {
+    let Json(TagClaimRequest { name, node, wait_ms }) = body?;
+    short("name", &name)?;
+    short("node", &node)?;
+    let wait = Duration::from_millis(wait_ms.min(MAX_WAIT_MS));
+    Ok(Json(app.directory.claim_tag(name, &node, wait).await?))
 }
 
 async fn set_tag(

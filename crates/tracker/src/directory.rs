@@ -17,7 +17,9 @@ use std::{
     time::Duration,
 };
 
-use api::directory::{Claim, Entry, Lease, MAX_CONTENT, MAX_INFO, PublishRequest, Renewal, Tag, TagRequest};
+use api::directory::{
+    Claim, Entry, Lease, MAX_CONTENT, MAX_INFO, PublishRequest, Renewal, Tag, TagClaim, TagRequest, turn_of,
+};
 use bytes::Bytes;
 use hash::Digest;
 use metainfo::Torrent;
@@ -118,12 +120,7 @@ impl Directory {
         let mut look = !asked.stale;
         let mut place = None;
         loop {
-            let taken = match &shared.kept {
-                Kept::Table(table) => table.claim(asked.digest, &asked.node, look).await?,
-                Kept::Cluster(cluster) => {
-                    cluster.claim(asked.digest, &asked.node, look, deadline + CALL).await?
-                }
-            };
+            let taken = self.take(asked.digest, &asked.node, look, deadline + CALL).await?;
             let (by, until, end) = match taken {
                 Taken::Known(entry) => {
                     shared.registered.enter(&entry.digest, &entry.info_hash);
@@ -146,6 +143,46 @@ impl Directory {
                 () = tokio::time::sleep(nap) => {}
                 () = shared.closing.cancelled() => return Err(DirectoryError::Closing),
             }
+        }
+    }
+
+    /// The turn to resolve a tag, or what another who had it resolves within `wait`. Who waits does so once: when the
+    /// other could not tell it, there is no use in trying one after the other.
+    pub(crate) async fn claim_tag(
+        &self,
+        name: String,
+        node: &str,
+        wait: Duration,
+    ) -> Result<TagClaim, DirectoryError> {
+        let shared = &self.0;
+        let (begun, since) = (shared.clock.elapsed(), shared.clock.unix());
+        let (until, end) = match self.take(turn_of(&name), node, false, begun + CALL).await? {
+            Taken::Leased(lease) => return Ok(TagClaim::Leased(lease)),
+            Taken::Held { until, end, .. } => (until, end),
+            // No blob has this digest.
+            Taken::Known(_) => return Ok(TagClaim::Held),
+        };
+        let Some(_place) = Waiting::enter(shared) else { return Ok(TagClaim::Held) };
+        tokio::select! {
+            () = end.over.cancelled() => {}
+            () = tokio::time::sleep(until.min(begun + wait).saturating_sub(shared.clock.elapsed())) => {}
+            () = shared.closing.cancelled() => return Err(DirectoryError::Closing),
+        }
+        let told = self.tag(name).await?.filter(|tag| tag.updated >= since);
+        Ok(told.map_or(TagClaim::Held, TagClaim::Known))
+    }
+
+    /// Makes what can be made of a claim now.
+    async fn take(
+        &self,
+        digest: Digest,
+        node: &str,
+        look: bool,
+        deadline: Duration,
+    ) -> Result<Taken, DirectoryError> {
+        match &self.0.kept {
+            Kept::Table(table) => table.claim(digest, node, look).await,
+            Kept::Cluster(cluster) => cluster.claim(digest, node, look, deadline).await,
         }
     }
 

@@ -58,6 +58,8 @@ pub(crate) struct Shop {
     pub(crate) empty: Mutex<HashSet<String>>,
     /// Whether every answer is a 503.
     pub(crate) down: AtomicBool,
+    /// Answers wait for this, where it is set.
+    pub(crate) gate: Mutex<Option<CancellationToken>>,
     /// All requests: method, path, and `Authorization`.
     pub(crate) asked: Mutex<Vec<(String, String, Option<String>)>>,
 }
@@ -117,6 +119,13 @@ impl Registry {
         self.shop.sent.lock().expect("unpoisoned").get(&digest.to_string()).copied().unwrap_or(0)
     }
 
+    /// The requests so far, as `METHOD path below the repository`.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        let asked = self.shop.asked.lock().expect("unpoisoned");
+        let short = |path: &str| path.splitn(5, '/').nth(4).unwrap_or(path).to_owned();
+        asked.iter().map(|(method, path, _)| format!("{method} {}", short(path))).collect()
+    }
+
     pub(crate) fn stop(&self) {
         self.stop.cancel();
     }
@@ -128,6 +137,10 @@ async fn admit(State(shop): State<Arc<Shop>>, request: Request, next: Next) -> R
     let shown = shown.map(str::to_owned);
     let name = path.split('/').nth(3).unwrap_or_default().to_owned();
     shop.asked.lock().expect("unpoisoned").push((method, path, shown.clone()));
+    let gate = shop.gate.lock().expect("unpoisoned").clone();
+    if let Some(gate) = gate {
+        gate.cancelled().await;
+    }
     if shop.down.load(Ordering::Relaxed) {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }

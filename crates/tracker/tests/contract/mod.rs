@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use api::{
     CallError, DirectoryClient,
-    directory::{Claim, Entry, MAX_CONTENT, PublishRequest, Renewal, TagRequest},
+    directory::{Claim, Entry, MAX_CONTENT, PublishRequest, Renewal, TagClaim, TagRequest, turn_of},
 };
 use bytes::Bytes;
 use hash::Digest;
@@ -35,6 +35,7 @@ pub(crate) async fn holds(a: &DirectoryClient, b: &DirectoryClient) {
     what_is_public_stays_so(a, b).await;
     a_small_blob_is_given_along_if_it_is_that(a, b).await;
     a_tag_points_where_it_was_set_last(a, b).await;
+    of_many_who_want_a_tag_one_gets_the_turn_and_tells_the_others(a, b).await;
 }
 
 async fn a_small_blob_is_given_along_if_it_is_that(a: &DirectoryClient, b: &DirectoryClient) {
@@ -183,4 +184,36 @@ async fn a_tag_points_where_it_was_set_last(a: &DirectoryClient, b: &DirectoryCl
     let second = TagRequest { digest: Digest::of(b"2"), size: u64::MAX, ..first };
     b.set_tag(&second).await.expect("sets");
     assert_eq!(a.tag(&second.name).await.expect("answers").map(|tag| tag.target), Some(second));
+}
+
+async fn of_many_who_want_a_tag_one_gets_the_turn_and_tells_the_others(
+    a: &DirectoryClient,
+    b: &DirectoryClient,
+) {
+    let name = "reg/app:turns";
+    let turn = async |told: Option<&TagRequest>| {
+        let Ok(TagClaim::Leased(lease)) = a.claim_tag(name, "first", WAIT).await else {
+            panic!("the turn is free")
+        };
+        let others = futures_util::future::join_all((0..6).map(|n| async move {
+            let client = if n % 2 == 0 { a } else { b };
+            client.claim_tag(name, &format!("node {n}"), WAIT).await.expect("an answer")
+        }));
+        let resolving = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            if let Some(tag) = told {
+                a.set_tag(tag).await.expect("set");
+            }
+            a.release(&turn_of(name), &lease.lease, "first").await.expect("given back");
+        };
+        futures_util::future::join(others, resolving).await.0
+    };
+    let media_type = "m".to_owned();
+    let tag = TagRequest { name: name.to_owned(), digest: Digest::of(b"turns"), media_type, size: 5 };
+    for claim in turn(Some(&tag)).await {
+        assert!(matches!(&claim, TagClaim::Known(known) if known.target == tag), "{claim:?}");
+    }
+    // What was told before they asked is old news.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(turn(None).await, vec![TagClaim::Held; 6]);
 }
