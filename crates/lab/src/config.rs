@@ -29,6 +29,8 @@ pub struct LabConfig {
     pub namespaces: bool,
     /// The speed of each node's link, both ways. With namespaces only.
     pub rate: Option<Rate>,
+    /// The speed of the registry's link, both ways. With namespaces only.
+    pub origin_rate: Option<Rate>,
     /// Leave it running after the report, until told to stop.
     pub keep: bool,
     /// How long one round of pulls may take.
@@ -66,7 +68,8 @@ impl LabConfig {
 
     /// Whether it makes sense.
     pub(crate) fn check(&self) -> Result<(), LabError> {
-        if self.rate.is_some() && !self.namespaces {
+        let shaped = self.rate.or(self.origin_rate).is_some();
+        if shaped && !self.namespaces {
             return Err(LabError::RateWithoutNamespaces);
         }
         if self.nodes() > MAX_NODES {
@@ -79,7 +82,7 @@ impl LabConfig {
             if !rustix::process::geteuid().is_root() {
                 return Err(LabError::NotRoot);
             }
-            let programs = ["ip", "tc"].into_iter().take(if self.rate.is_some() { 2 } else { 1 });
+            let programs = ["ip", "tc"].into_iter().take(if shaped { 2 } else { 1 });
             links::expect_programs(programs, links::PATH)?;
         }
         if let Some(directory) = &self.sources.directory {
@@ -160,6 +163,7 @@ pub(crate) mod tests {
             leechers,
             namespaces: false,
             rate: None,
+            origin_rate: None,
             keep: false,
             deadline: Duration::from_secs(60),
             log: "info".into(),

@@ -240,9 +240,9 @@ fn hosts(plan: &Plan, config: &LabConfig) -> Vec<links::Host> {
         // The plan has none.
         std::net::IpAddr::V6(_) => std::net::Ipv4Addr::UNSPECIFIED,
     };
-    let servers = [("registry", plan.registry), ("tracker", plan.tracker)];
+    let servers = [("registry", plan.registry, config.origin_rate), ("tracker", plan.tracker, None)];
     let servers =
-        servers.map(|(name, address)| links::Host { name: name.to_owned(), ip: v4(address), rate: None });
+        servers.map(|(name, address, rate)| links::Host { name: name.to_owned(), ip: v4(address), rate });
     let nodes = plan.nodes.iter().map(|node| links::Host {
         name: node.name.clone(),
         ip: v4(node.peer),

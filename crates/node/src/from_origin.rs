@@ -238,11 +238,15 @@ async fn send(body: &mut Source, chunks: mpsc::Sender<Bytes>) -> Result<(), Fetc
         // When the other side has given up, its own error says why.
         Ok::<bool, FetchError>(sent.is_ok())
     };
-    let mut waiting = BytesMut::new();
+    let mut waiting = BytesMut::with_capacity(2 * CHUNK);
     while let Some(chunk) = body.next_chunk().await? {
         waiting.extend_from_slice(&chunk);
-        if waiting.len() >= CHUNK && !pass(std::mem::take(&mut waiting)).await? {
-            return Ok(());
+        if waiting.len() >= CHUNK {
+            if !pass(waiting.split()).await? {
+                return Ok(());
+            }
+            // In the memory of what has been written meanwhile, where that is all free again.
+            waiting.reserve(2 * CHUNK);
         }
     }
     pass(waiting).await?;

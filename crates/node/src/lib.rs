@@ -14,6 +14,7 @@
 //! All tasks run on the caller's runtime; what blocks (store, hashing, disk) runs on its blocking threads.
 
 mod access;
+mod buffers;
 mod certificate;
 mod config;
 mod content;

@@ -1,6 +1,6 @@
 //! Bodies for clients: from a file, behind a flight, or straight from the origin.
 
-use std::{fs::File, os::unix::fs::FileExt, sync::Arc, time::Duration};
+use std::{fs::File, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use engine::Torrent;
@@ -11,28 +11,26 @@ use origin::{BlobBody, Origin, Repository};
 use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 
 use crate::{
+    buffers,
     content::{Inner, count},
     flight::{FetchError, Flight, Progress},
 };
 
-/// How much is read from a file at once.
-const CHUNK: u64 = 256 * 1024;
 /// When a flight brings nothing for this long, the client is served from the origin directly.
 const STALL: Duration = Duration::from_secs(30);
 
-/// A span of a file that is whole.
+/// A span of a file that is whole. The next part is read while the last is sent.
 pub(crate) fn stored(inner: Arc<Inner>, file: Arc<File>, span: Span) -> BlobStream {
     let (at, end) = (span.offset, span.offset + span.length);
-    Box::pin(stream::try_unfold(at, move |at| {
-        let (inner, file) = (inner.clone(), file.clone());
+    let reading = move |at: u64| (at < end).then(|| read(file.clone(), at, end - at));
+    Box::pin(stream::try_unfold((at, reading(at)), move |(at, read)| {
+        let (inner, reading) = (inner.clone(), reading.clone());
         async move {
-            if at >= end {
-                return Ok(None);
-            }
-            let chunk = read(file, at, (end - at).min(CHUNK)).await?;
+            let Some(read) = read else { return Ok(None) };
+            let chunk = read.await?;
             count(&inner, chunk.len());
             let next = at + chunk.len() as u64;
-            Ok(Some((chunk, next)))
+            Ok(Some((chunk, (next, reading(next)))))
         }
     }))
 }
@@ -119,14 +117,14 @@ impl Follower {
             }
             let ready = self.ready(&progress);
             if let (Some(file), true) = (&progress.file, ready > self.at) {
-                break read(file.clone(), self.at, (ready.min(self.end) - self.at).min(CHUNK)).await?;
+                break read(file.clone(), self.at, ready.min(self.end) - self.at).await?;
             }
             match (&progress.outcome, &progress.torrent) {
                 (Some(Ok(())), _) => {
                     // It is whole, but this flight never had its file: it was in the store all along.
                     let stored = self.inner.stored(self.digest).await?;
                     let (_, file) = stored.ok_or_else(|| ContentError::Internal("blob lost".into()))?;
-                    break read(file, self.at, (self.end - self.at).min(CHUNK)).await?;
+                    break read(file, self.at, self.end - self.at).await?;
                 }
                 // The origin's bytes were wrong: the rest of them must not make a whole of it.
                 (Some(Err(error @ FetchError::WrongDigest { .. })), _) => return Err(error.clone().into()),
@@ -206,12 +204,14 @@ fn inner_patience(inner: &Inner) -> Duration {
     inner.config.content.lease_patience() + STALL
 }
 
-async fn read(file: Arc<File>, at: u64, length: u64) -> Result<Bytes, ContentError> {
-    let read = spawn_blocking(move || {
-        let mut bytes = vec![0; length as usize];
-        file.read_exact_at(&mut bytes, at).map(|()| Bytes::from(bytes))
-    });
-    let failed =
-        |error: &dyn std::fmt::Display| ContentError::Internal(format!("reading the blob failed: {error}"));
-    read.await.map_err(|e| failed(&e))?.map_err(|e| failed(&e))
+/// Begins at once to read, `length` bytes or what one buffer holds.
+fn read(file: Arc<File>, at: u64, length: u64) -> impl Future<Output = Result<Bytes, ContentError>> + use<> {
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    let read = spawn_blocking(move || buffers::read(&file, at, length));
+    async move {
+        let failed = |error: &dyn std::fmt::Display| {
+            ContentError::Internal(format!("reading the blob failed: {error}"))
+        };
+        read.await.map_err(|e| failed(&e))?.map_err(|e| failed(&e))
+    }
 }

@@ -35,6 +35,9 @@ pub(crate) struct Args {
     /// The speed of each node's link, both ways, such as 100mbit; needs --netns
     #[arg(long, value_name = "RATE")]
     rate: Option<Rate>,
+    /// The speed of the registry's link, both ways; needs --netns
+    #[arg(long, value_name = "RATE")]
+    origin_rate: Option<Rate>,
     /// Leave it running until stopped, to pull through it with other clients
     #[arg(long)]
     keep: bool,
@@ -58,6 +61,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         leechers: args.leechers,
         namespaces: args.netns,
         rate: args.rate,
+        origin_rate: args.origin_rate,
         keep: args.keep,
         deadline: Duration::from_secs(args.deadline),
         log: "info".to_owned(),
