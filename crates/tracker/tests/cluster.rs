@@ -149,8 +149,9 @@ async fn a_member_that_was_away_is_told_anew_and_tells_its_own() {
     assert_eq!(ports(&announce(&two, 1, 1001, 5, Event::None).await), [1002]);
     one.shutdown().await;
     let one = start(&cluster, 0).await;
-    knows(&one, 1, 0, 0).await;
-    assert_eq!(ports(&announce(&one, 1, 1003, 5, Event::Started).await), [1001]);
+    // What announced there before is told to it by the other.
+    knows(&one, 2, 1, 0).await;
+    assert_eq!(ports(&announce(&one, 1, 1003, 5, Event::Started).await), [1001, 1002]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

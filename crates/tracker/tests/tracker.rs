@@ -200,6 +200,8 @@ async fn a_restart_keeps_the_directory_and_renewals_bring_leases_back() {
     let digest = Digest::of(b"wanted");
     let Ok(Claim::Leased(lease)) = client.claim(&digest, "a", Duration::ZERO).await else { panic!("free") };
     let first_id = announce(&tracker, &peer(1, 1001)).await.tracker_id;
+    let first_run = client.runs().await;
+    assert!(first_run[0].is_some() && first_run == client.runs().await);
     tracker.shutdown().await;
 
     let tracker = Tracker::start(config).await.expect("starts again");
@@ -215,6 +217,11 @@ async fn a_restart_keeps_the_directory_and_renewals_bring_leases_back() {
         Ok(Claim::Held { by, .. }) if by == "a"
     ));
     assert_ne!(announce(&tracker, &peer(1, 1001)).await.tracker_id, first_id);
+    let second_run = client.runs().await;
+    assert!(
+        second_run[0].is_some() && second_run != first_run,
+        "by this nodes know that it has lost their peers"
+    );
 }
 
 #[tokio::test]
