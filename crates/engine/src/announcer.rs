@@ -45,6 +45,7 @@ enum Command {
     Add(InfoHash, Vec<Vec<String>>, Option<oneshot::Sender<bool>>),
     Completed(InfoHash),
     Remove(InfoHash),
+    Again,
 }
 
 /// The task's side.
@@ -75,6 +76,10 @@ impl Announcer {
 
     pub(crate) async fn remove(&self, info_hash: InfoHash) {
         self.send(Command::Remove(info_hash)).await;
+    }
+
+    pub(crate) async fn again(&self) {
+        self.send(Command::Again).await;
     }
 
     async fn send(&self, command: Command) {
@@ -194,6 +199,7 @@ impl Task {
                     }
                 }
             }
+            Command::Again => self.tell_all_again(now),
             Command::Completed(info_hash) => {
                 for place in self.places(info_hash) {
                     if let Some(entry) = self.entries.get_mut(&place).filter(|e| e.started) {
