@@ -322,8 +322,8 @@ fn again(tracker: &mut Tracker, args: &Args) -> String {
 
 /// Whether a file that cannot be read is one that should not have been named.
 fn is_given_wrong(error: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound};
-    matches!(error.kind(), InvalidData | IsADirectory | NotADirectory | NotFound)
+    use io::ErrorKind::{InvalidData, InvalidInput, IsADirectory, NotADirectory, NotFound};
+    matches!(error.kind(), InvalidData | InvalidInput | IsADirectory | NotADirectory | NotFound)
 }
 
 /// The content directory cannot be opened. Of a missing folder the database says only that something is missing.
