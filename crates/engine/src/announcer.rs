@@ -451,6 +451,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn after_a_restart_of_the_tracker_everything_is_announced_at_once_and_not_after_the_interval() {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let engine = Engine::start(Config { listen, ..Config::default() }, None).await.expect("starts");
+        let mut task = Task::new(engine.shared().clone());
+        let tracker = "http://127.0.0.1:9/announce".to_owned();
+        for torrent in [7, 8] {
+            let place = (InfoHash::from_bytes([torrent; 20]), 0);
+            task.command(Command::Add(place.0, vec![vec![tracker.clone()]], None));
+            task.due();
+            let number = task.entries[&place].number;
+            task.answered((place, number, Ok(response())));
+        }
+        let soon = task.shared.clock.now() + Duration::from_secs(1);
+        assert!(task.next().is_some_and(|at| at > soon));
+        task.command(Command::Again);
+        let due = task.agenda.iter().filter(|Reverse((at, ..))| *at <= soon).count();
+        assert_eq!(due, 2);
+        task.under_way.abort_all();
+        engine.stop().await;
+    }
+
+    #[tokio::test]
     async fn an_answer_to_a_removed_entrys_stopped_is_not_the_new_entrys() {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let engine = Engine::start(Config { listen, ..Config::default() }, None).await.expect("starts");
