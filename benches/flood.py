@@ -9,15 +9,13 @@ flood, with it and no limit, and with it and `rate_limit`.
 usage: flood.py [--longshore target/release/longshore] [--load target/release/examples/load] [--rounds 5]
 """
 
-import argparse
 import json
-import os
-import pathlib
 import statistics
 import subprocess
 import time
 
-TRACKER_CORE, LOAD_CORE = "0", "1"
+from tracker import LOAD_CORE, TRACKER_CORE, keep, parser_of
+
 ADDRESS = "127.0.0.1:17010"
 BAD = "127.0.0.2"
 
@@ -55,18 +53,13 @@ def measure(options, limit, flood):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--longshore", default="target/release/longshore")
-    parser.add_argument("--load", default="target/release/examples/load")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = parser_of(__doc__)
     parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--limit", type=int, default=5000, help="announces a second that a source may make")
     parser.add_argument("--udp-rate", type=int, default=2000)
     parser.add_argument("--http-rate", type=int, default=1000)
     parser.add_argument("--flood-rate", type=int, default=100_000, help="packets a second")
-    parser.add_argument("--results", default="benches/results")
     options = parser.parse_args()
-    options.load, options.longshore = map(os.path.abspath, (options.load, options.longshore))
     cases = {"no flood": (0, False), "no flood, limit": (options.limit, False), "flood": (0, True), "flood, limit": (options.limit, True)}
     all_results = {name: [] for name in cases}
     for _ in range(options.rounds):
@@ -76,10 +69,7 @@ def main():
     for name, rounds in all_results.items():
         cells = [statistics.median(one[kind][key] for one in rounds) for kind in ("udp-paced", "http-paced") for key in ("p50", "p99", "lost")]
         print(f"| {name} | " + " | ".join(f"{cell:,.0f}" for cell in cells) + " |")
-    path = pathlib.Path(options.results) / time.strftime("flood-%Y%m%d-%H%M%S.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(all_results, indent=1) + "\n")
-    print(f"\n{path}")
+    keep(options, "flood", all_results)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,23 @@ class Contender:
             self.process.wait()
 
 
+def parser_of(doc):
+    """What all benchmarks of the tracker are told."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--longshore", type=os.path.abspath, default=os.path.abspath("target/release/longshore"))
+    parser.add_argument("--load", type=os.path.abspath, default=os.path.abspath("target/release/examples/load"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--results", default="benches/results")
+    return parser
+
+
+def keep(options, name, results):
+    path = pathlib.Path(options.results) / time.strftime(f"{name}-%Y%m%d-%H%M%S.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"\n{path}")
+
+
 def load(options, *arguments):
     command = ["taskset", "-c", LOAD_CORE, options.load, *map(str, arguments)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout)
@@ -132,18 +149,13 @@ def measure(options, contender, kind):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--longshore", default="target/release/longshore")
-    parser.add_argument("--load", default="target/release/examples/load")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = parser_of(__doc__)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--rate", type=int, default=25_000, help="announces a second for the latency")
     parser.add_argument("--only", default="", help="names of contenders, with commas between")
     parser.add_argument("--aquatic-udp", default=shutil.which("aquatic_udp"))
     parser.add_argument("--aquatic-http", default=shutil.which("aquatic_http"))
-    parser.add_argument("--results", default="benches/results")
     options = parser.parse_args()
-    options.load, options.longshore = map(os.path.abspath, (options.load, options.longshore))
     only = set(filter(None, options.only.split(",")))
     folder = pathlib.Path(tempfile.mkdtemp(prefix="longshore-tracker"))
     folder.chmod(0o755)  # opentracker gives up being root
@@ -199,10 +211,7 @@ def report(options, running):
         if contender.bytes_per_peer is not None:
             print(f"| {contender.name} | {contender.bytes_per_peer:.1f} |")
     results = {contender.name: {"bytes_per_peer": contender.bytes_per_peer, **contender.results} for contender in running}
-    path = pathlib.Path(options.results) / time.strftime("tracker-%Y%m%d-%H%M%S.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"\n{path}")
+    keep(options, "tracker", results)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@
 //! | `POST /directory/v1/tags/claim` | [`TagClaimRequest`] | [`TagClaim`] |
 //! | `PUT /directory/v1/tags` | [`TagRequest`] | [`Tag`] |
 //! | `GET /directory/v1/tags?name=…` | | [`Tag`], or 404 |
+//! | `GET /directory/v1/run` | | [`Run`] |
 //!
 //! A failure has a body of [`ErrorBody`](crate::ErrorBody).
 
@@ -36,6 +37,13 @@ pub const MAX_WAIT_MS: u64 = 30_000;
 
 /// The longest node name, tag name, media type or lease id, in bytes.
 pub const MAX_TEXT: usize = 512;
+
+/// What tells a run of the tracker from the next: one that was started anew has lost its peers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Opaque, drawn at its start.
+    pub run: String,
+}
 
 /// Asks for a blob's torrent or, where there is none, for the right to fetch the blob from its origin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

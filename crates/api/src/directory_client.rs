@@ -16,12 +16,15 @@ use url::Url;
 use crate::{
     CallError, ClientError,
     directory::{
-        Claim, ClaimRequest, Entry, LeaseRequest, MAX_WAIT_MS, PublishRequest, Renewal, Tag, TagClaim,
+        Claim, ClaimRequest, Entry, LeaseRequest, MAX_WAIT_MS, PublishRequest, Renewal, Run, Tag, TagClaim,
         TagClaimRequest, TagRequest,
     },
     outage::{Change, Outage},
     transport::{Connect, Transport, join, parse_base},
 };
+
+/// How long a tracker may take to say which run it is.
+const RUN: Duration = Duration::from_secs(3);
 
 /// A client of one directory, or of several trackers that stand in for each other.
 ///
@@ -126,6 +129,18 @@ impl DirectoryClient {
     pub async fn tag(&self, name: &str) -> Result<Option<Tag>, CallError> {
         let target = (vec!["tags".to_owned()], Some(name.to_owned()));
         self.call::<(), _>(Method::GET, &target, None, self.deadline).await
+    }
+
+    /// The run of each tracker, in the order in which their addresses were given; `None` where it does not say. Tells
+    /// nobody of those that do not answer.
+    pub async fn runs(&self) -> Vec<Option<Run>> {
+        let mut runs = Vec::new();
+        for base in &*self.bases {
+            let url = join(base, &["directory", "v1", "run"]);
+            let asked = self.transport.json::<(), Run>(Method::GET, url, None, self.deadline.min(RUN));
+            runs.push(asked.await.ok().flatten());
+        }
+        runs
     }
 
     async fn ask(

@@ -45,6 +45,7 @@ enum Command {
     Add(InfoHash, Vec<Vec<String>>, Option<oneshot::Sender<bool>>),
     Completed(InfoHash),
     Remove(InfoHash),
+    Again,
 }
 
 /// The task's side.
@@ -75,6 +76,10 @@ impl Announcer {
 
     pub(crate) async fn remove(&self, info_hash: InfoHash) {
         self.send(Command::Remove(info_hash)).await;
+    }
+
+    pub(crate) async fn again(&self) {
+        self.send(Command::Again).await;
     }
 
     async fn send(&self, command: Command) {
@@ -194,6 +199,7 @@ impl Task {
                     }
                 }
             }
+            Command::Again => self.tell_all_again(now),
             Command::Completed(info_hash) => {
                 for place in self.places(info_hash) {
                     if let Some(entry) = self.entries.get_mut(&place).filter(|e| e.started) {
@@ -440,6 +446,28 @@ mod tests {
         task.answered((place, number, Ok(response())));
         let now = task.shared.clock.now();
         assert!(task.next().is_some_and(|at| at <= now), "at once, not after the interval");
+        task.under_way.abort_all();
+        engine.stop().await;
+    }
+
+    #[tokio::test]
+    async fn after_a_restart_of_the_tracker_everything_is_announced_at_once_and_not_after_the_interval() {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let engine = Engine::start(Config { listen, ..Config::default() }, None).await.expect("starts");
+        let mut task = Task::new(engine.shared().clone());
+        let tracker = "http://127.0.0.1:9/announce".to_owned();
+        for torrent in [7, 8] {
+            let place = (InfoHash::from_bytes([torrent; 20]), 0);
+            task.command(Command::Add(place.0, vec![vec![tracker.clone()]], None));
+            task.due();
+            let number = task.entries[&place].number;
+            task.answered((place, number, Ok(response())));
+        }
+        let soon = task.shared.clock.now() + Duration::from_secs(1);
+        assert!(task.next().is_some_and(|at| at > soon));
+        task.command(Command::Again);
+        let due = task.agenda.iter().filter(|Reverse((at, ..))| *at <= soon).count();
+        assert_eq!(due, 2);
         task.under_way.abort_all();
         engine.stop().await;
     }

@@ -211,6 +211,11 @@ impl Engine {
         self.0.announcer.add(info_hash, trackers).await;
     }
 
+    /// Announces every torrent again, one after the other over some seconds: a tracker has lost what it knew.
+    pub async fn announce_again(&self) {
+        self.0.announcer.again().await;
+    }
+
     /// How long the engine has been running; the times of a torrent's provenance are counted from its start.
     pub fn age(&self) -> Duration {
         self.0.clock.now().since(swarm::Time(0))

@@ -45,17 +45,27 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(failure.map_or(1, |failure| failure.code))
 }
 
-/// `error: what`, then a line for each cause that says something new, then the hint.
-fn message(error: &anyhow::Error, hint: Option<&str>) -> String {
-    let mut text = format!("error: {error}");
-    let mut last = error.to_string();
-    for cause in error.chain().skip(1).map(|cause| cause.to_string().trim_end().to_owned()) {
-        // Many errors quote their cause.
+/// The error with its causes, on one line.
+pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
+    told(error).join(": ")
+}
+
+/// What happened, and each cause that says something new: many errors quote theirs.
+fn told(error: &anyhow::Error) -> Vec<String> {
+    let mut told: Vec<String> = Vec::new();
+    let mut last = String::new();
+    for cause in error.chain().map(|cause| cause.to_string().trim_end().to_owned()) {
         if !last.contains(&cause) {
-            text.push_str(&format!("\n  because: {cause}"));
+            told.push(cause.clone());
         }
         last = cause;
     }
+    told
+}
+
+/// `error: what`, then a line for each cause, then the hint.
+fn message(error: &anyhow::Error, hint: Option<&str>) -> String {
+    let mut text = format!("error: {}", told(error).join("\n  because: "));
     if let Some(hint) = hint {
         text.push_str(&format!("\n  hint: {hint}"));
     }
@@ -79,5 +89,6 @@ mod tests {
         assert_eq!(failure.code, 2);
         let text = message(&error, failure.hint.as_deref());
         assert_eq!(text, format!("error: no torrent\n  because: cannot read x: {words}\n  hint: make one"));
+        assert_eq!(in_one_line(&error), format!("no torrent: cannot read x: {words}"));
     }
 }

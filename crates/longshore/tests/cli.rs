@@ -345,6 +345,10 @@ fn a_node_or_tracker_that_cannot_start_says_what_to_change() {
     fs::write(place.path().join("bad.toml"), "peer = 1\n").expect("written");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = taken.local_addr().expect("bound").to_string();
+    let free_port = {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        port.local_addr().expect("bound").to_string()
+    };
     let (data, socket) = (at("data"), at("socket"));
     let free = [
         "--data",
@@ -378,6 +382,14 @@ fn a_node_or_tracker_that_cannot_start_says_what_to_change() {
         (&["tracker", "--listen", "127.0.0.1:0", "--forwarders", &at("bad.toml")], 2, &at("bad.toml")),
         (&["tracker", "--listen", "127.0.0.1:0", "--deny", &at("none")], 2, &at("none")),
         (&["tracker", "--listen", &taken], 1, "--listen"),
+        (&["tracker", "--listen", &format!("unix:{}", at("none/t.sock"))], 2, "make its folder"),
+        (&["tracker", "--listen", &format!("unix:{}", at("file"))], 2, "remove that file"),
+        (&["tracker", "--listen", &format!("unix:/{}", "x".repeat(200))], 2, "another socket"),
+        (&["tracker", "--listen", &free_port, "--listen", &free_port], 2, "twice"),
+        (&["tracker", "--listen", &free_port, "--tls-listen", &free_port], 2, "twice"),
+        (&["tracker", "--listen", "127.0.0.1:0", "--max-peers", "0"], 2, "`max_peers` is 0"),
+        (&["tracker", "--listen", "127.0.0.1:0", "--max-torrents", "0"], 2, "`max_torrents` is 0"),
+        (&["tracker", "--listen", "127.0.0.1:0", "--max-entries", "0"], 2, "`max_entries` is 0"),
         (&["pull", "busybox", "--platform", "foo"], 2, "linux/amd64"),
         (&["pull", "busybox", "--socket", &at("none")], 1, "no node answers"),
         (&["lab", "--sources", &at("none")], 2, &at("none")),

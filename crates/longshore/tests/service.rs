@@ -201,8 +201,31 @@ fn a_tracker_started_by_root_gives_up_all_rights_in_all_threads() {
     for words in ["/keys", "Permission denied", "that user must be able to read it"] {
         assert!(refused.stderr().contains(words), "{words} in {}", refused.stderr());
     }
-    let mut tracker = Process::start(&mut start(&[]));
+    // A list says so too.
+    let mut refused = Process::start(start(&["--keys"]).arg(&list));
+    assert_eq!(refused.wait().code(), Some(1));
+    assert!(refused.stderr().contains("that user must be able to read it"), "{}", refused.stderr());
+    // The port for the cluster is bound with root's rights as well: only root may have one below 1024.
+    fs::write(&list, "k".repeat(40)).expect("written");
+    fs::set_permissions(&list, fs::Permissions::from_mode(0o644)).expect("set");
+    let of_cluster =
+        ["--cluster-listen", "127.0.0.77:819", "--cluster", "127.0.0.77:820", "--cluster-key-file"];
+    let mut tracker = Process::start(start(&of_cluster).arg(&list));
     tracker.event("listening");
+    std::net::TcpStream::connect("127.0.0.77:819").expect("bound");
+}
+
+#[test]
+fn a_tracker_may_open_as_many_files_as_the_system_lets_it() {
+    let mut command = Command::new("/bin/sh");
+    let line = "ulimit -S -n 256; exec \"$0\" tracker --json --listen 127.0.0.1:0";
+    command.env_clear().args(["-c", line, env!("CARGO_BIN_EXE_longshore")]);
+    let mut tracker = Process::start(&mut command);
+    tracker.event("listening");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", tracker.id())).expect("there");
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
+    let words: Vec<&str> = files.split_ascii_whitespace().collect();
+    assert!(words[3] == words[4] && words[3] != "256", "{files}");
 }
 
 fn refusal(arguments: &[&str]) -> (Option<i32>, String) {

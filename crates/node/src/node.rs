@@ -104,6 +104,10 @@ impl Node {
         let servers = vec![tokio::spawn(mirror.serve(listeners, serving.clone())), tokio::spawn(api)];
         let urls = inner.config.trackers.clone();
         inner.tasks.spawn(trackers::watch(urls, inner.engine.clone(), inner.stop.clone()));
+        if let Some(directory) = &inner.directory {
+            let runs = trackers::watch_runs(directory.clone(), inner.engine.clone(), inner.stop.clone());
+            inner.tasks.spawn(runs);
+        }
         if let Some(files) = certificate {
             inner.tasks.spawn(certificate::watch(files, inner.stop.clone()));
         }

@@ -2,17 +2,20 @@
 
 use std::{io, time::Duration};
 
-use api::node::TrackerStatus;
+use api::{DirectoryClient, directory::Run, node::TrackerStatus};
 use engine::{Engine, TrackerState};
 use futures_util::future::join_all;
 use tokio::{
     net::TcpStream,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 /// How often a tracker is tried that cannot be reached.
 const TRY: Duration = Duration::from_secs(5);
+/// How often it is looked whether a tracker was started anew; each time some seconds more or less, so that a fleet does
+/// not announce at once.
+const LOOK: Duration = Duration::from_secs(30);
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
 
@@ -72,6 +75,36 @@ pub(crate) async fn watch(urls: Vec<String>, engine: Engine, stop: CancellationT
     }
 }
 
+/// Announces everything again when a tracker was started anew, since it has lost its peers. Without this they would be
+/// back within the interval only, and a node that shares one torrent by one announce in ten minutes.
+pub(crate) async fn watch_runs(directory: DirectoryClient, engine: Engine, stop: CancellationToken) {
+    let mut known = Vec::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            seen = directory.runs() => if are_new(&mut known, seen) {
+                tracing::info!("a tracker was started anew: everything is announced again");
+                engine.announce_again().await;
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(LOOK.mul_f64(rand::random_range(0.75..1.25))) => {}
+        }
+    }
+}
+
+/// Whether one of those that are known is another now; takes note of all that are seen.
+fn are_new(known: &mut Vec<Option<Run>>, seen: Vec<Option<Run>>) -> bool {
+    known.resize(seen.len(), None);
+    let mut new = false;
+    for (known, seen) in known.iter_mut().zip(seen).filter(|(_, seen)| seen.is_some()) {
+        new |= known.is_some() && *known != seen;
+        *known = seen;
+    }
+    new
+}
+
 /// Whether something listens where the URL says. Of other schemes than HTTP's nothing is known before an announce.
 async fn try_connect(url: &str) -> io::Result<()> {
     let Some(address) = host_and_port(url) else { return Ok(()) };
@@ -98,6 +131,22 @@ fn host_and_port(url: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tracker_that_was_started_anew_is_told_from_one_that_was_away() {
+        let run = |name: &str| Some(Run { run: name.to_owned() });
+        let mut known = Vec::new();
+        for (seen, new) in [
+            (vec![run("a"), None], false),
+            (vec![None, run("b")], false),
+            (vec![run("a"), run("b")], false),
+            (vec![None, None], false),
+            (vec![run("c"), run("b")], true),
+            (vec![run("c"), run("b")], false),
+        ] {
+            assert_eq!(are_new(&mut known, seen.clone()), new, "{seen:?}");
+        }
+    }
 
     #[test]
     fn where_a_tracker_listens_is_in_its_url() {

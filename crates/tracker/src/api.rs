@@ -7,7 +7,7 @@ use api::{
     ErrorBody,
     directory::{
         Claim, ClaimRequest, Entry, LeaseRequest, MAX_PUBLISH_BODY, MAX_TEXT, MAX_WAIT_MS, PublishRequest,
-        TagClaim, TagClaimRequest, TagRequest,
+        Run, TagClaim, TagClaimRequest, TagRequest,
     },
 };
 use axum::{
@@ -37,10 +37,11 @@ use crate::{
     },
     metrics::{self, Answer, Levels, Metrics},
     policy::TOO_OFTEN,
+    serve::Client,
     server::Clock,
     stats::{Stats, announces_and_faults},
     status::{self, Page, Rates},
-    tally::{Fault, Tallies, Tally},
+    tally::{Fault, Tallies},
 };
 
 /// How many publications are taken in at a time.
@@ -65,8 +66,6 @@ pub(crate) struct Shared {
     pub(crate) connections: Connections,
     /// Drawn at start: by it a node sees that the tracker restarted and lost all peers.
     pub(crate) tracker_id: Arc<[u8]>,
-    /// What is counted here of announces and scrapes; it is the first listener's.
-    pub(crate) tally: Arc<Tally>,
     /// What the listeners count.
     pub(crate) tallies: Vec<Tallies>,
     pub(crate) rates: Rates,
@@ -93,6 +92,7 @@ pub(crate) fn router(shared: App) -> Router {
         .route("/directory/v1/blobs/{digest}/release", post(release))
         .route("/directory/v1/tags", get(tag).put(set_tag))
         .route("/directory/v1/tags/claim", post(claim_tag))
+        .route("/directory/v1/run", get(run))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), check_token));
     let figures = Router::new()
         .route("/", get(status_page))
@@ -103,7 +103,7 @@ pub(crate) fn router(shared: App) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), check_place));
     Router::new()
         .route("/scrape", any(full_or_named_scrape))
-        .route("/health", get(async || "ok\n"))
+        .route("/health", get(health))
         .route("/favicon.ico", get(icon))
         .merge(directory)
         .merge(figures)
@@ -116,16 +116,15 @@ pub(crate) fn router(shared: App) -> Router {
 /// with a body; and what there is not.
 async fn tracker(
     State(app): State<App>,
-    ConnectInfo(from): ConnectInfo<Option<IpAddr>>,
+    ConnectInfo(client): ConnectInfo<Client>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
     // The query as it stands: an info-hash is any bytes, and no text once it is decoded.
     let (path, query) = (uri.path().as_bytes(), uri.query().unwrap_or_default().as_bytes());
     let Some(action) = Action::of(path) else { return StatusCode::NOT_FOUND.into_response() };
-    let tally = Arc::clone(&app.tally);
-    let (mut body, now, from) = (Vec::new(), app.clock.elapsed(), app.asker(from, &headers));
-    let mut exchange = Exchange::new(Arc::clone(&app.desk), Arc::clone(&app.tracker_id), tally);
+    let (mut body, now, from) = (Vec::new(), app.clock.elapsed(), app.asker(&client, &headers));
+    let mut exchange = Exchange::new(Arc::clone(&app.desk), Arc::clone(&app.tracker_id), client.tally);
     if exchange.is_within_rate(now, from) {
         exchange.answer(now, action, path, query, from, &mut body);
     } else {
@@ -136,20 +135,19 @@ async fn tracker(
 
 async fn full_or_named_scrape(
     app: State<App>,
-    from: ConnectInfo<Option<IpAddr>>,
+    client: ConnectInfo<Client>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
     let names_none = !uri.query().unwrap_or_default().contains("info_hash=");
     if !app.config.full_scrape || !names_none {
-        return tracker(app, from, uri, headers).await;
+        return tracker(app, client, uri, headers).await;
     }
-    let (State(app), ConnectInfo(from)) = (app, from);
-    let asker = app.asker(from, &headers);
-    if !app.may_list(from, &headers) {
+    let (State(app), ConnectInfo(client)) = (app, client);
+    if !app.may_list(&client, &headers) {
         return forbidden("all torrents at once");
     }
-    let refused = app.may_not_see(asker);
+    let refused = app.may_not_see(&client, &headers);
     refused.unwrap_or_else(|| full_scrape::answer(&app, &headers))
 }
 
@@ -166,11 +164,11 @@ async fn take_turns(State(app): State<App>, request: Request, next: Next) -> Res
 /// Lets through whoever may see statistics.
 async fn check_place(
     State(app): State<App>,
-    ConnectInfo(from): ConnectInfo<Option<IpAddr>>,
+    ConnectInfo(client): ConnectInfo<Client>,
     request: Request,
     next: Next,
 ) -> Response {
-    match app.may_not_see(app.asker(from, request.headers())) {
+    match app.may_not_see(&client, request.headers()) {
         Some(refused) => refused,
         None => next.run(request).await,
     }
@@ -183,27 +181,37 @@ fn forbidden(what: &str) -> Response {
 
 async fn stats(
     State(app): State<App>,
-    ConnectInfo(from): ConnectInfo<Option<IpAddr>>,
+    ConnectInfo(client): ConnectInfo<Client>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let json = uri.path().ends_with(".json") || accepts.starts_with("application/json");
     let top = uri.query().and_then(|query| query.strip_prefix("top=")?.parse().ok()).unwrap_or(10);
-    let top = if app.may_list(from, &headers) { top } else { 0 };
+    let top = if app.may_list(&client, &headers) { top } else { 0 };
     let stats = tokio::task::spawn_blocking(move || Stats::gather(&app, top))
         .await
         .map_err(|error| Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     Ok(if json { Json(stats).into_response() } else { stats.to_string().into_response() })
 }
 
+/// Whether all works: announces are answered where this is, and so what is left is whether blobs can be published.
+async fn health(State(app): State<App>) -> (StatusCode, String) {
+    match app.directory.failing() {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(why) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("the content directory cannot be written: {why}\n"))
+        }
+    }
+}
+
 /// The page for people.
 async fn status_page(
     State(app): State<App>,
-    ConnectInfo(from): ConnectInfo<Option<IpAddr>>,
+    ConnectInfo(client): ConnectInfo<Client>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let top = app.may_list(from, &headers).then_some(status::TOP);
+    let top = app.may_list(&client, &headers).then_some(status::TOP);
     let directory = app.directory.sizes().await.map_err(|error| error.to_string());
     let page = tokio::task::spawn_blocking(move || {
         let forwarders = app.desk.policy.load().forwarders.as_ref().map(|forwarders| forwarders.health());
@@ -217,6 +225,7 @@ async fn status_page(
             forwarders: forwarders.unwrap_or_default(),
             home: app.config.directory.as_ref().map(ToString::to_string),
             directory,
+            failing: app.directory.failing(),
             etcd: app.directory.etcd(),
             waiting: app.directory.waiting(),
             memory: resident(),
@@ -255,11 +264,13 @@ fn resident() -> Option<u64> {
     line.split_ascii_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-async fn metrics(State(app): State<App>, headers: HeaderMap) -> Result<Response, Failure> {
+async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
     let (torrents, peers) = app.desk.store.totals();
-    let (sizes, etcd) = (app.directory.sizes().await?, app.directory.etcd());
+    // Where it cannot be read, the rest is told all the same.
+    let (sizes, etcd) = (app.directory.sizes().await.ok(), app.directory.etcd());
+    let writable = app.directory.failing().is_none() && etcd.as_ref().is_none_or(|etcd| etcd.reachable);
     let (waiting, connections) = (app.directory.waiting(), app.connections.open());
-    let levels = Levels { torrents, peers, waiting, sizes, connections, etcd };
+    let levels = Levels { torrents, peers, waiting, sizes, writable, connections, etcd };
     let forwards = app.desk.policy.load().forwarders.as_ref().map(|forwarders| forwarders.counts());
     let forwards = forwards.unwrap_or_default();
     let members = app.cluster.as_ref().map(|cluster| cluster.members()).unwrap_or_default();
@@ -271,7 +282,7 @@ async fn metrics(State(app): State<App>, headers: HeaderMap) -> Result<Response,
         (metrics::classic(&text), "text/plain; version=0.0.4; charset=utf-8")
     };
     let kind = HeaderValue::from_static(kind);
-    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
 async fn claim(
@@ -376,6 +387,10 @@ async fn tag(
     Ok(Json(tag).into_response())
 }
 
+async fn run(State(app): State<App>) -> Json<Run> {
+    Json(Run { run: String::from_utf8_lossy(&app.tracker_id).into_owned() })
+}
+
 async fn check_token(State(app): State<App>, headers: HeaderMap, request: Request, next: Next) -> Response {
     if app.auth.allows(&headers) {
         return next.run(request).await;
@@ -388,28 +403,29 @@ async fn check_token(State(app): State<App>, headers: HeaderMap, request: Reques
 }
 
 impl Shared {
-    /// Who asks: whoever is behind `from`, where that is a trusted proxy. `None` where it does not say.
-    fn asker(&self, from: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
+    /// Who asks: whoever is behind the client, where that is a trusted proxy. `None` where it does not say.
+    fn asker(&self, client: &Client, headers: &HeaderMap) -> Option<IpAddr> {
         let field = |name: &[u8]| {
             let name = std::str::from_utf8(name).unwrap_or_default();
             headers.get_all(name).iter().map(HeaderValue::as_bytes).collect()
         };
-        self.desk.policy.load().client(from, field)
+        self.desk.policy.load().client(client.from, field)
     }
 
     /// Whether one who asks may see torrents that were not named.
-    fn may_list(&self, from: Option<IpAddr>, headers: &HeaderMap) -> bool {
-        self.desk.policy.load().may_list(self.asker(from, headers))
+    fn may_list(&self, client: &Client, headers: &HeaderMap) -> bool {
+        self.desk.policy.load().may_list(self.asker(client, headers))
     }
 
     /// Why one who asks for figures gets none.
-    fn may_not_see(&self, from: Option<IpAddr>) -> Option<Response> {
+    fn may_not_see(&self, client: &Client, headers: &HeaderMap) -> Option<Response> {
+        let from = self.asker(client, headers);
         let policy = self.desk.policy.load();
         if !policy.may_see(from) {
             return Some(forbidden("this"));
         }
         if !policy.is_within_rate(self.clock.elapsed(), from) {
-            self.tally.of(from).fault(Fault::Limited);
+            client.tally.of(from).fault(Fault::Limited);
             let later = [(header::RETRY_AFTER, HeaderValue::from_static("1"))];
             let error = Json(ErrorBody::new(TOO_OFTEN));
             return Some((StatusCode::TOO_MANY_REQUESTS, later, error).into_response());
@@ -439,7 +455,10 @@ impl From<DirectoryError> for Failure {
         let status = match &error {
             DirectoryError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             // Of an etcd that fails, its client tells: once, and not at every call.
+            // Of a disk too.
             DirectoryError::Full(_)
+            | DirectoryError::NoRoom
+            | DirectoryError::Failing(_)
             | DirectoryError::Closing
             | DirectoryError::Etcd(_)
             | DirectoryError::Contended(_) => StatusCode::SERVICE_UNAVAILABLE,

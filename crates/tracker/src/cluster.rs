@@ -1,9 +1,11 @@
 //! The cluster: trackers that tell one another of their peers, over TCP, sealed with a key that they share.
 //!
 //! Every member connects to every other and tells of what announces at itself, and of nothing that it was told: so
-//! nothing goes round. First come all the peers that it has, with their ages, then the news as it happens, ten times
-//! a second. What is told stands in the store like what announces there, so that any member answers for all, and the
-//! loss of one costs nothing but its news.
+//! nothing goes round. First come all the peers that it has, with their ages, and those that have left it lately; then
+//! the news as it happens, ten times a second. What is told stands in the store like what announces there, so that any
+//! member answers for all, and the loss of one costs nothing but its news. A member that was started anew has lost all:
+//! it is told of those too that were told of, its own of before among them. With each telling they grow older, so that
+//! they are forgotten in their time wherever they are.
 //!
 //! ```text
 //! announce ─► Outbox ─► pump ─► a queue for each Link ─► its member: Door ─► PeerStore::hear
@@ -15,6 +17,7 @@
 
 mod door;
 mod frames;
+mod gone;
 mod key;
 mod link;
 mod outbox;
@@ -60,7 +63,10 @@ pub(crate) struct Member {
     pub(crate) member: String,
     /// Whether it is this tracker itself.
     pub(crate) itself: bool,
+    /// Whether it is told of our peers.
     pub(crate) connected: bool,
+    /// For how many seconds.
+    pub(crate) connected_seconds: u64,
     /// News of peers that went to it, snapshots included.
     pub(crate) sent: u64,
     /// News of peers that came from it since it was started.
@@ -71,6 +77,17 @@ pub(crate) struct Member {
     pub(crate) resyncs: u64,
     /// From the moment when news is sent off until its member has taken it in, as it was last, in milliseconds.
     pub(crate) lag_ms: u64,
+}
+
+impl Member {
+    /// For people.
+    pub(crate) const fn state(&self) -> &'static str {
+        match (self.itself, self.connected) {
+            (true, _) => "this tracker",
+            (false, true) => "connected",
+            (false, false) => "not connected",
+        }
+    }
 }
 
 impl Cluster {
@@ -104,11 +121,13 @@ impl Cluster {
     /// How it stands with each member, in the configuration's order.
     pub(crate) fn members(&self) -> Vec<Member> {
         let of = |link: &Arc<Link>| {
-            let instance = link.instance();
+            let (instance, connected) = (link.instance(), link.connected.load(Relaxed));
+            let since = self.clock.elapsed().as_secs().saturating_sub(link.since.load(Relaxed));
             Member {
                 member: link.member().to_owned(),
                 itself: instance == Some(self.instance),
-                connected: link.connected.load(Relaxed),
+                connected,
+                connected_seconds: if connected { since } else { 0 },
                 sent: link.sent.get(),
                 received: instance.map_or(0, |instance| self.door.received(&instance)),
                 dropped: link.dropped.get(),
@@ -182,7 +201,71 @@ pub(crate) fn is_member(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use announce::{
+        Event,
+        cluster::{Happened, News},
+    };
+    use metainfo::InfoHash;
+    use wire::PeerId;
+
     use super::*;
+    use crate::{
+        desk::tests::desk,
+        store::{Announce, Peers},
+    };
+
+    #[test]
+    fn a_peer_that_left_unheard_does_not_come_back() {
+        let at = Duration::from_secs;
+        let [here, there, late] =
+            [(); 3].map(|()| Desk { outbox: Some(Arc::new(Outbox::new(at(1500)))), ..desk() });
+        let info_hash = InfoHash::from_bytes([1; 20]);
+        let announce = |desk: &Desk, now, event| {
+            let announce = Announce {
+                info_hash,
+                peer_id: PeerId::from_bytes([2; 20]),
+                ip: [10, 0, 0, 1].into(),
+                port: 7,
+                uploaded: 0,
+                downloaded: 0,
+                left: 5,
+                event,
+                numwant: None,
+                key: None,
+                both_families: true,
+                ids: false,
+                passkey: b"",
+            };
+            desk.announce(at(now), &announce, &mut Peers::new()).expect("taken");
+            desk.store.news(&announce)
+        };
+        let tell_all = |from: &Desk, to: &Desk, now| {
+            let outbox = from.outbox.as_ref().expect("a cluster's");
+            let mut all: Vec<(InfoHash, News)> =
+                (0..outbox.shards()).flat_map(|shard| outbox.gone(at(now), shard)).collect();
+            for step in 0..from.store.steps() {
+                from.store.visit_news(at(now), step, true, |info_hash, news| all.push((*info_hash, *news)));
+            }
+            all.iter().for_each(|(info_hash, news)| to.hear(at(now), info_hash, news));
+            all
+        };
+        let came = announce(&here, 100, Event::Started);
+        there.hear(at(100), &info_hash, &came);
+        late.hear(at(100), &info_hash, &came);
+        // The connections break, and of its leaving nobody is told.
+        let left = announce(&here, 200, Event::Stopped);
+        assert_eq!(left.happened, Happened::Stopped);
+        assert_eq!((here.store.totals(), there.store.totals()), ((0, 0), (1, 1)));
+        assert_eq!(tell_all(&here, &there, 260).len(), 1);
+        assert_eq!(there.store.totals(), (0, 0), "told with all the rest");
+        // One that has not heard of it tells of the peer.
+        assert_eq!(tell_all(&late, &there, 300).len(), 1);
+        assert_eq!(there.store.totals(), (0, 0));
+        // It comes back, and is believed.
+        there.hear(at(400), &info_hash, &announce(&here, 400, Event::Started));
+        tell_all(&here, &there, 410);
+        assert_eq!(there.store.totals(), (1, 1));
+    }
 
     #[test]
     fn members_are_hosts_with_ports() {

@@ -1,6 +1,7 @@
 //! What can be set. The comments are the example file's.
 
 use std::{
+    collections::HashSet,
     fmt,
     net::{Ipv6Addr, SocketAddr},
     path::PathBuf,
@@ -195,7 +196,7 @@ pub struct Config {
     /// The token that callers of the directory must show. Without one, anyone who reaches the tracker may publish.
     pub directory_token: Option<String>,
 
-    /// How many blobs and how many tags the directory holds at most.
+    /// How many blobs and how many tags the directory holds at most; in memory no more than a GiB of them either.
     pub max_entries: u64,
 
     /// How many claims wait at the same time at most; more are answered at once.
@@ -329,6 +330,11 @@ const MOST_MEMBERS: usize = 32;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
+    /// The same place twice.
+    #[error(
+        "{0} is to be listened on twice: `listen`, `tls_listen` and `cluster_listen` must name different places"
+    )]
+    Twice(Listen),
     /// Nowhere to listen.
     #[error("`listen` is empty: give at least one address, such as \"[::]:6969\"")]
     NoListener,
@@ -377,7 +383,8 @@ pub enum ConfigError {
     Members(usize),
     /// A part of what a cluster needs.
     #[error(
-        "a cluster takes `cluster` (the other trackers), `cluster_listen` (where they reach this one) and a key          (`cluster_key_file`, or the variable LONGSHORE_TRACKER_CLUSTER_KEY): {0} is missing"
+        "a cluster takes `cluster` (the other trackers), `cluster_listen` (where they reach this one) and a key \
+         (`cluster_key_file`, or the variable LONGSHORE_TRACKER_CLUSTER_KEY): {0} is missing"
     )]
     PartOfCluster(&'static str),
     /// Certificates, and no TLS.
@@ -391,6 +398,7 @@ impl Config {
         let require = |good: bool, name, value, must| {
             if good { Ok(()) } else { Err(ConfigError::Range { name, value, must }) }
         };
+        self.check_listeners()?;
         if self.tls_certificate.is_some() != self.tls_key.is_some() {
             return Err(ConfigError::HalfCertificate);
         }
@@ -443,7 +451,23 @@ impl Config {
         let connections = self.max_connections as u64;
         require((1..=1 << 20).contains(&connections), "max_connections", connections, "1 to 1048576")?;
         let per_host = self.max_connections_per_host as u64;
-        require((1..=1 << 20).contains(&per_host), "max_connections_per_host", per_host, "1 to 1048576")
+        require((1..=1 << 20).contains(&per_host), "max_connections_per_host", per_host, "1 to 1048576")?;
+        require(self.max_torrents > 0, "max_torrents", 0, "at least 1")?;
+        require(self.max_peers > 0, "max_peers", 0, "at least 1")?;
+        require(self.max_entries > 0, "max_entries", 0, "at least 1")
+    }
+
+    fn check_listeners(&self) -> Result<(), ConfigError> {
+        let addresses = self.tls_listen.iter().chain(&self.cluster_listen).copied().map(Listen::from);
+        let mut seen = HashSet::new();
+        for at in self.listen.iter().cloned().chain(addresses) {
+            // Port 0 is another each time.
+            let is_one = at.address().is_none_or(|address| address.port() != 0);
+            if is_one && !seen.insert(at.clone()) {
+                return Err(ConfigError::Twice(at));
+            }
+        }
+        Ok(())
     }
 
     /// The settings that differ in `other`, and that hold from the start to the end.
@@ -552,6 +576,32 @@ mod tests {
         assert!(bad(|c| c.tls_key = Some("k".into())).is_err_and(|e| e.contains("tls_certificate")));
         assert!(bad(|c| c.group = Some("g".into())).is_err_and(|e| e.contains("`user`")));
         assert!(bad(|c| c.directory_token = Some(String::new())).is_err());
+        let none: [fn(&mut Config); 3] = [|c| c.max_peers = 0, |c| c.max_torrents = 0, |c| c.max_entries = 0];
+        for none in none {
+            assert!(bad(none).is_err_and(|e| e.contains("must be at least 1")));
+        }
+        let lacking = ConfigError::PartOfCluster("the key").to_string();
+        assert!(!lacking.contains("  "), "{lacking}");
+    }
+
+    #[test]
+    fn one_place_is_listened_on_once() {
+        let config = |listen: &[&str], tls: &[&str], cluster: Option<&str>| Config {
+            listen: listen.iter().map(|text| text.parse().expect("a place")).collect(),
+            tls_listen: tls.iter().map(|text| text.parse().expect("an address")).collect(),
+            cluster_listen: cluster.map(|text| text.parse().expect("an address")),
+            ..Config::default()
+        };
+        for twice in [
+            config(&["127.0.0.1:1", "127.0.0.1:1"], &[], None),
+            config(&["unix:/run/a", "unix:/run/a"], &[], None),
+            config(&["127.0.0.1:1"], &["127.0.0.1:1"], None),
+            config(&[":1"], &[], Some("[::]:1")),
+        ] {
+            assert!(matches!(twice.check_listeners(), Err(ConfigError::Twice(_))), "{twice:?}");
+        }
+        let good = config(&["127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:1"], &["127.0.0.1:2"], None);
+        assert_eq!(good.check_listeners(), Ok(()));
     }
 
     #[test]
@@ -560,6 +610,7 @@ mod tests {
         assert_eq!((config.interval, config.numwant), (60, 50));
         assert!(serde_json::from_str::<Config>(r#"{"intervall": 60}"#).is_err());
     }
+
     #[test]
     fn the_directory_is_a_file_or_etcd_and_what_goes_with_etcd_goes_with_it_alone() {
         let home = |text: &str| text.parse::<Home>();

@@ -1,5 +1,4 @@
 //! The desk: one way from an announce to its answer, whatever protocol either is in. No I/O, no clock.
-//!
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -86,7 +85,7 @@ impl Desk {
         let mut min_interval = min_interval.min(interval);
         if let Some(outbox) = &self.outbox {
             if let Outcome::Added | Outcome::Renewed | Outcome::Stopped = announced.outcome {
-                outbox.put(request.info_hash, self.store.news(request));
+                outbox.put(now, request.info_hash, self.store.news(request));
             }
             if peers.is_empty() && announced.want > 0 && request.left > 0 {
                 min_interval = min_interval.min(SOON);
@@ -106,14 +105,15 @@ impl Desk {
         if let (Some(outbox), Some(Outcome::Added | Outcome::Renewed | Outcome::Stopped)) =
             (&self.outbox, outcome)
         {
-            outbox.put(*info_hash, news);
+            outbox.put(now, *info_hash, news);
         }
     }
 
     /// Takes in what another tracker of the cluster tells.
     pub(crate) fn hear(&self, now: Duration, info_hash: &InfoHash, news: &News) {
         // Whether it is registered has been seen there; that may not be known here yet.
-        if self.policy.load().lists(info_hash) {
+        let believed = || self.outbox.as_ref().is_none_or(|outbox| outbox.believes(now, info_hash, news));
+        if self.policy.load().lists(info_hash) && believed() {
             self.store.hear(now, info_hash, news);
         }
     }

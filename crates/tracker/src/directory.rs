@@ -5,6 +5,7 @@
 //! ([`Taken`]); the waiting is done here.
 
 mod cluster;
+mod disk;
 mod news;
 mod records;
 mod table;
@@ -296,6 +297,14 @@ impl Directory {
         match &self.0.kept {
             Kept::Table(table) => table.sizes().await,
             Kept::Cluster(cluster) => Ok(cluster.sizes(self.soon()).await),
+        }
+    }
+
+    /// Why nothing can be published, where that is so since the disk fails.
+    pub(crate) fn failing(&self) -> Option<String> {
+        match &self.0.kept {
+            Kept::Table(table) => table.failing(),
+            Kept::Cluster(_) => None,
         }
     }
 

@@ -84,6 +84,12 @@ pub enum DirectoryError {
     /// No more room by configuration.
     #[error("the directory is full: it holds {0} entries, its `max_entries`")]
     Full(u64),
+    /// No more room in memory.
+    #[error("the directory is full: in memory it holds no more; keep it in a file or in etcd (`directory`)")]
+    NoRoom,
+    /// The disk takes nothing.
+    #[error("the directory's disk takes nothing, and until it does the directory is only read: {0}")]
+    Failing(String),
     /// The tracker is going down.
     #[error("the tracker is shutting down")]
     Closing,
@@ -124,6 +130,18 @@ impl DirectoryError {
             redb::Error::Io(error) => {
                 matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
             }
+            _ => false,
+        }
+    }
+}
+
+impl DirectoryError {
+    /// Whether the disk failed, after which the database refuses everything.
+    pub(crate) fn is_of_the_disk(&self) -> bool {
+        use redb::Error::{DatabaseClosed, Io, PreviousIo};
+        match self {
+            Self::Database(error) => matches!(**error, Io(_) | PreviousIo | DatabaseClosed),
+            Self::Failing(_) => true,
             _ => false,
         }
     }

@@ -42,6 +42,8 @@ pub struct Listeners {
     pub(crate) https: Vec<Door<TcpListener>>,
     /// For each a socket a worker.
     pub(crate) udp: Vec<Door<Vec<UdpSocket>>>,
+    /// For the other trackers of a cluster.
+    pub(crate) cluster: Option<TcpListener>,
     /// Removed at the end.
     pub(crate) files: Vec<SocketFile>,
     /// In the order of the configuration.
@@ -89,6 +91,7 @@ impl Listeners {
             http: Vec::new(),
             https: Vec::new(),
             udp: Vec::new(),
+            cluster: None,
             files: Vec::new(),
             endpoints: Vec::new(),
         };
@@ -106,6 +109,11 @@ impl Listeners {
             let fail = |error| StartError::Listen { at: address.into(), error };
             let socket = or_v4(address, tcp).map_err(fail)?;
             listeners.add_https(socket).map_err(fail)?;
+        }
+        if let Some(address) = config.cluster_listen {
+            let bound = or_v4(address, tcp).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+            listeners.cluster =
+                Some(bound.map_err(|error| StartError::Listen { at: address.into(), error })?);
         }
         listeners.check(config)?;
         if let Some(account) = account {

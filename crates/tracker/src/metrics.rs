@@ -43,7 +43,10 @@ pub(crate) struct Levels {
     pub(crate) torrents: usize,
     pub(crate) peers: usize,
     pub(crate) waiting: usize,
-    pub(crate) sizes: Sizes,
+    /// Where the directory can be read.
+    pub(crate) sizes: Option<Sizes>,
+    /// Whether it can be written.
+    pub(crate) writable: bool,
     pub(crate) connections: usize,
     /// Where the directory is in etcd.
     pub(crate) etcd: Option<etcd::Stats>,
@@ -55,7 +58,7 @@ pub(crate) struct Metrics {
     pub(crate) publications: Counter,
     pub(crate) refused: Counter,
     pub(crate) expired: Counter,
-    levels: [Gauge; 7],
+    levels: [Gauge; 8],
     etcd: Option<Etcd>,
 }
 
@@ -98,6 +101,7 @@ impl Metrics {
             ("directory_blobs", "Blobs in the directory"),
             ("directory_tags", "Tags in the directory"),
             ("connections", "Open connections"),
+            ("directory_up", "Whether the directory takes what is published"),
         ]
         .map(|(name, help)| {
             let gauge = Gauge::default();
@@ -120,17 +124,22 @@ impl Metrics {
         members: Vec<Member>,
     ) -> String {
         let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let sizes = levels.sizes;
         let values = [
-            levels.torrents as u64,
-            levels.peers as u64,
-            levels.sizes.leases,
-            levels.waiting as u64,
-            levels.sizes.entries,
-            levels.sizes.tags,
-            levels.connections as u64,
+            Some(levels.torrents as u64),
+            Some(levels.peers as u64),
+            sizes.map(|sizes| sizes.leases),
+            Some(levels.waiting as u64),
+            sizes.map(|sizes| sizes.entries),
+            sizes.map(|sizes| sizes.tags),
+            Some(levels.connections as u64),
+            Some(levels.writable.into()),
         ];
         for (gauge, value) in self.levels.iter().zip(values) {
-            gauge.set(signed(value));
+            // What is not known stays as it was last.
+            if let Some(value) = value {
+                gauge.set(signed(value));
+            }
         }
         if let (Some(etcd), Some(stats)) = (&self.etcd, &levels.etcd) {
             etcd.up.set(stats.reachable.into());
@@ -307,7 +316,8 @@ mod tests {
             torrents: 1,
             peers: 2,
             waiting: 0,
-            sizes: Sizes { entries: 0, tags: 0, leases: 0 },
+            sizes: None,
+            writable: true,
             connections: 0,
             etcd: None,
         };

@@ -322,6 +322,25 @@ mod tests {
         text.parse().expect("an address")
     }
 
+    #[test]
+    fn a_pipe_that_is_named_as_a_list_is_refused_and_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pipe = folder.path().join("pipe");
+        let mode = rustix::fs::Mode::RWXU;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).expect("made");
+        for setting in ["allow", "deny", "keys"] {
+            let mut config = Config::default();
+            match setting {
+                "allow" => config.allow = Some(pipe.clone()),
+                "deny" => config.deny = Some(pipe.clone()),
+                _ => config.keys = Some(pipe.clone()),
+            }
+            let error = Policy::read(&config, None).err().expect(setting).to_string();
+            assert!(error.contains(setting) && error.contains("no ordinary file"), "{error}");
+        }
+        assert!(forwarders(&pipe).is_err_and(|error| error.to_string().contains("no ordinary file")));
+    }
+
     fn policy(change: impl FnOnce(&mut Config)) -> Policy {
         let mut config = Config::default();
         change(&mut config);

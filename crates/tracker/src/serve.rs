@@ -4,6 +4,7 @@ use std::{
     io,
     net::IpAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -25,6 +26,7 @@ use tower::ServiceExt as _;
 use crate::{
     http::{connection::HandedOver, responder::MAX_HEAD},
     server::GRACE,
+    tally::Tally,
 };
 
 /// How long the head of a request may take, and how long a connection may stand idle.
@@ -42,14 +44,15 @@ type Plain = Either<TcpStream, UnixStream>;
 
 /// Serves a connection until it ends.
 pub(crate) async fn connection(handed: HandedOver, router: Router, closing: CancellationToken) {
-    let HandedOver { socket, from, output, input, place } = handed;
+    let HandedOver { socket, from, output, input, place, tally } = handed;
     // Counted as long as it is open.
     let _place = place;
     let Ok(mut stream) = plain(socket) else { return };
     if !matches!(timeout(HEAD_TIMEOUT, stream.write_all(&output)).await, Ok(Ok(()))) {
         return;
     }
-    stream_of_requests(Rewound { first: input.into(), stream }, from, router, &closing).await;
+    let client = Client { from, tally };
+    stream_of_requests(Rewound { first: input.into(), stream }, client, router, &closing).await;
 }
 
 fn plain(socket: Socket) -> io::Result<Plain> {
@@ -60,14 +63,24 @@ fn plain(socket: Socket) -> io::Result<Plain> {
     }
 }
 
+/// Whose connection it is.
+#[derive(Clone)]
+pub(crate) struct Client {
+    /// From where it comes; `None` where that is a unix socket's other end.
+    pub(crate) from: Option<IpAddr>,
+    /// Where the listener counts that it came to.
+    pub(crate) tally: Arc<Tally>,
+}
+
 /// Serves the API on a stream until either side has enough.
 pub(crate) async fn stream_of_requests<S: Stream>(
     mut stream: Rewound<S>,
-    from: Option<IpAddr>,
+    client: Client,
     router: Router,
     closing: &CancellationToken,
 ) {
-    if let Err(error) = serve(&mut stream, from, router, closing).await {
+    let from = client.from;
+    if let Err(error) = serve(&mut stream, client, router, closing).await {
         tracing::debug!(?from, %error, "connection ends");
     }
     linger(&mut stream, closing).await;
@@ -88,11 +101,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 async fn serve<S: Stream>(
     stream: &mut Rewound<S>,
-    from: Option<IpAddr>,
+    client: Client,
     router: Router,
     closing: &CancellationToken,
 ) -> hyper::Result<()> {
-    let service = service_fn(move |request| answer(router.clone(), from, request));
+    let service = service_fn(move |request| answer(router.clone(), client.clone(), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -117,10 +130,10 @@ async fn drain<S: Stream>(stream: &mut S) -> io::Result<()> {
 
 async fn answer(
     router: Router,
-    from: Option<IpAddr>,
+    client: Client,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, std::convert::Infallible> {
-    request.extensions_mut().insert(ConnectInfo(from));
+    request.extensions_mut().insert(ConnectInfo(client));
     match timeout(REQUEST_TIMEOUT, router.oneshot(request.map(Body::new))).await {
         Ok(outcome) => outcome,
         Err(_) => {

@@ -151,9 +151,10 @@ impl Tracker {
     pub async fn serve(config: Config, listeners: Listeners) -> Result<Self, StartError> {
         config.check()?;
         let workers = config.workers();
-        let Listeners { http, https, udp, files, endpoints } = listeners;
+        let Listeners { http, https, udp, cluster, files, endpoints } = listeners;
         let certificate = read_certificate(&config)?;
-        let joins = join(&config)?;
+        let key = cluster_key(&config)?;
+        let cluster = cluster.map(TcpListener::from_std).transpose().map_err(StartError::System)?;
         let stop = Stop::new().map_err(StartError::System)?;
         let (clock, tasks) = (Clock::start(), TaskTracker::new());
         let registered = Arc::new(Registered::new(clock));
@@ -165,20 +166,15 @@ impl Tracker {
         let mut forwarding = Forwarding::new(clock, tasks.clone(), stop.tasks.clone());
         let policy = Policy::read(&config, forwarding.set(&config)?)?;
         let mut tallies = Vec::new();
-        // One more for what the API answers.
-        tallies.extend(http.iter().map(|door| Tallies::new(door.at.clone(), Protocol::Http, workers + 1)));
+        tallies.extend(http.iter().map(|door| Tallies::new(door.at.clone(), Protocol::Http, workers)));
         tallies
             .extend(udp.iter().map(|door| Tallies::new(door.at.clone(), Protocol::Udp, door.socket.len())));
-        tallies.extend(https.iter().map(|door| Tallies::new(door.at.clone(), Protocol::Https, 2)));
-        let api_tally = tallies.iter().find(|tallies| tallies.protocol != Protocol::Udp);
-        let tally = api_tally.and_then(|tallies| tallies.workers.last()).cloned().unwrap_or_default();
-        let key = joins.as_ref().map(|joins| &joins.key);
-        let desk = Arc::new(desk(&config, policy, registered.clone(), key));
+        tallies.extend(https.iter().map(|door| Tallies::new(door.at.clone(), Protocol::Https, 1)));
+        let desk = Arc::new(desk(&config, policy, registered.clone(), key.as_ref()));
         registered.attach(Arc::downgrade(&desk));
         registered.want(config.registered_only);
         tasks.spawn(read_registered(directory.clone(), registered, stop.tasks.clone()));
-        let cluster = joins.map(|Joins { key, listener }| {
-            let outbox = desk.outbox.clone().unwrap_or_else(|| Arc::new(Outbox::new()));
+        let cluster = cluster.zip(key).zip(desk.outbox.clone()).map(|((listener, key), outbox)| {
             let life = (&tasks, &stop.tasks);
             Cluster::start(&config.cluster, key, listener, desk.clone(), outbox, clock, life)
         });
@@ -191,7 +187,6 @@ impl Tracker {
             clock,
             connections: Connections::new(config.max_connections, config.max_connections_per_host),
             tracker_id: format!("{:016x}", rand::random::<u64>()).into_bytes().into(),
-            tally,
             tallies,
             rates: Rates::default(),
             publications: Arc::new(Semaphore::new(api::PUBLICATIONS)),
@@ -327,24 +322,13 @@ impl Stop {
     }
 }
 
-/// What a tracker needs to be of a cluster.
-struct Joins {
-    key: ClusterKey,
-    listener: TcpListener,
-}
-
-fn join(config: &Config) -> Result<Option<Joins>, StartError> {
-    let Some(address) = config.cluster_listen else { return Ok(None) };
-    let key = match (&config.cluster_key_file, &config.cluster_key) {
-        (Some(path), _) => ClusterKey::read(path)?,
-        (None, Some(key)) => key.clone(),
-        // The configuration was checked.
-        (None, None) => return Ok(None),
-    };
-    let bound = std::net::TcpListener::bind(address)
-        .and_then(|listener| listener.set_nonblocking(true).and(TcpListener::from_std(listener)));
-    let listener = bound.map_err(|error| StartError::Listen { at: address.into(), error })?;
-    Ok(Some(Joins { key, listener }))
+/// The key of the cluster that the tracker is to be of.
+fn cluster_key(config: &Config) -> Result<Option<ClusterKey>, StartError> {
+    match &config.cluster_key_file {
+        _ if config.cluster_listen.is_none() => Ok(None),
+        Some(path) => ClusterKey::read(path).map(Some),
+        None => Ok(config.cluster_key.clone()),
+    }
 }
 
 fn desk(config: &Config, policy: Policy, registered: Arc<Registered>, key: Option<&ClusterKey>) -> Desk {
@@ -362,7 +346,7 @@ fn desk(config: &Config, policy: Policy, registered: Arc<Registered>, key: Optio
         store: PeerStore::of_cluster(limits, seed, key.map_or(seed, ClusterKey::names)),
         policy: ArcSwap::from_pointee(policy),
         registered,
-        outbox: key.map(|_| Arc::new(Outbox::new())),
+        outbox: key.map(|_| Arc::new(Outbox::new(limits.peer_age))),
     }
 }
 
@@ -378,7 +362,7 @@ fn start_http<'a>(
     for (door, tallies) in doors.into_iter().zip(tallies) {
         let unix = matches!(door.at, Listen::Unix(_));
         let listener = Arc::new(door.socket);
-        for tally in tallies.workers.iter().take(config.workers()) {
+        for tally in &tallies.workers {
             let (desk, tracker_id) = (Arc::clone(&shared.desk), Arc::clone(&shared.tracker_id));
             let exchange = Exchange::new(desk, tracker_id, Arc::clone(tally));
             let worker = Worker {
@@ -557,7 +541,10 @@ async fn tend(directory: Directory, closing: CancellationToken) {
 }
 
 async fn flush(directory: &Directory) {
-    if let Err(error) = directory.tend().await {
+    // Of a disk that fails people have been told.
+    if let Err(error) = directory.tend().await
+        && !error.is_of_the_disk()
+    {
         tracing::error!(%error, "the content directory cannot be flushed");
     }
 }

@@ -165,13 +165,9 @@ impl fmt::Display for Stats {
             writeln!(f)?;
         }
         for member in &self.members {
-            let Member { member, itself, connected, sent, received, dropped, resyncs, lag_ms } = member;
-            let state = match (itself, connected) {
-                (true, _) => "this tracker",
-                (false, true) => "connected",
-                (false, false) => "not connected",
-            };
-            write!(f, "member {member}: {state}, {sent} sent, {received} received, {dropped} dropped, ")?;
+            let Member { member: name, sent, received, dropped, resyncs, lag_ms, .. } = member;
+            let state = member.state();
+            write!(f, "member {name}: {state}, {sent} sent, {received} received, {dropped} dropped, ")?;
             writeln!(f, "{resyncs} resyncs, lag {lag_ms} ms")?;
         }
         if !self.top.is_empty() {

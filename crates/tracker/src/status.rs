@@ -10,6 +10,7 @@ use std::{
 
 use crate::{
     Listen,
+    cluster::Member,
     directory::Sizes,
     forward::Health,
     stats::{Family, Requests, Stats, Top},
@@ -38,6 +39,8 @@ pub(crate) struct Page {
     pub(crate) home: Option<String>,
     /// Why not, where the directory does not answer.
     pub(crate) directory: Result<Sizes, String>,
+    /// Why it takes nothing, where it does not.
+    pub(crate) failing: Option<String>,
     pub(crate) etcd: Option<etcd::Stats>,
     pub(crate) waiting: usize,
     /// In bytes.
@@ -68,6 +71,7 @@ impl fmt::Display for Page {
         self.listeners(f)?;
         self.forwarders(f)?;
         f.write_str("</div>")?;
+        cluster(f, &self.stats.members)?;
         if self.lists {
             torrents(f, &self.stats.top)?;
         }
@@ -127,9 +131,12 @@ impl Page {
     fn directory(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let home = self.home.as_deref().unwrap_or("in memory");
         write!(f, "<section><h2>Content directory</h2><p><code>{}</code></p><p>", Text(home))?;
-        match (&self.directory, &self.etcd) {
-            (Err(why), _) => write!(f, "<span class=\"bad\">does not answer</span> {}", Text(why))?,
-            (Ok(_), Some(etcd::Stats { reachable: false, failures, .. })) => {
+        match (&self.directory, &self.failing, &self.etcd) {
+            (Err(why), ..) => write!(f, "<span class=\"bad\">does not answer</span> {}", Text(why))?,
+            (_, Some(why), _) => {
+                write!(f, "<span class=\"bad\">is only read</span> nothing can be published: {}", Text(why))?;
+            }
+            (.., Some(etcd::Stats { reachable: false, failures, .. })) => {
                 write!(
                     f,
                     "<span class=\"bad\">etcd did not answer the last call</span>, {}",
@@ -137,7 +144,7 @@ impl Page {
                 )?;
                 f.write_str(" so far")?;
             }
-            (Ok(_), _) => f.write_str("<span class=\"good\">answers</span>")?,
+            _ => f.write_str("<span class=\"good\">answers</span>")?,
         }
         f.write_str("</p>")?;
         if let Ok(Sizes { entries, tags, leases }) = &self.directory {
@@ -203,6 +210,35 @@ fn requests(f: &mut fmt::Formatter<'_>, requests: &[Requests]) -> fmt::Result {
             write!(f, "{}{} × {}", if n > 0 { ", " } else { "" }, Count(*count), Text(fault))?;
         }
         f.write_str("</tr>")?;
+    }
+    f.write_str("</table></div></section>")
+}
+
+fn cluster(f: &mut fmt::Formatter<'_>, members: &[Member]) -> fmt::Result {
+    if members.is_empty() {
+        return Ok(());
+    }
+    f.write_str(
+        "<section><h2>Cluster</h2><div class=\"wide\"><table><tr><th>tracker<th><th>since\
+         <th class=\"n\">peers learned<th class=\"n\">told<th class=\"n\">lag</tr>",
+    )?;
+    for member in members {
+        let class = match (member.itself, member.connected) {
+            (true, _) => "idle",
+            (false, true) => "good",
+            (false, false) => "bad",
+        };
+        write!(f, "<tr><td><code>{}</code>", Text(&member.member))?;
+        write!(f, "<td><span class=\"{class}\">{}</span><td class=\"soft\">", member.state())?;
+        if member.connected {
+            write!(f, "{}", Lasting(member.connected_seconds))?;
+        }
+        let (received, sent) = (Count(member.received), Count(member.sent));
+        write!(
+            f,
+            "<td class=\"n\">{received}<td class=\"n\">{sent}<td class=\"n\">{} ms</tr>",
+            Count(member.lag_ms)
+        )?;
     }
     f.write_str("</table></div></section>")
 }
@@ -335,8 +371,19 @@ mod tests {
     #[test]
     fn nothing_that_others_named_is_taken_for_html() {
         let evil = "<script>alert('x')</script>\"&";
+        let member = Member {
+            member: evil.to_owned(),
+            itself: false,
+            connected: true,
+            connected_seconds: 3700,
+            sent: 1,
+            received: 54_321,
+            dropped: 0,
+            resyncs: 0,
+            lag_ms: 3,
+        };
         let page = Page {
-            stats: Stats::default(),
+            stats: Stats { members: vec![member], ..Stats::default() },
             lists: true,
             rates: PerSecond { announces: 0.5, faults: 1234.0 },
             listeners: vec![(Listen::Unix(format!("/run/{evil}").into()), "http")],
@@ -348,13 +395,14 @@ mod tests {
             }],
             home: Some(format!("etcd://{evil}")),
             directory: Err(evil.to_owned()),
+            failing: None,
             etcd: None,
             waiting: 0,
             memory: Some(20 << 20),
         };
         let html = page.to_string();
         assert!(!html.contains("<script") && !html.contains("alert('"), "{html}");
-        assert_eq!(html.matches("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&quot;&amp;").count(), 6);
+        assert_eq!(html.matches("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&quot;&amp;").count(), 7);
         for part in [
             "unix:/run/",
             "<td>http</tr>",
@@ -362,6 +410,8 @@ mod tests {
             "20 MiB",
             "0.5<small>",
             "does not answer",
+            "54\u{202f}321",
+            "1 h 1 min",
         ] {
             assert!(html.contains(part), "{part} in {html}");
         }

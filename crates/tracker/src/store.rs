@@ -5,8 +5,10 @@ mod peers;
 mod request;
 mod secret;
 mod swarm;
+mod ticks;
 mod torrent;
 
 pub(crate) use peers::WARMED;
-pub use peers::{Limits, PeerStore, TorrentStats};
+pub use peers::{Limits, PeerStore};
 pub use request::{Announce, Announced, Name, Outcome, Peers};
+pub use torrent::TorrentStats;

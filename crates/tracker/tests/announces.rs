@@ -3,9 +3,11 @@
 
 extern crate longshore_tracker as tracker;
 
+mod support;
+
 use std::{
     io::{Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
@@ -15,10 +17,9 @@ use announce::{
     udp::{MAX_UDP_SCRAPE, PROTOCOL_ID, UdpAction, UdpAnnounce, UdpAnswer, UdpHead, encode_url_data},
 };
 use metainfo::InfoHash;
+use support::{WAIT, addresses, connection, get, peer, read, reply, target, tcp, with};
 use tracker::{Config, Tracker};
 use wire::PeerId;
-
-const WAIT: Duration = Duration::from_secs(20);
 
 fn config(ip: impl Into<IpAddr>) -> Config {
     // Several workers, so that packets and connections meet on different ones.
@@ -31,60 +32,13 @@ async fn start(config: Config) -> (Tracker, SocketAddr) {
     (tracker, address)
 }
 
-/// Blocking clients beside the tracker's runtime.
-async fn with<T: Send + 'static>(client: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(client).await.expect("no panic")
-}
-
-fn peer(torrent: u8, port: u16, left: u64) -> AnnounceRequest {
-    let (info_hash, id) = (InfoHash::from_bytes([torrent; 20]), PeerId::from_bytes([port as u8; 20]));
-    AnnounceRequest { left, event: Event::Started, ..AnnounceRequest::new(info_hash, id, port) }
-}
-
-fn connect(to: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(to).expect("connects");
-    stream.set_read_timeout(Some(WAIT)).expect("set");
-    stream
-}
-
-fn get(target: &str, more: &str) -> Vec<u8> {
-    format!("GET {target} HTTP/1.1\r\nHost: t\r\n{more}\r\n").into_bytes()
-}
-
-/// One answer: its status line, its fields and its body.
-fn read(stream: &mut TcpStream) -> (String, Vec<u8>) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error} after {}", head.escape_ascii()));
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8(head).expect("text");
-    let length =
-        head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length:").map(str::to_owned));
-    let mut body = vec![0; length.expect("a length").trim().parse().expect("a number")];
-    stream.read_exact(&mut body).expect("a body");
-    (head, body)
-}
-
 fn announced(body: &[u8]) -> AnnounceResponse {
-    match AnnounceResponse::parse(body).expect("bencode") {
-        Reply::Ok(response) => response,
-        Reply::Failure { reason, .. } => panic!("{reason}"),
-    }
-}
-
-fn addresses(response: &AnnounceResponse) -> Vec<String> {
-    let mut addresses: Vec<String> = response.peers.iter().map(|peer| peer.addr.to_string()).collect();
-    addresses.sort();
-    addresses
+    reply(body).expect("taken")
 }
 
 fn http(to: SocketAddr, request: &AnnounceRequest) -> AnnounceResponse {
-    let mut stream = connect(to);
-    stream
-        .write_all(&get(&append_to_url("/announce", &request.to_query()), "Connection: close\r\n"))
-        .expect("sends");
+    let mut stream = tcp(to);
+    stream.write_all(&get(&target(request), "Connection: close\r\n")).expect("sends");
     let (_, body) = read(&mut stream);
     assert_eq!(stream.read(&mut [0]).expect("closes"), 0);
     announced(&body)
@@ -108,13 +62,8 @@ impl Udp {
         let socket = UdpSocket::bind((any, 0)).expect("binds");
         socket.set_read_timeout(Some(WAIT)).expect("set");
         socket.connect(to).expect("connects");
-        let mut udp = Self { socket, id: PROTOCOL_ID };
-        let packet = udp.head(UdpAction::Connect, 7);
-        assert_eq!(packet.len(), 16);
-        let answer = udp.exchange(&packet);
-        let Some((7, UdpAnswer::Connected(id))) = UdpAnswer::parse(&answer) else { panic!("{answer:?}") };
-        udp.id = id;
-        udp
+        let id = connection(&socket);
+        Self { socket, id }
     }
 
     fn head(&self, action: UdpAction, transaction: u32) -> Vec<u8> {
@@ -246,7 +195,7 @@ async fn without_its_connection_id_nothing_is_answered() {
         }
         // What is answered is the one packet with the right id, though it came last.
         assert_eq!(udp.announce(&udp_peer(1, 1002, 5)).1, b"");
-        let mut stream = connect(to);
+        let mut stream = tcp(to);
         stream.write_all(&get("/metrics", "")).expect("sends");
         String::from_utf8(read(&mut stream).1).expect("text")
     })
@@ -359,7 +308,7 @@ async fn a_key_guards_a_peer_over_both_protocols() {
 async fn a_connection_serves_many_requests_and_whole_pipelines() {
     let (_tracker, to) = start(config(Ipv4Addr::LOCALHOST)).await;
     with(move || {
-        let mut stream = connect(to);
+        let mut stream = tcp(to);
         let query = |port| append_to_url("/announce", &peer(1, port, 5).to_query());
         for port in 1001..1004 {
             stream.write_all(&get(&query(port), "")).expect("sends");
@@ -389,7 +338,7 @@ async fn a_request_may_come_in_pieces_and_an_old_client_is_let_go() {
     let (_tracker, to) = start(config(Ipv4Addr::LOCALHOST)).await;
     with(move || {
         let target = append_to_url("/announce", &peer(1, 1001, 5).to_query());
-        let mut stream = connect(to);
+        let mut stream = tcp(to);
         stream.set_nodelay(true).expect("set");
         let request = get(&target, "X-Long: x\r\n");
         for part in request.chunks(7) {
@@ -397,12 +346,12 @@ async fn a_request_may_come_in_pieces_and_an_old_client_is_let_go() {
             std::thread::yield_now();
         }
         assert_eq!(announced(&read(&mut stream).1).incomplete, Some(1));
-        let mut stream = connect(to);
+        let mut stream = tcp(to);
         stream.write_all(format!("GET {target} HTTP/1.0\r\n\r\n").as_bytes()).expect("sends");
         let (head, _) = read(&mut stream);
         assert!(head.contains("Connection: close"), "{head}");
         assert_eq!(stream.read(&mut [0]).expect("closes"), 0);
-        let mut stream = connect(to);
+        let mut stream = tcp(to);
         stream
             .write_all(format!("GET {target} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").as_bytes())
             .expect("sends");
@@ -419,7 +368,7 @@ async fn a_request_may_come_in_pieces_and_an_old_client_is_let_go() {
 async fn what_follows_a_request_does_not_withhold_its_answer() {
     let (_tracker, to) = start(config(Ipv4Addr::LOCALHOST)).await;
     with(move || {
-        let mut stream = connect(to);
+        let mut stream = tcp(to);
         for next in ["\r\n", "GET /heal"] {
             // Nothing more is sent before the answer is there.
             stream.write_all(&[&get("/health", ""), next.as_bytes()].concat()).expect("sends");
@@ -445,7 +394,7 @@ async fn broken_requests_are_told_so_and_not_just_cut_off() {
             (431, get("/announce", &lines.repeat(5000))),
             (431, [b"POST /x HTTP/1.1\r\n".to_vec(), lines.repeat(5000).into_bytes()].concat()),
         ] {
-            let mut stream = connect(to);
+            let mut stream = tcp(to);
             let mut copy = stream.try_clone().expect("cloned");
             // The tracker answers before it has read all.
             let sender = std::thread::spawn(move || copy.write_all(&request));
@@ -464,15 +413,15 @@ async fn half_requests_give_way_when_there_is_no_room() {
     let (_tracker, to) = start(config).await;
     with(move || {
         let target = append_to_url("/announce", &peer(1, 1001, 5).to_query());
-        let mut served = connect(to);
+        let mut served = tcp(to);
         served.write_all(&get(&target, "")).expect("sends");
         read(&mut served);
-        let mut half: Vec<_> = (0..2).map(|_| connect(to)).collect();
+        let mut half: Vec<_> = (0..2).map(|_| tcp(to)).collect();
         half[0].write_all(b"GET /announce?info").expect("sends");
         half[1].write_all(b"POST /v1/x HTTP/1.1\r\nX: ").expect("sends");
         let mut new = Vec::new();
         for half in &mut half {
-            let mut stream = connect(to);
+            let mut stream = tcp(to);
             stream.write_all(&get(&target, "")).expect("sends");
             assert_eq!(announced(&read(&mut stream).1).incomplete, Some(1));
             new.push(stream);
@@ -494,7 +443,7 @@ async fn half_requests_give_way_when_there_is_no_room() {
 async fn a_connection_that_stands_idle_is_closed() {
     let (_tracker, to) = start(Config { idle_timeout: 1, ..config(Ipv4Addr::LOCALHOST) }).await;
     with(move || {
-        let mut stream = connect(to);
+        let mut stream = tcp(to);
         let target = append_to_url("/announce", &peer(1, 1001, 5).to_query());
         stream.write_all(&get(&target, "")).expect("sends");
         read(&mut stream);
@@ -508,19 +457,19 @@ async fn beyond_the_most_connections_new_ones_are_closed() {
     let (_tracker, to) = start(Config { max_connections: 2, ..config(Ipv4Addr::LOCALHOST) }).await;
     with(move || {
         let target = append_to_url("/announce", &peer(1, 1001, 5).to_query());
-        let mut open = [connect(to), connect(to)];
+        let mut open = [tcp(to), tcp(to)];
         for stream in &mut open {
             stream.write_all(&get(&target, "")).expect("sends");
             read(stream);
         }
-        let mut third = connect(to);
+        let mut third = tcp(to);
         let _ = third.write_all(&get(&target, ""));
         assert!(matches!(third.read(&mut [0]), Ok(0) | Err(_)));
         let [first, mut second] = open;
         drop(first);
         // Its place is free as soon as the tracker has seen it go.
         let again = (0..200).any(|_| {
-            let mut stream = connect(to);
+            let mut stream = tcp(to);
             let sent = stream.write_all(&get(&target, ""));
             let served = sent.is_ok() && stream.read(&mut [0]).is_ok_and(|length| length == 1);
             if !served {
@@ -544,7 +493,7 @@ async fn peers_come_as_dictionaries_to_who_asks_for_them() {
             let plain = AnnounceRequest { compact: Some(false), ..peer(1, 66, 5) };
             let found = http(to, &plain);
             assert_eq!(addresses(&found), ["127.0.0.1:65"]);
-            assert_eq!(found.peers[0].id, peer_ids.then(|| PeerId::from_bytes([65; 20])));
+            assert_eq!(found.peers[0].id, peer_ids.then(|| peer(1, 65, 5).peer_id));
             let short = http(to, &AnnounceRequest { no_peer_id: true, ..plain });
             assert_eq!((short.peers.len(), short.peers[0].id), (1, None));
         })
@@ -558,7 +507,7 @@ async fn partial_seeds_are_counted_apart() {
     with(move || {
         http(to, &AnnounceRequest { event: Event::Paused, ..peer(1, 1001, 5) });
         http(to, &peer(1, 1002, 5));
-        let mut stream = connect(to);
+        let mut stream = tcp(to);
         let scrape =
             ScrapeRequest { info_hashes: vec![InfoHash::from_bytes([1; 20]), InfoHash::from_bytes([2; 20])] };
         stream.write_all(&get(&append_to_url("/scrape", &scrape.to_query()), "")).expect("sends");
@@ -578,7 +527,7 @@ async fn a_full_scrape_is_for_those_who_turned_it_on() {
             for torrent in 1..=100 {
                 http(to, &peer(torrent, 1001, 5));
             }
-            let mut stream = connect(to);
+            let mut stream = tcp(to);
             stream
                 .write_all(&get("/scrape", "Accept-Encoding: gzip\r\nConnection: close\r\n"))
                 .expect("sends");
@@ -593,7 +542,7 @@ async fn a_full_scrape_is_for_those_who_turned_it_on() {
             }
             // Not compressed for who did not ask for that; one at a time, so that this may have to wait.
             let answer = loop {
-                let mut stream = connect(to);
+                let mut stream = tcp(to);
                 stream.write_all(&get("/scrape", "Connection: close\r\n")).expect("sends");
                 let mut answer = Vec::new();
                 stream.read_to_end(&mut answer).expect("reads");
@@ -621,7 +570,7 @@ async fn statistics_are_for_people_and_for_scripts() {
             udp.announce(&udp_peer(1, port, 5));
         }
         http(to, &peer(2, 1001, 0));
-        let mut stream = connect(to);
+        let mut stream = tcp(to);
         stream.write_all(&get("/stats.json", "")).expect("sends");
         let stats: serde_json::Value = serde_json::from_slice(&read(&mut stream).1).expect("JSON");
         assert_eq!((stats["torrents"].as_u64(), stats["peers"].as_u64()), (Some(2), Some(4)));
@@ -652,7 +601,7 @@ async fn keys_come_by_path_and_by_option_and_refusals_say_when_to_come_back() {
     let (tracker, to) =
         start(Config { keys: Some(list.path().to_owned()), ..config(Ipv4Addr::LOCALHOST) }).await;
     with(move || {
-        let mut stream = connect(to);
+        let mut stream = tcp(to);
         stream
             .write_all(&get(&append_to_url("/k1/announce", &peer(1, 1000, 5).to_query()), ""))
             .expect("sends");

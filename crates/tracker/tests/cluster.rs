@@ -3,17 +3,14 @@
 
 extern crate longshore_tracker as tracker;
 
+mod support;
+
 use std::{net::SocketAddr, time::Duration};
 
-use announce::{AnnounceRequest, AnnounceResponse, Event, Key, Reply, append_to_url};
-use metainfo::InfoHash;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use announce::{AnnounceRequest, AnnounceResponse, Event, Key};
+use support::{ask, peer, ports, reply, target};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::sleep};
 use tracker::{ClusterKey, Config, StartError, Tracker};
-use wire::PeerId;
 
 /// Addresses that nobody has at the moment.
 fn addresses<const N: usize>() -> [SocketAddr; N] {
@@ -37,34 +34,13 @@ async fn start(cluster: &[SocketAddr], number: usize) -> Tracker {
 }
 
 async fn get(tracker: &Tracker, target: &str) -> Vec<u8> {
-    let exchange = async {
-        let mut stream = TcpStream::connect(tracker.local_addr().expect("bound")).await.expect("connects");
-        let head = format!("GET {target} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
-        stream.write_all(head.as_bytes()).await.expect("sends");
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.expect("reads");
-        answer
-    };
-    let answer = timeout(Duration::from_secs(30), exchange).await.expect("an answer in time");
-    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
-    answer[end..].to_vec()
+    ask(tracker, target, "").await.1
 }
 
 async fn announce(tracker: &Tracker, torrent: u8, port: u16, left: u64, event: Event) -> AnnounceResponse {
-    let (info_hash, id) = (InfoHash::from_bytes([torrent; 20]), PeerId::ours([port as u8; 12]));
     let key = Key::new(format!("{port:08x}").as_bytes());
-    let request = AnnounceRequest { left, event, key, ..AnnounceRequest::new(info_hash, id, port) };
-    let body = get(tracker, &append_to_url("/announce", &request.to_query())).await;
-    match AnnounceResponse::parse(&body).expect("an answer") {
-        Reply::Ok(response) => response,
-        Reply::Failure { reason, .. } => panic!("{reason}"),
-    }
-}
-
-fn ports(response: &AnnounceResponse) -> Vec<u16> {
-    let mut ports: Vec<u16> = response.peers.iter().map(|peer| peer.addr.port()).collect();
-    ports.sort_unstable();
-    ports
+    let request = AnnounceRequest { event, key, ..peer(torrent, port, left) };
+    reply(&get(tracker, &target(&request)).await).expect("taken")
 }
 
 async fn stats(tracker: &Tracker) -> serde_json::Value {
@@ -149,8 +125,9 @@ async fn a_member_that_was_away_is_told_anew_and_tells_its_own() {
     assert_eq!(ports(&announce(&two, 1, 1001, 5, Event::None).await), [1002]);
     one.shutdown().await;
     let one = start(&cluster, 0).await;
-    knows(&one, 1, 0, 0).await;
-    assert_eq!(ports(&announce(&one, 1, 1003, 5, Event::Started).await), [1001]);
+    // What announced there before is told to it by the other.
+    knows(&one, 2, 1, 0).await;
+    assert_eq!(ports(&announce(&one, 1, 1003, 5, Event::Started).await), [1001, 1002]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,8 @@
 
 extern crate longshore_tracker as tracker;
 
+mod support;
+
 use std::{
     fs,
     io::{ErrorKind, Read, Write},
@@ -13,36 +15,17 @@ use std::{
     time::Duration,
 };
 
-use announce::{AnnounceRequest, AnnounceResponse, Event, Reply, append_to_url};
-use metainfo::InfoHash;
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     pki_types::{CertificateDer, ServerName},
 };
+use support::{WAIT, get, local, peer, read, reply, target, tcp, with};
 use tempfile::TempDir;
 use tracker::{Config, Endpoint, Listen, Network, Tracker};
-use wire::PeerId;
-
-const WAIT: Duration = Duration::from_secs(20);
-
-fn local() -> SocketAddr {
-    ([127, 0, 0, 1], 0).into()
-}
 
 /// Trusts this machine as a proxy.
 fn behind_a_proxy() -> Config {
     Config { listen: vec![local().into()], trusted_proxies: vec![Network::LOOPBACK_V4], ..Config::default() }
-}
-
-/// Blocking clients beside the tracker's runtime.
-async fn with<T: Send + 'static>(client: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(client).await.expect("no panic")
-}
-
-fn tcp(to: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(to).expect("connects");
-    stream.set_read_timeout(Some(WAIT)).expect("set");
-    stream
 }
 
 fn https(tracker: &Tracker) -> SocketAddr {
@@ -54,38 +37,13 @@ fn https(tracker: &Tracker) -> SocketAddr {
 }
 
 fn announce(torrent: u8, port: u16, fields: &str) -> Vec<u8> {
-    let (info_hash, id) = (InfoHash::from_bytes([torrent; 20]), PeerId::from_bytes([port as u8; 20]));
-    let request =
-        AnnounceRequest { left: 5, event: Event::Started, ..AnnounceRequest::new(info_hash, id, port) };
-    get(&append_to_url("/announce", &request.to_query()), fields)
-}
-
-fn get(target: &str, fields: &str) -> Vec<u8> {
-    format!("GET {target} HTTP/1.1\r\nHost: t\r\n{fields}\r\n").into_bytes()
-}
-
-/// One answer: its status line and fields, and its body.
-fn read(stream: &mut impl Read) -> (String, Vec<u8>) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error} after {}", head.escape_ascii()));
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8(head).expect("text");
-    let length =
-        head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length:").map(str::to_owned));
-    let mut body = vec![0; length.expect("a length").trim().parse().expect("a number")];
-    stream.read_exact(&mut body).expect("a body");
-    (head, body)
+    get(&target(&peer(torrent, port, 5)), fields)
 }
 
 /// The addresses that an announce is answered, or why it is refused.
 fn peers(stream: &mut impl Read) -> Result<Vec<String>, String> {
-    match AnnounceResponse::parse(&read(stream).1).expect("bencode") {
-        Reply::Ok(response) => Ok(response.peers.iter().map(|peer| peer.addr.to_string()).collect()),
-        Reply::Failure { reason, .. } => Err(reason),
-    }
+    let response = reply(&read(stream).1)?;
+    Ok(response.peers.iter().map(|peer| peer.addr.to_string()).collect())
 }
 
 fn ask(mut stream: impl Read + Write, bytes: &[u8]) -> Result<Vec<String>, String> {
@@ -206,7 +164,8 @@ async fn https_answers_all_that_http_does_from_the_same_peers() {
         assert!(read(&mut broken).0.starts_with("HTTP/1.1 400"));
         let label =
             |rest: &str| format!("{{listener=\"{secure}\",protocol=\"https\",family=\"ipv4\"{rest}}}");
-        assert_eq!(metric(plain, &format!("announces_total{}", label(",outcome=\"added\""))), 5);
+        // What the API answered is counted for the listener that it came to.
+        assert_eq!(metric(plain, &format!("announces_total{}", label(",outcome=\"added\""))), 6);
         assert_eq!(metric(plain, &format!("connects_total{}", label(""))), 4);
         assert_eq!(metric(plain, &format!("faults_total{}", label(",fault=\"too_long\""))), 1);
     })
@@ -527,4 +486,40 @@ async fn settings_that_do_not_go_together_are_named() {
     let missing = Config { tls_key: Some("/nonexistent/key.pem".into()), ..certificate.config() };
     let error = start(missing).await;
     assert!(error.contains("/nonexistent/key.pem"), "{error}");
+}
+
+#[test]
+fn one_host_has_few_places_for_connections_of_https_that_say_nothing() {
+    // On loopback hosts are not told apart.
+    let Some(network) = interop::Network::new(1, false) else { return };
+    let place = network.host(0);
+    place.inside(|| {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let certificate = Certificate::new();
+            let everywhere = SocketAddr::from(([0, 0, 0, 0], 0));
+            let config =
+                Config { tls_listen: vec![everywhere], max_connections_per_host: 64, ..certificate.config() };
+            let tracker = Tracker::start(config).await.expect("starts");
+            let (plain, secure) = (tracker.local_addr().expect("bound"), https(&tracker));
+            let ip = place.ip;
+            with(move || {
+                // A sixteenth of what the host may have in all.
+                let silent: Vec<TcpStream> = (0..4).map(|_| tcp((ip, secure.port()).into())).collect();
+                let mut more = tcp((ip, secure.port()).into());
+                let closed = match more.read(&mut [0]) {
+                    Ok(length) => length == 0,
+                    Err(error) => error.kind() == ErrorKind::ConnectionReset,
+                };
+                assert!(closed, "one too many");
+                let crowd = format!(
+                    "faults_total{{listener=\"{secure}\",protocol=\"https\",family=\"ipv4\",fault=\"crowd\"}}"
+                );
+                assert_eq!(metric(plain, &crowd), 1);
+                drop(silent);
+            })
+            .await;
+            tracker.shutdown().await;
+        });
+    });
 }

@@ -3,6 +3,8 @@
 
 extern crate longshore_tracker as tracker;
 
+mod support;
+
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream, UdpSocket},
@@ -15,11 +17,12 @@ use std::{
 };
 
 use announce::{
-    AnnounceRequest, AnnounceResponse, Event, Reply, RetryIn, append_to_url,
+    AnnounceResponse, Event, Reply, RetryIn,
     udp::{UdpAction, UdpAnnounce, UdpAnswer, UdpHead},
 };
 use metainfo::InfoHash;
 use socket2::{Domain, Socket, Type};
+use support::{connection, get, peer, read, target};
 use tracker::{Config, Network, Tracker};
 use wire::PeerId;
 
@@ -62,20 +65,6 @@ fn udp(from: [u8; 4], to: SocketAddr) -> UdpSocket {
     socket
 }
 
-fn connection(socket: &UdpSocket) -> u64 {
-    let mut connect = Vec::new();
-    let head =
-        UdpHead { connection: announce::udp::PROTOCOL_ID, action: Some(UdpAction::Connect), transaction: 1 };
-    head.encode(&mut connect);
-    socket.send(&connect).expect("sent");
-    let mut answer = [0; 64];
-    let length = socket.recv(&mut answer).expect("answered");
-    match UdpAnswer::parse(&answer[..length]) {
-        Some((1, UdpAnswer::Connected(id))) => id,
-        other => panic!("{other:?}"),
-    }
-}
-
 /// Of a packet that was answered, whether it was announced.
 fn answered(socket: &UdpSocket, transaction: u32) -> bool {
     let mut answer = [0; 2048];
@@ -92,26 +81,7 @@ fn http(from: [u8; 4], to: SocketAddr) -> std::io::Result<TcpStream> {
 }
 
 fn request(port: u16) -> String {
-    let (info_hash, id) = (InfoHash::from_bytes([port as u8; 20]), PeerId::ours([1; 12]));
-    let request = AnnounceRequest { left: 5, ..AnnounceRequest::new(info_hash, id, port) };
-    let target = append_to_url("/announce", &request.to_query());
-    format!("GET {target} HTTP/1.1\r\nHost: t\r\n\r\n")
-}
-
-/// A whole answer: its head, and the body.
-fn answer(stream: &mut TcpStream) -> (String, Vec<u8>) {
-    let (mut whole, mut part) = (Vec::new(), [0; 4096]);
-    loop {
-        let length = stream.read(&mut part).expect("answered");
-        assert!(length > 0, "closed: {}", whole.escape_ascii());
-        whole.extend_from_slice(&part[..length]);
-        let Some(end) = whole.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
-        let head = String::from_utf8(whole[..end].to_vec()).expect("text");
-        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).expect("a length");
-        if whole.len() >= end + 4 + length.trim().parse::<usize>().expect("a number") {
-            return (head, whole[end + 4..].to_vec());
-        }
-    }
+    String::from_utf8(get(&target(&peer(port as u8, port, 5)), "")).expect("text")
 }
 
 /// Floods until told to stop, some thousand times a second, so that no buffer of the system overflows: what is tried
@@ -173,7 +143,7 @@ async fn every_announce_of_a_good_client_is_answered_while_another_address_flood
                 socket.send(&packet(id, n, 2000)).expect("sent");
                 assert!(answered(&socket, n), "{n}");
                 stream.write_all(request(2001).as_bytes()).expect("sent");
-                let (_, body) = answer(&mut stream);
+                let (_, body) = read(&mut stream);
                 assert!(matches!(AnnounceResponse::parse(&body), Ok(Reply::Ok(_))), "{n}");
                 good.fetch_add(1, Relaxed);
                 // 200 a second, of the 1000 that it may.
@@ -214,7 +184,7 @@ async fn who_asks_too_often_is_told_so_over_http_and_not_answered_over_udp() {
             stream.write_all(head.as_bytes()).expect("sent");
             last.clear();
             if target.is_empty() {
-                let (head, body) = answer(&mut stream);
+                let (head, body) = read(&mut stream);
                 last.push(head);
                 last.push(String::from_utf8_lossy(&body).into_owned());
                 if let Ok(Reply::Failure { reason, retry_in }) = AnnounceResponse::parse(&body) {

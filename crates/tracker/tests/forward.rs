@@ -3,10 +3,12 @@
 
 extern crate longshore_tracker as tracker;
 
+mod support;
+
 use std::{net::SocketAddr, time::Duration};
 
 use announce::{AnnounceRequest, AnnounceResponse, Event};
-use metainfo::InfoHash;
+use support::{WAIT, config, ports};
 use tempfile::NamedTempFile;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -16,37 +18,23 @@ use tokio::{
 };
 use tracker::{Config, Tracker};
 use tracker_client::{Question, TrackerClient, TrackerError};
-use wire::PeerId;
-
-const WAIT: Duration = Duration::from_secs(30);
-
-fn local() -> Vec<tracker::Listen> {
-    vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()]
-}
 
 /// A tracker with a list of forwarders.
 async fn forwarding(list: &str) -> Tracker {
     let file = NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), list).expect("written");
     let forwarders = Some(file.path().to_owned());
-    Tracker::start(Config { listen: local(), forwarders, ..Config::default() }).await.expect("starts")
+    Tracker::start(Config { forwarders, ..config() }).await.expect("starts")
 }
 
 fn peer(port: u16, event: Event) -> AnnounceRequest {
-    let (info_hash, id) = (InfoHash::from_bytes([0xf7; 20]), PeerId::ours([port as u8; 12]));
-    AnnounceRequest { left: 5, event, ..AnnounceRequest::new(info_hash, id, port) }
+    AnnounceRequest { event, ..support::peer(0xf7, port, 5) }
 }
 
 async fn ask(address: SocketAddr, request: &AnnounceRequest) -> Result<AnnounceResponse, TrackerError> {
     let tracker = &format!("http://{address}/announce");
     let client = TrackerClient::new(None).expect("a client");
     client.announce(Question { tracker, request, host: None, deadline: WAIT }).await
-}
-
-fn ports(response: &AnnounceResponse) -> Vec<u16> {
-    let mut ports: Vec<u16> = response.peers.iter().map(|peer| peer.addr.port()).collect();
-    ports.sort_unstable();
-    ports
 }
 
 /// Announces until the answer has these peers' ports, and gives that answer.
@@ -90,17 +78,12 @@ async fn server(answer: Option<Vec<u8>>) -> (SocketAddr, mpsc::Receiver<String>)
 }
 
 async fn metrics(tracker: &Tracker) -> String {
-    let mut stream =
-        tokio::net::TcpStream::connect(tracker.local_addr().expect("bound")).await.expect("connects");
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").await.expect("sends");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("reads");
-    answer
+    String::from_utf8(support::ask(tracker, "/metrics", "").await.1).expect("text")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn peers_of_both_trackers_find_each_other_over_http_and_udp() {
-    let far = Tracker::start(Config { listen: local(), ..Config::default() }).await.expect("starts");
+    let far = Tracker::start(config()).await.expect("starts");
     let far_at = far.local_addr().expect("bound");
     for (scheme, first, second) in [("http", 1001, 1002), ("udp", 1003, 1004)] {
         let near = forwarding(&format!("- uri: {scheme}://{far_at}/announce\n")).await;
@@ -200,7 +183,7 @@ async fn a_forwarder_that_is_this_tracker_is_found_out() {
 #[tokio::test]
 async fn a_list_that_cannot_be_read_is_named() {
     let start = |forwarders: &str| {
-        let config = Config { listen: local(), forwarders: Some(forwarders.into()), ..Config::default() };
+        let config = Config { forwarders: Some(forwarders.into()), ..config() };
         async move { Tracker::start(config).await.expect_err("no list").to_string() }
     };
     assert!(start("/nonexistent/forwarders.yml").await.contains("/nonexistent/forwarders.yml"));

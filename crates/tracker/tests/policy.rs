@@ -3,48 +3,23 @@
 
 extern crate longshore_tracker as tracker;
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+mod support;
 
-use announce::{AnnounceRequest, AnnounceResponse, Event, Reply, append_to_url};
+use std::{fs, path::PathBuf};
+
 use metainfo::InfoHash;
+use support::{addresses, ask, config, peer, reply, target};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    time::timeout,
 };
 use tracker::{Config, Network, Tracker};
-use wire::PeerId;
-
-fn config() -> Config {
-    Config { listen: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()], ..Config::default() }
-}
-
-async fn get(tracker: &Tracker, target: &str, fields: &str) -> (u16, Vec<u8>) {
-    let exchange = async {
-        let mut stream = TcpStream::connect(tracker.local_addr().expect("bound")).await.expect("connects");
-        let head = format!("GET {target} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n{fields}\r\n");
-        stream.write_all(head.as_bytes()).await.expect("sends");
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.expect("reads");
-        answer
-    };
-    let answer = timeout(Duration::from_secs(30), exchange).await.expect("an answer in time");
-    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
-    let status = std::str::from_utf8(&answer[9..12]).expect("text").parse().expect("a status");
-    (status, answer[end..].to_vec())
-}
 
 /// The addresses that an announce is answered, or why it is refused.
 async fn announce(tracker: &Tracker, torrent: u8, port: u16, fields: &str) -> Result<Vec<String>, String> {
-    let (info_hash, id) = (InfoHash::from_bytes([torrent; 20]), PeerId::ours([port as u8; 12]));
-    let request =
-        AnnounceRequest { left: 5, event: Event::Started, ..AnnounceRequest::new(info_hash, id, port) };
-    let (_, body) = get(tracker, &append_to_url("/announce", &request.to_query()), fields).await;
-    match AnnounceResponse::parse(&body).expect("an answer") {
-        Reply::Ok(response) => Ok(response.peers.iter().map(|peer| peer.addr.to_string()).collect()),
-        Reply::Failure { reason, .. } => Err(reason),
-    }
+    let (_, body) = ask(tracker, &target(&peer(torrent, port, 5)), fields).await;
+    Ok(addresses(&reply(&body)?))
 }
 
 /// A file of info-hashes.
@@ -101,10 +76,10 @@ async fn figures_are_shown_to_some_networks_only() {
     let config = Config { stats_from, trusted_proxies, full_scrape: true, ..config() };
     let tracker = Tracker::start(config).await.expect("starts");
     for path in ["/", "/status.css", "/stats", "/stats.json", "/metrics", "/scrape"] {
-        assert_eq!(get(&tracker, path, "").await.0, 403, "{path}");
-        assert_eq!(get(&tracker, path, "X-Real-IP: 203.0.113.9\r\n").await.0, 200, "{path}");
+        assert_eq!(ask(&tracker, path, "").await.0, 403, "{path}");
+        assert_eq!(ask(&tracker, path, "X-Real-IP: 203.0.113.9\r\n").await.0, 200, "{path}");
     }
-    assert_eq!(get(&tracker, "/health", "").await.0, 200);
+    assert_eq!(ask(&tracker, "/health", "").await.0, 200);
 }
 
 #[tokio::test]
@@ -116,11 +91,11 @@ async fn torrents_that_were_not_named_are_shown_to_this_machine_only_unless_it_i
     let hash = "ab".repeat(20);
     for (asker, shown) in [("", true), ("X-Real-IP: 203.0.113.9\r\n", false)] {
         for path in ["/", "/stats", "/stats.json"] {
-            let (status, body) = get(&tracker, path, asker).await;
+            let (status, body) = ask(&tracker, path, asker).await;
             let body = String::from_utf8_lossy(&body);
             assert_eq!((status, body.contains(&hash)), (200, shown), "{path} {asker}");
         }
-        assert_eq!(get(&tracker, "/scrape", asker).await.0, if shown { 200 } else { 403 });
+        assert_eq!(ask(&tracker, "/scrape", asker).await.0, if shown { 200 } else { 403 });
     }
 }
 
@@ -147,6 +122,6 @@ async fn the_status_page_is_whole_and_names_what_there_is() {
     let links: Vec<&str> = page.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
     assert!(links.contains(&"/status.css") && links.len() == 5, "{links:?}");
     for link in links {
-        assert_eq!(get(&tracker, link, "").await.0, 200, "{link}");
+        assert_eq!(ask(&tracker, link, "").await.0, 200, "{link}");
     }
 }

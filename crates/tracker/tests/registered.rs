@@ -3,22 +3,19 @@
 
 extern crate longshore_tracker as tracker;
 
-use std::{net::SocketAddr, time::Duration};
+mod support;
 
-use announce::{AnnounceRequest, AnnounceResponse, Event, Reply, append_to_url};
+use std::time::Duration;
+
+use announce::AnnounceRequest;
 use api::{DirectoryClient, directory::PublishRequest};
 use metainfo::{BlobBuilder, BlobTorrent, InfoHash};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use support::{ask, peer, ports, reply, target};
+use tokio::time::sleep;
 use tracker::{Config, Home, Tracker};
-use wire::PeerId;
 
 fn config() -> Config {
-    let listen = vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()];
-    Config { listen, registered_only: true, ..Config::default() }
+    Config { registered_only: true, ..support::config() }
 }
 
 fn blob(content: &[u8]) -> BlobTorrent {
@@ -37,24 +34,9 @@ async fn publish(tracker: &Tracker, blob: &BlobTorrent) {
 
 /// The peers that an announce is answered, or why it is refused.
 async fn announce(tracker: &Tracker, info_hash: InfoHash, port: u16, left: u64) -> Result<Vec<u16>, String> {
-    let id = PeerId::ours([port as u8; 12]);
-    let request =
-        AnnounceRequest { left, event: Event::Started, ..AnnounceRequest::new(info_hash, id, port) };
-    let target = append_to_url("/announce", &request.to_query());
-    let exchange = async {
-        let mut stream = TcpStream::connect(tracker.local_addr().expect("bound")).await.expect("connects");
-        let head = format!("GET {target} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
-        stream.write_all(head.as_bytes()).await.expect("sends");
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.expect("reads");
-        answer
-    };
-    let answer = timeout(Duration::from_secs(30), exchange).await.expect("an answer in time");
-    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
-    match AnnounceResponse::parse(&answer[end..]).expect("an answer") {
-        Reply::Ok(response) => Ok(response.peers.iter().map(|peer| peer.addr.port()).collect()),
-        Reply::Failure { reason, .. } => Err(reason),
-    }
+    let request = AnnounceRequest { info_hash, ..peer(0, port, left) };
+    let (_, body) = ask(tracker, &target(&request), "").await;
+    Ok(ports(&reply(&body)?))
 }
 
 /// Waits until the directory has been read.

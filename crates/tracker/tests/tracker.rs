@@ -4,6 +4,7 @@
 extern crate longshore_tracker as tracker;
 
 mod contract;
+mod support;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -17,18 +18,12 @@ use api::{
 use contract::{blob, publication};
 use hash::Digest;
 use metainfo::InfoHash;
+use support::{WAIT, ask, config, reply, target};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 use tracker::{Config, Home, Tracker};
-use wire::PeerId;
-
-const WAIT: Duration = Duration::from_secs(30);
-
-fn config() -> Config {
-    Config { listen: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()], ..Config::default() }
-}
 
 fn base(tracker: &Tracker) -> String {
     format!("http://{}", tracker.local_addr().expect("bound"))
@@ -38,36 +33,18 @@ fn directory(tracker: &Tracker) -> DirectoryClient {
     DirectoryClient::new([base(tracker)], None).expect("a client")
 }
 
-/// A plain GET; the status line's code and the body.
 async fn get(tracker: &Tracker, target: &str) -> (u16, Vec<u8>) {
-    let exchange = async {
-        let mut stream = TcpStream::connect(tracker.local_addr().expect("bound")).await.expect("connects");
-        let head = format!("GET {target} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
-        stream.write_all(head.as_bytes()).await.expect("sends");
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.expect("reads");
-        answer
-    };
-    let answer = tokio::time::timeout(WAIT, exchange).await.expect("an answer in time");
-    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
-    let status = std::str::from_utf8(&answer[9..12]).expect("text").parse().expect("a status");
-    (status, answer[end..].to_vec())
+    ask(tracker, target, "").await
 }
 
 async fn announce(tracker: &Tracker, request: &AnnounceRequest) -> AnnounceResponse {
-    let (status, body) = get(tracker, &append_to_url("/announce", &request.to_query())).await;
+    let (status, body) = get(tracker, &target(request)).await;
     assert_eq!(status, 200);
-    match AnnounceResponse::parse(&body).expect("an answer") {
-        Reply::Ok(response) => response,
-        Reply::Failure { reason, .. } => panic!("{reason}"),
-    }
+    reply(&body).expect("taken")
 }
 
 fn peer(torrent: u8, port: u16) -> AnnounceRequest {
-    // Bytes that must be escaped, and that are no text when they are not.
-    let info_hash = InfoHash::from_bytes([torrent; 20]);
-    let id = PeerId::ours([port as u8; 12]);
-    AnnounceRequest { left: 5, event: Event::Started, ..AnnounceRequest::new(info_hash, id, port) }
+    support::peer(torrent, port, 5)
 }
 
 #[tokio::test]
@@ -200,6 +177,8 @@ async fn a_restart_keeps_the_directory_and_renewals_bring_leases_back() {
     let digest = Digest::of(b"wanted");
     let Ok(Claim::Leased(lease)) = client.claim(&digest, "a", Duration::ZERO).await else { panic!("free") };
     let first_id = announce(&tracker, &peer(1, 1001)).await.tracker_id;
+    let first_run = client.runs().await;
+    assert!(first_run[0].is_some() && first_run == client.runs().await);
     tracker.shutdown().await;
 
     let tracker = Tracker::start(config).await.expect("starts again");
@@ -215,6 +194,37 @@ async fn a_restart_keeps_the_directory_and_renewals_bring_leases_back() {
         Ok(Claim::Held { by, .. }) if by == "a"
     ));
     assert_ne!(announce(&tracker, &peer(1, 1001)).await.tracker_id, first_id);
+    let second_run = client.runs().await;
+    assert!(
+        second_run[0].is_some() && second_run != first_run,
+        "by this nodes know that it has lost their peers"
+    );
+}
+
+#[tokio::test]
+async fn so_many_publications_are_taken_in_at_a_time_and_the_next_is_told_to_try_again() {
+    let tracker = Tracker::start(config()).await.expect("starts");
+    let known = blob(b"known");
+    let mut slow = Vec::new();
+    for _ in 0..16 {
+        let mut stream = TcpStream::connect(tracker.local_addr().expect("bound")).await.expect("connects");
+        let head = format!(
+            "PUT /directory/v1/blobs/{} HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n\
+             Content-Length: 1000\r\nExpect: 100-continue\r\n\r\n",
+            known.digest
+        );
+        stream.write_all(head.as_bytes()).await.expect("sends");
+        let mut go_on = [0; 12];
+        // Now its body is waited for.
+        stream.read_exact(&mut go_on).await.expect("an answer");
+        assert_eq!(&go_on, b"HTTP/1.1 100");
+        slow.push(stream);
+    }
+    let client = directory(&tracker).with_deadline(WAIT);
+    let refused = client.publish(&known.digest, &publication(&known)).await;
+    assert!(matches!(refused, Err(CallError::Unavailable { status: 503, .. })), "{refused:?}");
+    slow.pop();
+    client.publish(&known.digest, &publication(&known)).await.expect("there is a place again");
 }
 
 #[tokio::test]

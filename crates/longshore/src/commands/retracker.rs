@@ -46,13 +46,31 @@ impl Retracker {
         self.debug.unwrap_or(false)
     }
 
+    /// Whether the age of peers was given.
+    pub(crate) fn has_age(&self) -> bool {
+        Given::of(self.age).is_some()
+    }
+
+    /// Whether the interval was given.
+    pub(crate) fn has_interval(&self) -> bool {
+        Given::of(self.interval).is_some()
+    }
+
     /// Sets what was given.
     pub(crate) fn apply(&self, config: &mut Config) -> anyhow::Result<()> {
         if let Some(listen) = self.listen.as_deref().filter(|listen| !listen.is_empty()) {
             let refuse = |error| Failure::bad_input(format!("-l: {error}"));
             config.listen = vec![node::parse_listen(listen).map_err(refuse)?.into()];
         }
-        self.apply_times(config)?;
+        if let Some(minutes) = Given::of(self.age) {
+            let seconds = minutes * 60.0;
+            if !(2.0..=7.0 * 86_400.0).contains(&seconds) {
+                let words = format!("-a {minutes}: give minutes, from 0.04 to those of a week");
+                return Err(Failure::bad_input(words).into());
+            }
+            config.peer_age = seconds as u64;
+        }
+        config.interval = Given::of(self.interval).unwrap_or(config.interval);
         if self.real_ip == Some(true) {
             config.trusted_proxies = Network::EVERYWHERE.to_vec();
             config.real_ip_header = "X-Real-IP".to_owned();
@@ -61,34 +79,6 @@ impl Retracker {
             config.forwarders = Some(file.into());
         }
         config.forward_timeout = Given::of(self.timeout).unwrap_or(config.forward_timeout);
-        Ok(())
-    }
-
-    /// Where one of age and interval is given, the other is made to fit, as our defaults are not retracker's: with
-    /// two announces and a half within the age, one that is lost costs nothing.
-    fn apply_times(&self, config: &mut Config) -> anyhow::Result<()> {
-        let (age, interval) = (Given::of(self.age), Given::of(self.interval));
-        if let Some(minutes) = age {
-            let seconds = minutes * 60.0;
-            if !(2.0..=7.0 * 86_400.0).contains(&seconds) {
-                let words = format!("-a {minutes}: give minutes, from 0.04 to those of a week");
-                return Err(Failure::bad_input(words).into());
-            }
-            config.peer_age = seconds as u64;
-        }
-        if let Some(interval) = interval {
-            config.interval = interval;
-        }
-        match (age, interval) {
-            (Some(_), None) => config.interval = config.interval.min(config.peer_age * 2 / 5).max(1),
-            (None, Some(interval)) => {
-                config.peer_age = config.peer_age.max(interval.saturating_mul(5) / 2);
-            }
-            _ => {}
-        }
-        if age.is_some() || interval.is_some() {
-            config.min_interval = config.min_interval.min(config.interval);
-        }
         Ok(())
     }
 }

@@ -11,7 +11,7 @@ use tracker::{
 
 use super::retracker::Retracker;
 use crate::{
-    failure::Failure,
+    failure::{self, Failure},
     host::{self, Reload, StopSignals},
     screen,
     service::{self, Watchdog},
@@ -56,7 +56,7 @@ pub(crate) struct Args {
     /// How many threads answer each protocol at each address; 0 for as many as there are cores
     #[arg(long, value_name = "N", env = "LONGSHORE_TRACKER_WORKERS")]
     workers: Option<usize>,
-    /// Seconds between two announces of a peer
+    /// Seconds between two announces of a peer; without --peer-age and --min-interval these are made to fit
     #[arg(long, value_name = "SECONDS", env = "LONGSHORE_TRACKER_INTERVAL")]
     interval: Option<u64>,
     /// By how many percent that is made shorter or longer at random
@@ -65,7 +65,7 @@ pub(crate) struct Args {
     /// Seconds that a peer must wait at least
     #[arg(long, value_name = "SECONDS", env = "LONGSHORE_TRACKER_MIN_INTERVAL")]
     min_interval: Option<u64>,
-    /// Seconds after which a peer that does not announce is forgotten
+    /// Seconds after which a peer that does not announce is forgotten; without --interval that is made to fit
     #[arg(long, value_name = "SECONDS", env = "LONGSHORE_TRACKER_PEER_AGE")]
     peer_age: Option<u64>,
     /// How many peers an answer holds when the asker does not say
@@ -116,7 +116,8 @@ pub(crate) struct Args {
     /// A list of keys, of which announce URLs must hold one: /KEY/announce
     #[arg(long, value_name = "FILE", env = "LONGSHORE_TRACKER_KEYS")]
     keys: Option<PathBuf>,
-    /// Networks from which statistics, metrics and full scrapes may be seen; everywhere by default
+    /// Networks from which statistics, metrics and lists of torrents may be seen; by default the first two from
+    /// everywhere, and lists (the largest torrents, full scrapes) from this machine
     #[arg(long, value_name = "NETWORK", env = "LONGSHORE_TRACKER_STATS_FROM", value_delimiter = ',')]
     stats_from: Option<Vec<Network>>,
     /// How many announces and scrapes a second are answered to a source; 0 for any number
@@ -257,19 +258,20 @@ fn explain(error: StartError) -> anyhow::Error {
     let start = "the tracker cannot start";
     let failure = match &error {
         StartError::Config(_) | StartError::User(_) | StartError::Key(_) => Failure::bad_input(start),
+        StartError::Listen { at: Listen::Unix(_), error } => no_socket(start, error),
         StartError::Listen { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
             Failure::new(start).hint("start it as root with --user, or choose another address with --listen")
         }
         StartError::Listen { .. } => Failure::new(start).hint("choose another address with --listen"),
         StartError::File(file) => match &file.error {
-            ContentError::Io(error) if !is_given_wrong(error) => Failure::new(start),
+            ContentError::Io(error) if !is_given_wrong(error) => unreadable(start),
             _ => Failure::bad_input(start),
         },
-        StartError::Tls(TlsError::File { error: PemError::Io(error), .. }) if !is_given_wrong(error) => {
-            Failure::new(start).hint("with --user, that user must be able to read it")
-        }
-        StartError::KeyFile { error, .. } if !is_given_wrong(error) => {
-            Failure::new(start).hint("with --user, that user must be able to read it")
+        StartError::Tls(TlsError::File { error: PemError::Io(error), .. })
+        | StartError::KeyFile { error, .. }
+            if !is_given_wrong(error) =>
+        {
+            unreadable(start)
         }
         StartError::KeyFile { .. } => Failure::bad_input(start),
         StartError::Tls(TlsError::File { .. } | TlsError::Pair { .. }) => Failure::bad_input(start),
@@ -282,6 +284,24 @@ fn explain(error: StartError) -> anyhow::Error {
     anyhow::Error::new(error).context(failure)
 }
 
+/// A unix socket that cannot be made: where its path is of no use, that is what was given.
+fn no_socket(start: &str, error: &io::Error) -> Failure {
+    use io::ErrorKind::{AddrInUse, AlreadyExists, InvalidInput, NotADirectory, NotFound};
+    let other = "name another socket with --listen unix:PATH";
+    match error.kind() {
+        NotFound | NotADirectory => Failure::bad_input(start).hint(format!("make its folder, or {other}")),
+        AlreadyExists => Failure::bad_input(start).hint(format!("remove that file, or {other}")),
+        InvalidInput => Failure::bad_input(start).hint(other),
+        AddrInUse => Failure::new(start).hint(other),
+        _ => Failure::new(start)
+            .hint(format!("whoever starts the tracker must be able to make it; or {other}")),
+    }
+}
+
+fn unreadable(start: &str) -> Failure {
+    Failure::new(start).hint("with --user, that user must be able to read it")
+}
+
 /// Reads configuration, lists and certificate anew, at SIGHUP, and says how that went. What cannot be used changes
 /// nothing.
 fn again(tracker: &mut Tracker, args: &Args) -> String {
@@ -291,7 +311,7 @@ fn again(tracker: &mut Tracker, args: &Args) -> String {
         Ok(fixed) => {
             format!("configuration and lists are read anew; for these restart: {}", fixed.join(", "))
         }
-        Err(error) => format!("nothing is changed: {error:#}"),
+        Err(error) => format!("nothing is changed: {}", failure::in_one_line(error)),
     };
     match reloaded {
         Ok(_) => tracing::warn!("{outcome}"),
@@ -302,8 +322,8 @@ fn again(tracker: &mut Tracker, args: &Args) -> String {
 
 /// Whether a file that cannot be read is one that should not have been named.
 fn is_given_wrong(error: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound};
-    matches!(error.kind(), InvalidData | IsADirectory | NotADirectory | NotFound)
+    use io::ErrorKind::{InvalidData, InvalidInput, IsADirectory, NotADirectory, NotFound};
+    matches!(error.kind(), InvalidData | InvalidInput | IsADirectory | NotADirectory | NotFound)
 }
 
 /// The content directory cannot be opened. Of a missing folder the database says only that something is missing.
@@ -360,6 +380,22 @@ fn secret(variable: &str) -> Option<String> {
 fn cluster_key() -> anyhow::Result<Option<ClusterKey>> {
     let key = secret("LONGSHORE_TRACKER_CLUSTER_KEY").map(|text| ClusterKey::new(text.as_bytes()));
     key.transpose().with_context(|| Failure::bad_input("cannot use LONGSHORE_TRACKER_CLUSTER_KEY"))
+}
+
+/// Where one of age and interval is given above the file, what is not is made to fit: with two announces and a half
+/// within the age, one that is lost costs nothing.
+fn fit_times(args: &Args, config: &mut Config) {
+    let has_age = args.peer_age.is_some() || args.retracker.has_age();
+    let has_interval = args.interval.is_some() || args.retracker.has_interval();
+    if has_age && !has_interval {
+        config.interval = config.interval.min(config.peer_age.saturating_mul(2) / 5).max(1);
+    }
+    if has_interval && !has_age {
+        config.peer_age = config.peer_age.max(config.interval.saturating_mul(5) / 2);
+    }
+    if (has_age || has_interval) && args.min_interval.is_none() {
+        config.min_interval = config.min_interval.min(config.interval);
+    }
 }
 
 /// The file, then environment and flags above it.
@@ -440,6 +476,7 @@ fn config(args: &Args) -> anyhow::Result<Config> {
         directory_password_file,
         directory_token
     );
+    fit_times(args, &mut config);
     if let Some(directory) = &args.directory {
         config.directory = Some(home(directory)?);
     }
@@ -514,6 +551,19 @@ mod tests {
         assert_eq!(config.listen, ["127.0.0.1:1".parse().expect("an address")]);
         let config = parsed(&["--listen", "127.0.0.1:0", "--listen", "[::1]:0"]).expect("good");
         assert_eq!(config.listen.len(), 2);
+        std::fs::write(&path, "interval = 60\nmin_interval = 50\npeer_age = 100\n").expect("written");
+        for (flag, value, fitting) in [
+            ("--interval", "20", (20, 20, 100)),
+            ("--interval", "600", (600, 50, 1500)),
+            ("--peer-age", "30", (12, 12, 30)),
+            ("--peer-age", "3000", (60, 50, 3000)),
+        ] {
+            let config = parsed(&["--config", file, flag, value]).expect("good");
+            assert_eq!((config.interval, config.min_interval, config.peer_age), fitting, "{flag} {value}");
+            assert_eq!(config.check(), Ok(()));
+        }
+        let config = parsed(&["--interval", "20", "--min-interval", "30"]).expect("read");
+        assert!(config.check().is_err(), "what is given is not changed");
         std::fs::write(&path, "intervall = 60\n").expect("written");
         let error = parsed(&["--config", file]).expect_err("an unknown key");
         assert!(format!("{error:#}").contains("intervall"), "{error:#}");

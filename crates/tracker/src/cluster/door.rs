@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -23,7 +23,7 @@ use super::{
     frames::{Broken, Side, shake_hands},
     until,
 };
-use crate::{http::connection::Connections, tally::Counter};
+use crate::{http::connection::Connections, seldom::Seldom, tally::Counter};
 
 /// How many may be in a handshake, all together and from one host: who they are is not known yet.
 const STRANGERS: usize = 64;
@@ -35,17 +35,14 @@ const MEMBERS: usize = 256;
 /// Of how many runs of members it is kept how much came from them.
 const SOURCES: usize = 2 * MEMBERS;
 
-/// How often people are told of strangers, in seconds.
-const TELL_EVERY: u64 = 60;
-
 pub(super) struct Door {
     strangers: Connections,
     members: Semaphore,
     sources: Mutex<HashMap<Instance, Arc<Source>>>,
     /// Wakes who waits when a member has come in.
     pub(super) arrived: Notify,
-    /// When people were told last of a stranger, in seconds from 1; 0 for never.
-    told: AtomicU64,
+    /// People are told of strangers: anybody can be one, as often as he likes.
+    told: Seldom,
 }
 
 /// What came from a run of a member.
@@ -59,15 +56,7 @@ impl Door {
     pub(super) fn new() -> Self {
         let strangers = Connections::new(STRANGERS, STRANGERS_OF_A_HOST);
         let (members, arrived) = (Semaphore::new(MEMBERS), Notify::new());
-        Self { strangers, members, sources: Mutex::default(), arrived, told: AtomicU64::new(0) }
-    }
-
-    /// Whether people are to be told of a stranger: anybody can be one, as often as he likes.
-    fn may_tell(&self, now: Duration) -> bool {
-        let now = now.as_secs() + 1;
-        let told = self.told.load(Relaxed);
-        let may = told == 0 || now >= told + TELL_EVERY;
-        may && self.told.compare_exchange(told, now, Relaxed, Relaxed).is_ok()
+        Self { strangers, members, sources: Mutex::default(), arrived, told: Seldom::default() }
     }
 
     /// News of how many peers came from a run of a member.
@@ -114,7 +103,7 @@ async fn greet(cluster: Arc<Cluster>, stream: TcpStream, from: SocketAddr) {
     drop(place);
     let (incoming, outgoing, instance) = match shaken {
         Ok(shaken) => shaken,
-        Err(Broken::Key) if cluster.door.may_tell(cluster.clock.elapsed()) => {
+        Err(Broken::Key) if cluster.door.told.may(cluster.clock.elapsed()) => {
             return tracing::warn!(%from, "somebody without this cluster's key wants to be a member");
         }
         Err(error) => return tracing::debug!(%from, %error, "no member"),

@@ -43,6 +43,13 @@ pub(super) enum Broken {
     Nonsense,
 }
 
+impl Broken {
+    /// Whether it will be so the next time too: somebody has to mend it.
+    pub(super) const fn lasts(&self) -> bool {
+        matches!(self, Self::Stranger | Self::Key | Self::Nonsense)
+    }
+}
+
 /// Reads messages.
 pub(super) struct Incoming {
     stream: OwnedReadHalf,

@@ -9,8 +9,9 @@ use std::{
     time::Duration,
 };
 
-use announce::cluster::{Instance, Message, Writer};
+use announce::cluster::{Instance, Message, News, Writer};
 use bytes::Bytes;
+use metainfo::InfoHash;
 use tokio::{
     net::{TcpStream, lookup_host},
     sync::mpsc,
@@ -33,6 +34,9 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// After how long without a connection people are told.
+const OUTAGE: Duration = Duration::from_secs(10);
+
 /// When it is looked again whether a name that led to ourselves still does.
 const ITSELF: Duration = Duration::from_secs(60);
 
@@ -54,6 +58,8 @@ pub(super) struct Link {
     member: String,
     queue: mpsc::Sender<Batch>,
     pub(super) connected: AtomicBool,
+    /// In seconds of the tracker's clock.
+    pub(super) since: AtomicU64,
     /// Something did not go into the queue.
     behind: AtomicBool,
     pub(super) sent: Counter,
@@ -71,6 +77,7 @@ impl Link {
             member,
             queue,
             connected: AtomicBool::new(false),
+            since: AtomicU64::new(0),
             behind: AtomicBool::new(false),
             sent: Counter::default(),
             dropped: Counter::default(),
@@ -110,10 +117,14 @@ impl Link {
     /// Keeps the member told, for ever.
     pub(super) async fn run(self: Arc<Self>, cluster: Arc<Cluster>, mut queue: mpsc::Receiver<Batch>) {
         let (mut pause, mut told) = (FIRST_PAUSE, false);
+        let mut since = cluster.clock.elapsed();
         loop {
             let outcome = self.once(&cluster, &mut queue).await;
             let was_connected = self.connected.swap(false, Relaxed);
             let member = self.member();
+            if was_connected {
+                (pause, told, since) = (FIRST_PAUSE, false, cluster.clock.elapsed());
+            }
             match outcome {
                 Ok(()) => {
                     if !told {
@@ -123,15 +134,12 @@ impl Link {
                     sleep(ITSELF).await;
                     continue;
                 }
-                // Once for each outage.
-                Err(error) if was_connected || !told => {
+                // Once for each outage, and not of a member that is being started.
+                Err(error) if !told && (error.lasts() || cluster.clock.elapsed() >= since + OUTAGE) => {
                     tracing::warn!(member, "this member of the cluster is not told of our peers: {error}");
                     told = true;
                 }
-                Err(error) => tracing::debug!(member, %error, "still no connection to this member"),
-            }
-            if was_connected {
-                pause = FIRST_PAUSE;
+                Err(error) => tracing::debug!(member, %error, "no connection to this member yet"),
             }
             // One that comes to us has probably just been started, and can be reached as well.
             tokio::select! {
@@ -147,26 +155,29 @@ impl Link {
         let stream = dial(&self.member).await?;
         let (incoming, outgoing, instance) =
             shake_hands(stream, Side::Dialer, &cluster.key, &cluster.instance).await?;
-        *self.instance.lock().unwrap_or_else(PoisonError::into_inner) = Some(instance);
+        let before = self.instance.lock().unwrap_or_else(PoisonError::into_inner).replace(instance);
         if instance == cluster.instance {
             return Ok(());
         }
         while queue.try_recv().is_ok() {}
         self.behind.store(false, Relaxed);
+        self.since.store(cluster.clock.elapsed().as_secs(), Relaxed);
         // From here on news waits for us, so that none is missed while the store is read.
         self.connected.store(true, Relaxed);
         tracing::info!(member = self.member(), "this member of the cluster is told of our peers");
-        let told = self.tell(cluster, outgoing, queue);
+        let told = self.tell(cluster, outgoing, queue, before != Some(instance));
         tokio::try_join!(told, self.hear_receipts(cluster, incoming)).map(|((), ())| ())
     }
 
+    /// `anew`: to one that has not been told anything since it was started.
     async fn tell(
         &self,
         cluster: &Cluster,
         mut outgoing: Outgoing,
         queue: &mut mpsc::Receiver<Batch>,
+        anew: bool,
     ) -> Result<(), Broken> {
-        self.tell_all(cluster, &mut outgoing, queue).await?;
+        self.tell_all(cluster, &mut outgoing, queue, anew).await?;
         loop {
             match timeout(HEARTBEAT, queue.recv()).await {
                 Ok(Some(batch)) => self.send(&mut outgoing, &batch).await?,
@@ -181,28 +192,35 @@ impl Link {
                 while let Ok(batch) = queue.try_recv() {
                     self.dropped.add(batch.peers);
                 }
-                self.tell_all(cluster, &mut outgoing, queue).await?;
+                self.tell_all(cluster, &mut outgoing, queue, false).await?;
             }
         }
     }
 
-    /// Tells of all the peers that are here, a share at a time, and between the shares of what happens meanwhile.
+    /// Tells of all the peers that have left and that are here, a share at a time, and between the shares of what
+    /// happens meanwhile.
     async fn tell_all(
         &self,
         cluster: &Cluster,
         outgoing: &mut Outgoing,
         queue: &mut mpsc::Receiver<Batch>,
+        anew: bool,
     ) -> Result<(), Broken> {
-        let store = &cluster.desk.store;
-        for step in 0..store.steps() {
+        let (store, outbox) = (&cluster.desk.store, &cluster.outbox);
+        for step in 0..outbox.shards() + store.steps() {
             let mut full = Vec::new();
             let mut writer = Writer::new(cluster.stamp());
-            store.visit_own(cluster.clock.elapsed(), step, |info_hash, news| {
+            let mut write = |info_hash: &InfoHash, news: &News| {
                 if writer.is_full() {
                     full.push(std::mem::replace(&mut writer, Writer::new(cluster.stamp())));
                 }
                 writer.push(info_hash, news);
-            });
+            };
+            let now = cluster.clock.elapsed();
+            match step.checked_sub(outbox.shards()) {
+                None => outbox.gone(now, step).iter().for_each(|(info_hash, news)| write(info_hash, news)),
+                Some(step) => store.visit_news(now, step, anew, write),
+            }
             full.push(writer);
             for writer in full.into_iter().filter(|writer| !writer.is_empty()) {
                 let peers = writer.len() as u64;
@@ -251,9 +269,8 @@ async fn dial(member: &str) -> Result<TcpStream, Broken> {
 mod tests {
     use announce::{
         Event,
-        cluster::{Happened, Holds, News, encode_receipt},
+        cluster::{Happened, Holds, encode_receipt},
     };
-    use metainfo::InfoHash;
     use tokio::net::TcpListener;
     use tokio_util::{sync::CancellationToken, task::TaskTracker};
     use wire::PeerId;
@@ -291,7 +308,7 @@ mod tests {
         desk.announce(Duration::ZERO, &announce, &mut Peers::new()).expect("taken");
         let (tasks, closing) = (TaskTracker::new(), CancellationToken::new());
         let address = member.local_addr().expect("bound").to_string();
-        let (outbox, clock) = (Arc::new(Outbox::new()), Clock::start());
+        let (outbox, clock) = (Arc::new(Outbox::new(Duration::from_secs(1500))), Clock::start());
         let life = (&tasks, &closing);
         let cluster = Cluster::start(&[address], key.clone(), own, desk, outbox, clock, life);
         let (stream, _) = member.accept().await.expect("it comes");

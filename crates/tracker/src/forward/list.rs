@@ -41,7 +41,10 @@ pub enum ListError {
     #[error("it has {0} forwarders: {MOST} are allowed")]
     TooMany(usize),
     /// A URL that cannot be asked.
-    #[error("forwarder {number}: its uri must begin with http://, https:// or udp://, and name a host")]
+    #[error(
+        "forwarder {number}: its uri must begin with http://, https:// or udp://, name a host, with udp:// and a port \
+         from 1 to 65535, and hold no spaces"
+    )]
     Uri {
         /// Which, from 1.
         number: usize,
@@ -88,12 +91,23 @@ pub fn read_list(text: &str) -> Result<Vec<Forwarder>, ListError> {
     Ok(list)
 }
 
-/// Host and port of a URL, without what may be secret.
+/// Host and port of a URL that can be asked, without what may be secret.
 fn host_of(uri: &str) -> Option<&str> {
     let rest = TrackerClient::SCHEMES.iter().find_map(|scheme| uri.strip_prefix(scheme))?;
     let authority = rest.split(['/', '?', '#']).next()?;
-    let host = authority.rsplit('@').next()?;
-    (!host.is_empty() && !host.starts_with(':')).then_some(host)
+    let place = authority.rsplit('@').next()?;
+    // The colons of an IPv6 address stand in brackets.
+    let end = place.rfind(']').map_or(0, |at| at + 1);
+    let (host, port) = match place.get(end..)?.split_once(':') {
+        Some((host, port)) => (place.get(..end + host.len())?, Some(port)),
+        None => (place, None),
+    };
+    let port_is_good = match port {
+        Some(port) => port.parse().is_ok_and(|port: u16| port != 0),
+        None => !uri.starts_with("udp:"),
+    };
+    let graphic = uri.bytes().all(|byte| byte.is_ascii_graphic());
+    (graphic && port_is_good && !host.is_empty()).then_some(place)
 }
 
 #[cfg(test)]
@@ -127,7 +141,21 @@ mod tests {
         assert!(error("- url: http://x/\n").contains("url"));
         assert!(error("- uri: [\n").contains("list of forwarders"));
         assert!(error("uri: http://x/").contains("list of forwarders"));
-        for wrong in ["ftp://x/", "http://", "http:///announce", "x", "udp://:1"] {
+        for wrong in [
+            "ftp://x/",
+            "http://",
+            "http:///announce",
+            "x",
+            "udp://:1",
+            "udp://x/announce",
+            "http://x:0/a",
+            "http://x:70000/a",
+            "http://x:/a",
+            "udp://[::1]:x",
+            "http://fd00::1/a",
+            "http://x/a b",
+            "http://x /a",
+        ] {
             assert!(error(&format!("- uri: '{wrong}'\n")).contains("forwarder 1"), "{wrong}");
         }
         assert!(error("- uri: http://x/a\n  host: \"a\\nb\"\n").contains("host name"));

@@ -5,10 +5,13 @@ use std::{
     io::{self, Read as _},
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use rustix::net::SendFlags;
 use socket2::Socket;
+
+use crate::{seldom::Seldom, tally::Tally};
 
 /// How many connections there may be, and are.
 #[derive(Debug, Clone)]
@@ -16,6 +19,7 @@ pub(crate) struct Connections {
     taken: Arc<Mutex<Taken>>,
     most: usize,
     most_per_host: usize,
+    refused: Arc<Seldom>,
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +48,15 @@ pub(crate) enum NoPlace {
 
 impl Connections {
     pub(crate) fn new(most: usize, most_per_host: usize) -> Self {
-        Self { taken: Arc::default(), most, most_per_host }
+        Self { taken: Arc::default(), most, most_per_host, refused: Arc::default() }
+    }
+
+    /// Tells people that the system gives no connection, out of descriptors mostly: for all listeners together, and
+    /// once a minute while it lasts.
+    pub(crate) fn cannot_accept(&self, now: Duration, error: &io::Error) {
+        if self.refused.may(now) {
+            tracing::warn!(%error, "cannot accept connections");
+        }
     }
 
     pub(crate) fn open(&self) -> usize {
@@ -140,6 +152,8 @@ pub(crate) struct HandedOver {
     /// What was read already.
     pub(crate) input: Vec<u8>,
     pub(crate) place: Place,
+    /// Where its listener counts.
+    pub(crate) tally: Arc<Tally>,
 }
 
 impl Connection {

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     api::Shared,
-    serve::{Rewound, linger, stream_of_requests},
+    serve::{Client, Rewound, linger, stream_of_requests},
     tally::{Fault, Tally},
 };
 
@@ -75,7 +75,7 @@ impl Secure {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     // Out of descriptors, mostly: some are given back soon, and until then this must not spin.
-                    tracing::warn!(%error, "cannot accept a connection");
+                    self.shared.connections.cannot_accept(self.shared.clock.elapsed(), &error);
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             }
@@ -181,7 +181,8 @@ impl Secure {
                 Part::Broken => return linger(&mut stream, &self.closing).await,
                 Part::Foreign => {
                     let stream = Rewound { first: Bytes::copy_from_slice(rest), stream };
-                    let api = stream_of_requests(stream, Some(from), self.router.clone(), &self.closing);
+                    let client = Client { from: Some(from), tally: Arc::clone(&self.tally) };
+                    let api = stream_of_requests(stream, client, self.router.clone(), &self.closing);
                     return Box::pin(api).await;
                 }
             }

@@ -165,7 +165,7 @@ impl Loop {
                 Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => continue,
                 Err(error) => {
                     // Out of descriptors, mostly: some are given back soon, and until then this must not spin.
-                    tracing::warn!(%error, "cannot accept a connection");
+                    self.worker.connections.cannot_accept(self.now, &error.into());
                     std::thread::sleep(Duration::from_millis(10));
                     return;
                 }
@@ -365,7 +365,8 @@ impl Loop {
 
     fn hand_over(&self, connection: Connection) {
         let Connection { socket, from, input, output, place, .. } = connection;
-        let handed = HandedOver { socket, from, output, input, place };
+        let tally = Arc::clone(&self.worker.responder.exchange.tally);
+        let handed = HandedOver { socket, from, output, input, place, tally };
         if self.worker.api.try_send(handed).is_err() {
             // Dropped, and so closed.
             self.worker.responder.fault(from, Fault::Busy);

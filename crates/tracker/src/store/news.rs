@@ -28,8 +28,7 @@ impl PeerStore {
 
     /// The same of a peer that announced here.
     pub(crate) fn enter(&self, now: Duration, info_hash: &InfoHash, news: &News) -> Option<Outcome> {
-        let age = u8::try_from(u64::from(news.age) / self.ticks.length).unwrap_or(u8::MAX);
-        if age > self.ticks.peer_age {
+        if u64::from(news.age) / self.ticks.length > u64::from(self.ticks.peer_age) {
             return None;
         }
         let port = news.addr.port();
@@ -37,8 +36,8 @@ impl PeerStore {
             return Some(Outcome::Deaf);
         }
         match news.addr.ip() {
-            IpAddr::V4(ip) => self.enter_of::<4, 6>(now, info_hash, news, (ip.octets(), port, age)),
-            IpAddr::V6(ip) => self.enter_of::<16, 18>(now, info_hash, news, (ip.octets(), port, age)),
+            IpAddr::V4(ip) => self.enter_of::<4, 6>(now, info_hash, news, (ip.octets(), port)),
+            IpAddr::V6(ip) => self.enter_of::<16, 18>(now, info_hash, news, (ip.octets(), port)),
         }
     }
 
@@ -47,10 +46,12 @@ impl PeerStore {
         now: Duration,
         info_hash: &InfoHash,
         news: &News,
-        (ip, port, age): ([u8; A], u16, u8),
+        (ip, port): ([u8; A], u16),
     ) -> Option<Outcome> {
         let wire = wire(ip, port);
+        let seen = self.ticks.before(now, news.age);
         let now = self.ticks.at(now);
+        let age = now.wrapping_sub(seen);
         let hash = self.secret.torrent(info_hash.as_bytes());
         let event = match news.happened {
             Happened::Announced => Event::None,
@@ -62,7 +63,7 @@ impl PeerStore {
             Holds::Selection => Kind::Paused,
             Holds::All => Kind::Seed,
         };
-        let (who, seen) = (Who(news.who), now.wrapping_sub(age));
+        let who = Who(news.who);
         let mut record = Record { wire, hash: self.secret.address(&wire), who, seen, kind, id: &[0; 20] };
         let mut shard = self.shard(hash);
         let shard = &mut *shard;
@@ -75,10 +76,13 @@ impl PeerStore {
         let swarm = torrent.swarm::<W>(indexes, &self.secret);
         if let Some(at) = swarm.find(&record.wire, record.hash) {
             let known = now.wrapping_sub(swarm.seen(at));
-            if known < age {
+            let is_ours = known == age && !swarm.who(at).elsewhere();
+            // That it left another is told late: it may have come here since.
+            let late = is_ours && stopped && news.age > 0;
+            if known < age || late {
                 return None;
             }
-            if known == age && !swarm.who(at).elsewhere() {
+            if is_ours {
                 // It announces here as well.
                 record.who.0 &= !Who::ELSEWHERE;
             }
@@ -102,19 +106,25 @@ impl PeerStore {
     }
 
     /// Shows the peers of one shard that announced here and are not too old, as they are now, for `step` of
-    /// `0..steps()`. It is locked meanwhile.
-    pub(crate) fn visit_own(&self, now: Duration, step: usize, mut to: impl FnMut(&InfoHash, &News)) {
+    /// `0..steps()`; or all that are not too old, those too that others told of. It is locked meanwhile.
+    pub(crate) fn visit_news(
+        &self,
+        now: Duration,
+        step: usize,
+        all: bool,
+        mut to: impl FnMut(&InfoHash, &News),
+    ) {
         let Some(mut shard) = self.shard_at(step) else { return };
         let now = self.ticks.at(now);
         let Shard { torrents, indexes, .. } = &mut *shard;
         for torrent in torrents.iter_mut() {
             let info_hash = torrent.info_hash();
-            self.own_of::<6>(now, torrent, indexes, |wire, mut news| {
+            self.news_of::<6>((now, all), torrent, indexes, |wire, mut news| {
                 let [a, b, c, d, high, low] = *wire;
                 news.addr = SocketAddr::from(([a, b, c, d], u16::from_be_bytes([high, low])));
                 to(&info_hash, &news);
             });
-            self.own_of::<18>(now, torrent, indexes, |wire, mut news| {
+            self.news_of::<18>((now, all), torrent, indexes, |wire, mut news| {
                 let [ip @ .., high, low] = *wire;
                 news.addr = SocketAddr::from((ip, u16::from_be_bytes([high, low])));
                 to(&info_hash, &news);
@@ -122,9 +132,9 @@ impl PeerStore {
         }
     }
 
-    fn own_of<const W: usize>(
+    fn news_of<const W: usize>(
         &self,
-        now: u8,
+        (now, all): (u8, bool),
         torrent: &mut Torrent,
         indexes: &mut super::swarm::Indexes,
         mut to: impl FnMut(&[u8; W], News),
@@ -133,7 +143,7 @@ impl PeerStore {
         for at in 0..swarm.counts.len() {
             let (who, age) = (swarm.who(at), now.wrapping_sub(swarm.seen(at)));
             let Some(wire) = swarm.wires.get(at) else { return };
-            if who.elsewhere() || age > self.ticks.peer_age {
+            if (who.elsewhere() && !all) || age > self.ticks.peer_age {
                 continue;
             }
             let news = News {
@@ -222,7 +232,7 @@ mod tests {
     fn own(store: &PeerStore, now: u64) -> Vec<(String, u32)> {
         let mut own = Vec::new();
         for step in 0..store.steps() {
-            store.visit_own(at(now), step, |_, news| own.push((news.addr.to_string(), news.age)));
+            store.visit_news(at(now), step, false, |_, news| own.push((news.addr.to_string(), news.age)));
         }
         own.sort_unstable();
         own
@@ -312,6 +322,42 @@ mod tests {
         a.hear(at(0), &both.info_hash, &b.news(&both));
         b.hear(at(0), &both.info_hash, &a.news(&both));
         assert_eq!((own(&a, 0).len(), own(&b, 0).len()), (1, 1));
+    }
+
+    #[test]
+    fn a_member_that_restarted_is_told_its_own_former_peers_by_the_others() {
+        let [a, b] = stores();
+        tell([&a, &b], 100, 0, &request("10.0.0.1", 11, 0, Event::Completed));
+        tell([&a, &b], 100, 0, &request("fd00::1", 11, 5, Event::Started));
+        // The clock of the one that is started anew begins at 0: what it is told was before.
+        let again = PeerStore::of_cluster(LIMITS, 3, 99);
+        let told = |all| {
+            (0..b.steps()).for_each(|step| {
+                b.visit_news(at(160), step, all, |info_hash, news| {
+                    again.hear(at(2), info_hash, news);
+                });
+            });
+            (again.totals(), counts(&again))
+        };
+        assert_eq!(told(false), ((0, 0), None));
+        assert_eq!(told(true), ((1, 2), Some((1, 1, 0))));
+        assert_eq!(own(&again, 2), [], "nothing goes round");
+        (0..again.steps()).for_each(|step| {
+            again.expire(at(43), step);
+        });
+        assert_eq!(again.totals(), (0, 0), "they grow older with each telling");
+    }
+
+    #[test]
+    fn who_has_come_over_is_not_removed_by_the_word_that_he_left_another() {
+        let few = Limits { peer_age: Duration::from_secs(1200), ..LIMITS };
+        let [a, b] = [1, 2].map(|seed| PeerStore::of_cluster(few, seed, 99));
+        let peer = request("10.0.0.1", 11, 5, Event::Started);
+        // Ten seconds are one tick.
+        b.announce(at(105), &peer, &mut Peers::new());
+        let left = News { happened: Happened::Stopped, ..a.news(&peer) };
+        assert_eq!(b.hear(at(108), &peer.info_hash, &News { age: 6, ..left }), None);
+        assert_eq!(b.hear(at(108), &peer.info_hash, &left), Some(Outcome::Stopped), "just now");
     }
 
     #[test]

@@ -17,8 +17,10 @@ use super::{
     request::{Announce, Announced, Outcome, Peers},
     secret::Secret,
     swarm::{Asker, Counts, Indexes, Kind, Record, Who},
-    torrent::Torrent,
+    ticks::Ticks,
+    torrent::{Torrent, TorrentStats},
 };
+use crate::halves::Halves;
 
 /// What the store keeps, and gives away, at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,17 +61,10 @@ pub struct PeerStore {
 pub(super) struct Shard {
     pub(super) torrents: HashTable<Torrent>,
     pub(super) indexes: Indexes,
+    /// How often torrents were downloaded that have no peers now.
+    downloads: Box<Halves<InfoHash, u32>>,
     /// State of the generator of random offsets (xorshift: it only has to spread).
     random: u32,
-}
-
-/// Ages in few bits: time in ticks, of which the longest age has at most 120.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ticks {
-    /// Seconds.
-    pub(super) length: u64,
-    pub(super) peer_age: u8,
-    interval: u8,
 }
 
 /// What a pick is for.
@@ -81,28 +76,11 @@ struct Wish {
     random: u32,
 }
 
-/// A torrent's numbers by family, for statistics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TorrentStats {
-    /// The torrent.
-    pub info_hash: InfoHash,
-    /// Its IPv4 peers: seeds, and others.
-    pub v4: (u32, u32),
-    /// Its IPv6 peers: seeds, and others.
-    pub v6: (u32, u32),
-    /// All in all.
-    pub stats: ScrapeStats,
-}
-
-impl TorrentStats {
-    /// All peers.
-    pub const fn peers(&self) -> u64 {
-        self.stats.complete as u64 + self.stats.incomplete as u64
-    }
-}
-
 /// Enough that announces rarely meet, and that a sweep of one is short.
 const SHARDS: usize = 256;
+
+/// Of how many torrents without peers it is remembered how often they were downloaded.
+const REMEMBERED: usize = 64 * 1024;
 
 /// How many torrents are looked at together before they are announced.
 pub(crate) const WARMED: usize = 8;
@@ -122,7 +100,8 @@ impl PeerStore {
             // The state must not be 0, and shards should differ.
             let random =
                 (seed as u32 ^ (seed >> 32) as u32).wrapping_add(n as u32).wrapping_mul(0x9e37_79b9) | 1;
-            Mutex::new(Shard { torrents: HashTable::new(), indexes: Indexes::new(), random })
+            let downloads = Box::new(Halves::new(REMEMBERED / SHARDS));
+            Mutex::new(Shard { torrents: HashTable::new(), indexes: Indexes::new(), downloads, random })
         };
         Self {
             shards: (0..SHARDS).map(shard).collect(),
@@ -185,7 +164,7 @@ impl PeerStore {
         info_hash: &InfoHash,
         against: impl FnOnce() -> Option<Outcome>,
     ) -> Result<(&'a mut Torrent, &'a mut Indexes), Outcome> {
-        let Shard { torrents, indexes, .. } = shard;
+        let Shard { torrents, indexes, downloads, .. } = shard;
         let hash_of = |torrent: &Torrent| self.secret.torrent(torrent.info_hash().as_bytes());
         let torrent = match torrents.entry(hash, |torrent| torrent.is(info_hash), hash_of) {
             Entry::Occupied(found) => found.into_mut(),
@@ -197,7 +176,7 @@ impl PeerStore {
                     return Err(Outcome::Full);
                 }
                 self.torrents.fetch_add(1, Relaxed);
-                place.insert(Torrent::new(*info_hash)).into_mut()
+                place.insert(Torrent::new(*info_hash, downloads.remove(info_hash).unwrap_or(0))).into_mut()
             }
         };
         Ok((torrent, indexes))
@@ -206,7 +185,8 @@ impl PeerStore {
     /// Removes a torrent that has no peers.
     pub(super) fn close(&self, shard: &mut Shard, hash: u64, info_hash: &InfoHash) {
         if let Ok(entry) = shard.torrents.find_entry(hash, |torrent| torrent.is(info_hash)) {
-            entry.remove();
+            let (torrent, _) = entry.remove();
+            remember(&mut shard.downloads, &torrent);
             self.torrents.fetch_sub(1, Relaxed);
         }
     }
@@ -245,10 +225,17 @@ impl PeerStore {
         std::hint::black_box(seen);
     }
 
-    /// A torrent's numbers; `None` when nobody announced it.
+    /// A torrent's numbers; `None` when nobody announced it, or those that did have left and it is forgotten.
     pub fn scrape(&self, info_hash: &InfoHash) -> Option<ScrapeStats> {
         let hash = self.secret.torrent(info_hash.as_bytes());
-        self.shard(hash).torrents.find(hash, |torrent| torrent.is(info_hash)).map(Torrent::stats)
+        let shard = self.shard(hash);
+        match shard.torrents.find(hash, |torrent| torrent.is(info_hash)) {
+            Some(torrent) => Some(torrent.stats()),
+            None => {
+                let downloaded = *shard.downloads.get(info_hash)?;
+                Some(ScrapeStats { downloaded, downloaders: Some(0), ..ScrapeStats::default() })
+            }
+        }
     }
 
     /// How many steps of [`PeerStore::expire`] and [`PeerStore::visit`] make a round.
@@ -264,13 +251,16 @@ impl PeerStore {
             let Some(shard) = self.shards.get(step % self.shards.len().max(1)) else { return all };
             let mut shard = lock(shard);
             let (mut gone, before) = (0, shard.torrents.len());
-            let Shard { torrents, indexes, .. } = &mut *shard;
+            let Shard { torrents, indexes, downloads, .. } = &mut *shard;
             torrents.retain(|torrent| {
                 let before = gone;
                 gone += self.expire_family::<6>(torrent, indexes, now, MOST_EXPIRED - gone);
                 gone += self.expire_family::<18>(torrent, indexes, now, MOST_EXPIRED - gone);
                 if gone > before {
                     torrent.fit();
+                }
+                if torrent.is_empty() {
+                    remember(downloads, torrent);
                 }
                 !torrent.is_empty()
             });
@@ -471,28 +461,11 @@ impl Shard {
     }
 }
 
-impl TorrentStats {
-    fn of(torrent: &Torrent) -> Self {
-        let (v4, v6) = (torrent.counts::<6>(), torrent.counts::<18>());
-        Self {
-            info_hash: torrent.info_hash(),
-            v4: (v4.seeds, v4.incomplete()),
-            v6: (v6.seeds, v6.incomplete()),
-            stats: torrent.stats(),
-        }
-    }
-}
-
-impl Ticks {
-    fn new(limits: &Limits) -> Self {
-        let age = limits.peer_age.as_secs();
-        let length = age.div_ceil(120).max(1);
-        let ticks = |seconds: u64| u8::try_from(seconds / length).unwrap_or(u8::MAX);
-        Self { length, peer_age: ticks(age), interval: ticks(limits.interval.as_secs()) }
-    }
-
-    pub(super) fn at(self, now: Duration) -> u8 {
-        (now.as_secs() / self.length) as u8
+/// Keeps how often a torrent was downloaded that goes with its last peer.
+fn remember(downloads: &mut Halves<InfoHash, u32>, torrent: &Torrent) {
+    let downloaded = torrent.stats().downloaded;
+    if downloaded > 0 {
+        downloads.insert(torrent.info_hash(), downloaded);
     }
 }
 
@@ -558,6 +531,22 @@ mod tests {
 
     fn addr(text: &str) -> SocketAddr {
         text.parse().expect("an address")
+    }
+
+    #[test]
+    fn downloads_of_a_torrent_are_not_forgotten_with_its_last_peer() {
+        let store = PeerStore::new(LIMITS, 1);
+        let peer = |event| request(1, "10.0.0.1", 1, 0, event);
+        let downloaded = || store.scrape(&InfoHash::from_bytes([1; 20])).map(|stats| stats.downloaded);
+        say(&store, 0, &request(1, "10.0.0.1", 1, 5, Event::Started));
+        say(&store, 0, &peer(Event::Completed));
+        say(&store, 1, &peer(Event::Stopped));
+        assert_eq!((store.totals(), downloaded()), ((0, 0), Some(1)), "it has stopped");
+        assert_eq!(say(&store, 2, &peer(Event::Started)).1.downloaded, 1);
+        (0..store.steps()).for_each(|step| {
+            store.expire(at(200), step);
+        });
+        assert_eq!((store.totals(), downloaded()), ((0, 0), Some(1)), "it was too old");
     }
 
     #[test]

@@ -32,12 +32,15 @@ struct Room {
 }
 
 impl Torrent {
-    pub(super) fn new(info_hash: InfoHash) -> Self {
+    /// Without peers, and downloaded so often.
+    pub(super) fn new(info_hash: InfoHash, downloaded: u32) -> Self {
         let mut block = vec![0; HEAD].into_boxed_slice();
         if let Some(name) = block.first_chunk_mut() {
             *name = *info_hash.as_bytes();
         }
-        Self(block)
+        let mut torrent = Self(block);
+        torrent.set_number(20, downloaded);
+        torrent
     }
 
     pub(super) fn info_hash(&self) -> InfoHash {
@@ -188,6 +191,38 @@ impl Torrent {
     }
 }
 
+/// A torrent's numbers by family, for statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TorrentStats {
+    /// The torrent.
+    pub info_hash: InfoHash,
+    /// Its IPv4 peers: seeds, and others.
+    pub v4: (u32, u32),
+    /// Its IPv6 peers: seeds, and others.
+    pub v6: (u32, u32),
+    /// All in all.
+    pub stats: ScrapeStats,
+}
+
+impl TorrentStats {
+    /// All peers.
+    pub const fn peers(&self) -> u64 {
+        self.stats.complete as u64 + self.stats.incomplete as u64
+    }
+}
+
+impl TorrentStats {
+    pub(super) fn of(torrent: &Torrent) -> Self {
+        let (v4, v6) = (torrent.counts::<6>(), torrent.counts::<18>());
+        Self {
+            info_hash: torrent.info_hash(),
+            v4: (v4.seeds, v4.incomplete()),
+            v6: (v6.seeds, v6.incomplete()),
+            stats: torrent.stats(),
+        }
+    }
+}
+
 /// Where a family's numbers stand in the head.
 const fn place<const W: usize>() -> usize {
     if W == V4 { 24 } else { 24 + FAMILY }
@@ -237,7 +272,7 @@ mod tests {
 
     impl<const W: usize> Peers<W> {
         fn new(ids: bool) -> Self {
-            let torrent = Torrent::new(InfoHash::from_bytes([1; 20]));
+            let torrent = Torrent::new(InfoHash::from_bytes([1; 20]), 0);
             Self { torrent, indexes: Indexes::new(), ids }
         }
 

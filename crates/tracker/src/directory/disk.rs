@@ -1,0 +1,362 @@
+//! The `redb` database of a [`Table`](super::table::Table): made so that a start that is cut short is no harm to the
+//! next, and opened again when the disk has failed. While the disk takes nothing, what is there can be read.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    path::Path,
+    sync::{
+        Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use redb::{
+    Builder, Database, Durability, ReadTransaction, ReadableDatabase as _, TableDefinition, WriteTransaction,
+    backends::InMemoryBackend,
+};
+
+use crate::error::DirectoryError;
+
+/// The database's page cache, in bytes.
+const CACHE: usize = 64 * 1024 * 1024;
+
+/// By what is seen whether the disk takes something again: it is written and removed.
+const PROBE: TableDefinition<'_, u8, &[u8]> = TableDefinition::new("probe");
+const PROBE_LENGTH: usize = 256 * 1024;
+
+/// Opens the database; makes its tables where there are none.
+type Opens = Box<dyn Fn() -> Result<Database, redb::Error> + Send + Sync>;
+
+pub(super) struct Disk {
+    opens: Opens,
+    open: RwLock<Open>,
+    /// Why nothing can be written.
+    failing: Mutex<Option<String>>,
+    /// Whether something waits to be flushed.
+    unflushed: AtomicBool,
+}
+
+struct Open {
+    /// `None` where it could not be opened again.
+    database: Option<Database>,
+    /// How often it was opened.
+    turn: u64,
+}
+
+impl Disk {
+    /// In a file, which may have to be repaired, or else in memory. `tables` makes the tables: it is asked for again
+    /// where one is missing.
+    pub(super) fn open(
+        path: Option<&Path>,
+        tables: fn(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<Self, DirectoryError> {
+        match path {
+            Some(path) => {
+                let path = path.to_owned();
+                Self::of(Box::new(move || open_file(&path, tables)))
+            }
+            None => Self::of(Box::new(move || {
+                prepared(builder().create_with_backend(InMemoryBackend::new())?, tables)
+            })),
+        }
+    }
+
+    fn of(opens: Opens) -> Result<Self, DirectoryError> {
+        let open = RwLock::new(Open { database: Some(opens()?), turn: 0 });
+        Ok(Self { opens, open, failing: Mutex::default(), unflushed: AtomicBool::new(false) })
+    }
+
+    /// Why nothing can be written, since something could not.
+    pub(super) fn failing(&self) -> Option<String> {
+        self.why().clone()
+    }
+
+    pub(super) fn read<T>(
+        &self,
+        body: impl FnOnce(&ReadTransaction) -> Result<T, DirectoryError>,
+    ) -> Result<T, DirectoryError> {
+        self.with(|database| body(&database.begin_read()?))
+    }
+
+    /// Writes, to be flushed with the next [`Disk::tend`]. `body` also says whether it has changed anything.
+    pub(super) fn write<T>(
+        &self,
+        body: impl FnOnce(&WriteTransaction) -> Result<(T, bool), DirectoryError>,
+    ) -> Result<T, DirectoryError> {
+        if let Some(why) = self.failing() {
+            // It would be lost, and whoever wrote it told that it was not.
+            return Err(DirectoryError::Failing(why));
+        }
+        self.with(|database| {
+            let mut write = database.begin_write()?;
+            write.set_durability(Durability::None).map_err(redb::Error::from)?;
+            let (value, changed) = body(&write)?;
+            if changed {
+                write.commit()?;
+                self.unflushed.store(true, Relaxed);
+            }
+            Ok(value)
+        })
+    }
+
+    /// Flushes what waits for it; where the disk failed, tries whether it takes something again. To be called now and
+    /// then.
+    pub(super) fn tend(&self) -> Result<(), DirectoryError> {
+        if self.why().is_none() {
+            return if self.unflushed.swap(false, Relaxed) {
+                self.with(|it| commit(it, |_| Ok(())))
+            } else {
+                Ok(())
+            };
+        }
+        let (is_open, turn) = {
+            let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+            (open.database.is_some(), open.turn)
+        };
+        if !is_open {
+            self.reopen(turn);
+        }
+        self.with(|database| {
+            commit(database, |write| {
+                write.open_table(PROBE)?.insert(0, vec![0; PROBE_LENGTH].as_slice())?;
+                Ok(())
+            })?;
+            commit(database, |write| Ok(write.delete_table(PROBE).map(drop)?))
+        })?;
+        *self.why() = None;
+        tracing::warn!("the content directory can be written again");
+        Ok(())
+    }
+
+    fn with<T>(
+        &self,
+        body: impl FnOnce(&Database) -> Result<T, DirectoryError>,
+    ) -> Result<T, DirectoryError> {
+        let (outcome, turn) = {
+            let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+            let Some(database) = &open.database else {
+                return Err(DirectoryError::Failing(self.failing().unwrap_or_default()));
+            };
+            (body(database), open.turn)
+        };
+        if let Err(error) = &outcome
+            && error.is_of_the_disk()
+        {
+            self.fail(error);
+            self.reopen(turn);
+        }
+        outcome
+    }
+
+    fn fail(&self, error: &DirectoryError) {
+        let mut why = self.why();
+        if why.is_none() {
+            tracing::error!(%error, "the content directory cannot be written, and is only read until it can");
+            *why = Some(error.to_string());
+        }
+    }
+
+    /// After an I/O error (of a full disk, mostly) the database refuses everything, until it is opened again. What was
+    /// not flushed is lost, as in a crash. Of all who met the error the first does this.
+    fn reopen(&self, turn: u64) {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        if open.turn != turn {
+            return;
+        }
+        // Closed before it is opened: the file is locked.
+        open.database = None;
+        open.turn += 1;
+        match (self.opens)() {
+            Ok(database) => open.database = Some(database),
+            Err(error) => tracing::debug!(%error, "the content directory cannot be opened again yet"),
+        }
+    }
+
+    fn why(&self) -> MutexGuard<'_, Option<String>> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A transaction that is on the disk when this returns.
+fn commit(
+    database: &Database,
+    body: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+) -> Result<(), DirectoryError> {
+    let mut write = database.begin_write()?;
+    write.set_quick_repair(true);
+    body(&write)?;
+    Ok(write.commit()?)
+}
+
+fn builder() -> Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE);
+    builder
+}
+
+/// The database with its tables.
+fn prepared(
+    database: Database,
+    tables: fn(&WriteTransaction) -> Result<(), redb::Error>,
+) -> Result<Database, redb::Error> {
+    let mut write = database.begin_write()?;
+    let known = write.list_tables()?.count();
+    tables(&write)?;
+    // Nothing is written where nothing is missing: the disk may be full.
+    if write.list_tables()?.count() == known {
+        write.abort()?;
+    } else {
+        write.set_quick_repair(true);
+        write.commit()?;
+    }
+    Ok(database)
+}
+
+/// The database in a file. A new one has another name until it is whole: what is half made, as where the disk is full,
+/// is not taken for it at the next start.
+fn open_file(
+    path: &Path,
+    tables: fn(&WriteTransaction) -> Result<(), redb::Error>,
+) -> Result<Database, redb::Error> {
+    if is_there(path)? {
+        return prepared(builder().create(path)?, tables);
+    }
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&new)?;
+    // Whoever has it makes it; and who comes when he has, finds it.
+    file.try_lock().map_err(|_| redb::Error::DatabaseAlreadyOpen)?;
+    if is_there(path)? {
+        return Err(redb::Error::DatabaseAlreadyOpen);
+    }
+    file.set_len(0)?;
+    let database = prepared(builder().create_file(file)?, tables)?;
+    fs::rename(&new, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()?;
+    Ok(database)
+}
+
+/// A link that leads nowhere counts: what it leads to is made.
+fn is_there(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use redb::{ReadableTable as _, StorageBackend};
+
+    use super::*;
+
+    const ROWS: TableDefinition<'_, u8, &[u8]> = TableDefinition::new("rows");
+
+    fn rows(write: &WriteTransaction) -> Result<(), redb::Error> {
+        write.open_table(ROWS)?;
+        Ok(())
+    }
+
+    /// Bytes that outlive the database, on a disk that can be full.
+    #[derive(Debug, Clone, Default)]
+    struct Bytes {
+        bytes: Arc<Mutex<Vec<u8>>>,
+        full: Arc<AtomicBool>,
+    }
+
+    impl Bytes {
+        fn changed(&self) -> io::Result<MutexGuard<'_, Vec<u8>>> {
+            if self.full.load(Relaxed) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            Ok(self.bytes.lock().expect("sound"))
+        }
+    }
+
+    impl StorageBackend for Bytes {
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.bytes.lock().expect("sound").len() as u64)
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            let bytes = self.bytes.lock().expect("sound");
+            let part = bytes.get(offset as usize..).and_then(|rest| rest.get(..out.len()));
+            out.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.changed()?.resize(len as usize, 0);
+            Ok(())
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.changed().map(drop)
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            let mut bytes = self.changed()?;
+            bytes[offset as usize..offset as usize + data.len()].copy_from_slice(data);
+            Ok(())
+        }
+    }
+
+    fn put(disk: &Disk, key: u8) -> Result<(), DirectoryError> {
+        disk.write(|write| {
+            write.open_table(ROWS)?.insert(key, [key; 100].as_slice())?;
+            Ok(((), true))
+        })
+    }
+
+    fn keys(disk: &Disk) -> Result<Vec<u8>, DirectoryError> {
+        disk.read(|read| {
+            let table = read.open_table(ROWS)?;
+            Ok(table.iter()?.map(|row| Ok(row?.0.value())).collect::<Result<_, redb::Error>>()?)
+        })
+    }
+
+    #[test]
+    fn after_a_full_disk_the_directory_is_read_at_once_and_written_when_there_is_room() {
+        let bytes = Bytes::default();
+        let opened = bytes.clone();
+        let opens = move || prepared(builder().create_with_backend(opened.clone())?, rows);
+        let disk = Disk::of(Box::new(opens)).expect("opens");
+        put(&disk, 1).expect("written");
+        disk.tend().expect("flushed");
+        bytes.full.store(true, Relaxed);
+        put(&disk, 2).expect("not flushed yet");
+        assert!(disk.tend().is_err_and(|error| error.is_of_the_disk()));
+        assert!(disk.failing().is_some());
+        for _ in 0..3 {
+            assert!(matches!(put(&disk, 3), Err(DirectoryError::Failing(_))), "it would be lost");
+            // Opening writes as well; what cannot be opened is tried again.
+            assert!(disk.tend().is_err());
+        }
+        bytes.full.store(false, Relaxed);
+        disk.tend().expect("room again");
+        assert_eq!(disk.failing(), None);
+        put(&disk, 4).expect("written");
+        disk.tend().expect("flushed");
+        assert_eq!(keys(&disk).expect("read"), [1, 4], "what was not flushed is lost, as in a crash");
+    }
+
+    #[test]
+    fn a_file_that_a_full_disk_left_half_made_does_not_stop_the_next_start() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, new) = (folder.path().join("d.redb"), folder.path().join("d.redb.new"));
+        fs::write(&new, b"redb and no more").expect("written");
+        let disk = Disk::open(Some(&path), rows).expect("made anew");
+        put(&disk, 1).expect("written");
+        disk.tend().expect("flushed");
+        assert!(!new.exists());
+        let again = Disk::open(Some(&path), rows);
+        assert!(again.is_err_and(|error| error.to_string().contains("open")), "one at a time");
+        drop(disk);
+        assert_eq!(keys(&Disk::open(Some(&path), rows).expect("opens")).expect("read"), [1]);
+    }
+}
