@@ -25,6 +25,9 @@ const FILTERS: HeaderName = HeaderName::from_static("oci-filters-applied");
 const OCTETS: &str = "application/octet-stream";
 /// Where the authority behind the mirror's own certificate is given out.
 const AUTHORITY: &str = "/ca.pem";
+/// Whether the mirror lives, and whether it does its work.
+const LIVES: &str = "/healthz";
+const READY: &str = "/readyz";
 /// How many `Accept` values are passed on.
 const ACCEPT_LIMIT: usize = 64;
 /// Longest `Warning`, by the spec.
@@ -87,6 +90,11 @@ impl<C: Content> Answerer<C> {
         if let (AUTHORITY, Some(authority)) = (head.uri.path(), &self.authority) {
             return Answer::new("application/x-pem-file").bytes(authority.clone().into()).finish();
         }
+        match head.uri.path() {
+            LIVES => return self.lives().await,
+            READY => return self.ready().await,
+            _ => {}
+        }
         let routed = match parse_route(head.uri.path(), head.uri.query(), &self.default_registry) {
             Ok(routed) => routed,
             Err(error) => return misrouted(&error),
@@ -140,6 +148,21 @@ impl<C: Content> Answerer<C> {
             response.headers_mut().insert(NAMESPACE, value);
         }
         response
+    }
+
+    /// 200 where a restart would change nothing, else 503.
+    async fn lives(&self) -> Response<Body> {
+        let lives = timeout(self.limits.health, self.content.lives()).await.unwrap_or(false);
+        let problems = if lives { Vec::new() } else { vec!["the node's inside does not answer".to_owned()] };
+        told(lives, &problems)
+    }
+
+    /// 200 where clients are better off with the mirror than without, else 503; and what is wrong.
+    async fn ready(&self) -> Response<Body> {
+        match timeout(self.limits.health, self.content.health()).await {
+            Ok(health) => told(health.ready, &health.problems),
+            Err(_) => told(false, &["the node's inside does not answer".to_owned()]),
+        }
     }
 
     async fn manifest(
@@ -338,6 +361,16 @@ impl Answer {
     fn finish(self) -> Response<Body> {
         self.response
     }
+}
+
+/// How it goes, for probes: by the status, and for people by a line for each problem.
+fn told(well: bool, problems: &[String]) -> Response<Body> {
+    let mut text = if well { "ok\n".to_owned() } else { String::new() };
+    for problem in problems {
+        text.extend([problem.as_str(), "\n"]);
+    }
+    let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Answer::new("text/plain; charset=utf-8").bytes(text.into()).status(status).finish()
 }
 
 /// The table at [`ContentError`].

@@ -25,8 +25,8 @@ mod route;
 mod server;
 
 pub use content::{
-    Asker, BlobAnswer, BlobHead, BlobStream, Content, ContentError, ManifestAnswer, ManifestHeadAnswer, Push,
-    PushBody, PushTarget, Pushed, PushedAt,
+    Asker, BlobAnswer, BlobHead, BlobStream, Content, ContentError, Health, ManifestAnswer,
+    ManifestHeadAnswer, Push, PushBody, PushTarget, Pushed, PushedAt,
 };
 pub use origin::{Listing, ListingAnswer, Repository, Secret, Target};
 pub use range::{ByteRange, Span, parse_ranges};

@@ -39,6 +39,8 @@ pub struct Limits {
     pub header: Duration,
     /// For the content to say what the answer is: 45 s. Past it the content counts as unavailable.
     pub answer: Duration,
+    /// For the content to say how it goes: 15 s.
+    pub health: Duration,
     /// For the next bytes of a blob from the content: 60 s. Past it the body is cut short.
     pub body_stall: Duration,
     /// For a client to read on: 300 s. Clients that unpack as they read may pause for long under disk pressure, so
@@ -63,6 +65,7 @@ impl Default for Limits {
         Self {
             header: Duration::from_secs(60),
             answer: Duration::from_secs(45),
+            health: Duration::from_secs(15),
             body_stall: Duration::from_secs(60),
             write_stall: Duration::from_secs(300),
             drain: Duration::from_secs(30),

@@ -12,7 +12,7 @@ use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 
 use crate::{
     content::{Inner, count},
-    flight::{FetchError, Flight, Progress},
+    flight::{Flight, Progress},
 };
 
 /// How much is read from a file at once.
@@ -129,7 +129,7 @@ impl Follower {
                     break read(file, self.at, (self.end - self.at).min(CHUNK)).await?;
                 }
                 // The origin's bytes were wrong: the rest of them must not make a whole of it.
-                (Some(Err(error @ FetchError::WrongDigest { .. })), _) => return Err(error.clone().into()),
+                (Some(Err(error)), _) if error.is_wrong() => return Err(error.clone().into()),
                 (Some(Err(error)), _) => {
                     tracing::info!(digest = %self.digest, %error, "serving the rest from the origin");
                     self.direct = Some(None);
