@@ -342,10 +342,10 @@ fn read_head(from: &mut TcpStream) -> io::Result<Vec<String>> {
 }
 
 /// Ends with FIN, and reads on so that no reset comes of it.
-fn finish(mut client: TcpStream) -> io::Result<()> {
+fn finish(client: TcpStream) -> io::Result<()> {
     client.shutdown(Shutdown::Write)?;
     client.set_read_timeout(Some(Duration::from_secs(1)))?;
-    let _ = io::copy(&mut client.by_ref().take(1 << 20), &mut io::sink());
+    let _ = io::copy(&mut Read::take(&client, 1 << 20), &mut io::sink());
     Ok(())
 }
 

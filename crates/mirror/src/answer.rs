@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::{
     Asker, ByteRange, Content, ContentError, Limits, Route, RouteError, Routed, Span,
+    activity::Activity,
     body::{Body, Cut},
     parse_ranges, parse_route,
     parts::Parts,
@@ -40,6 +41,7 @@ pub(crate) struct Answerer<C> {
     pub(crate) limits: Limits,
     /// The authority behind the mirror's own certificate, in PEM.
     pub(crate) authority: Option<String>,
+    pub(crate) activity: Arc<Activity>,
 }
 
 /// The answers of one connection.
@@ -77,7 +79,11 @@ impl<C: Content> Answerer<C> {
     }
 
     async fn answer(&self, head: &http::request::Parts, body: Incoming, cut: Cut) -> Response<Body> {
+        let busy = Activity::begin(&self.activity);
         let mut response = self.route(head, body, cut).await;
+        if let Body::Blob(blob) = response.body_mut() {
+            blob.keep(busy);
+        }
         response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
         tracing::debug!(
             method = %head.method, path = head.uri.path(), status = response.status().as_u16(), "answered"
@@ -112,6 +118,10 @@ impl<C: Content> Answerer<C> {
             );
             refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             return refusal;
+        }
+        if self.activity.is_draining() && matches!(routed.route, Route::Ping | Route::Manifest(..)) {
+            let error = ContentError::Unavailable("the mirror is about to stop".to_owned());
+            return failed(Kind::Manifest, is_head, &error, head.uri.path());
         }
         let outcome = match &routed.route {
             // What an upload has to say is a push's affair.
@@ -160,7 +170,12 @@ impl<C: Content> Answerer<C> {
     /// 200 where clients are better off with the mirror than without, else 503; and what is wrong.
     async fn ready(&self) -> Response<Body> {
         match timeout(self.limits.health, self.content.health()).await {
-            Ok(health) => told(health.ready, &health.problems),
+            Ok(mut health) => {
+                if self.activity.is_draining() {
+                    health.unready("the mirror is about to stop".to_owned());
+                }
+                told(health.ready, &health.problems)
+            }
             Err(_) => told(false, &["the node's inside does not answer".to_owned()]),
         }
     }

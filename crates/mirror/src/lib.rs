@@ -14,6 +14,7 @@
 //! One task accepts, one task runs each connection; all on the caller's runtime. Every wait has a deadline, see
 //! [`Limits`].
 
+mod activity;
 mod answer;
 mod body;
 mod connection;

@@ -638,7 +638,7 @@ async fn a_client_that_leaves_early_frees_its_place() {
 }
 
 #[tokio::test]
-async fn shutdown_lets_running_answers_finish_and_takes_no_more() {
+async fn shutdown_lets_running_answers_and_pulls_finish_and_takes_no_new_ones() {
     let running = start().await;
     let mut kept = TcpStream::connect(running.addr).await.unwrap();
     let request = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", blob_path("org/slow"));
@@ -646,6 +646,11 @@ async fn shutdown_lets_running_answers_finish_and_takes_no_more() {
     assert!(kept.read(&mut [0; 16]).await.unwrap() > 0);
     let idle = TcpStream::connect(running.addr).await.unwrap();
     running.shutdown.cancel();
+    for (path, status) in
+        [("/v2/", 503), ("/v2/a/b/manifests/1", 503), ("/readyz", 503), (&blob_path("org/app"), 200)]
+    {
+        assert_eq!(get(&running, path).await.status, status, "{path}");
+    }
     let mut rest = Vec::new();
     kept.read_to_end(&mut rest).await.unwrap();
     assert!(rest.ends_with(&blob()[190_000..]));

@@ -39,7 +39,7 @@ const STOP: Duration = Duration::from_secs(10);
 /// For how long a disk that hangs is done without, at first and at most.
 const DISK: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 /// After how many blobs of which no peer gave anything registries are asked first, and for how long at first and at most.
-const SWARMS: (u32, Duration, Duration) = (3, Duration::from_secs(30), Duration::from_secs(300));
+const SWARMS: (u32, Duration, Duration) = (2, Duration::from_secs(30), Duration::from_secs(300));
 /// How often, and after what pauses, a store is tried that another process has.
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
@@ -143,7 +143,7 @@ impl Node {
         let inner = &self.content.0;
         self.serving.cancel();
         // The mirror ends its answers, or cuts them, in its own time.
-        let most = inner.config.mirror().limits.drain + Duration::from_secs(1);
+        let most = inner.config.mirror().limits.drain + Duration::from_secs(5);
         for server in self.servers {
             if timeout(most, server).await.is_err() {
                 tracing::warn!("some answers did not end in time");

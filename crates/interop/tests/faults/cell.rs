@@ -174,9 +174,13 @@ pub(crate) fn compare(without: &Outcome, with: &Outcome, allowance: Duration, wo
     let late = with.took > without.took + allowance;
     let bad = match (without.end, with.end) {
         // Nothing is worse than to wait for ever, and nothing better than the image.
-        (End::Waiting, _) | (End::Failed, End::Done) => false,
-        (End::Done, End::Done) | (End::Failed, End::Failed) => late,
-        (End::Done, _) | (End::Failed, End::Waiting) => true,
+        (End::Waiting, End::Done | End::Failed | End::Waiting) | (End::Failed | End::Deceived, End::Done) => {
+            false
+        }
+        (End::Done, End::Done)
+        | (End::Failed | End::Deceived, End::Failed)
+        | (End::Deceived, End::Deceived) => late,
+        (End::Done | End::Failed | End::Deceived, _) | (End::Waiting, End::Deceived) => true,
     };
     if bad {
         worse.push(format!("without {without}, with {with}: {}", with.said));

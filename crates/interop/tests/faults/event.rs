@@ -49,7 +49,10 @@ impl Event {
 }
 
 /// How long a pull is watched through a node that does nothing: what follows is the client's own affair.
-const STOPPED: Duration = Duration::from_secs(45);
+fn stopped() -> Duration {
+    Duration::from_secs(if std::env::var_os("LONGSHORE_CLIENTS").is_some() { 45 } else { 5 })
+}
+
 /// After how long without a byte from peers a node asks the registry.
 const STALL: Duration = Duration::from_secs(10);
 
@@ -119,7 +122,7 @@ impl Bench {
                 let node = Node::start(&front, &["--directory", "none"]);
                 let way = Way { mirror: Some(&node.mirror), ..direct };
                 node.process.freeze();
-                let with = client.pull(way, &self.image, STOPPED);
+                let with = client.pull(way, &self.image, stopped());
                 node.process.thaw();
                 // What the client's author chose is what it takes, whatever it asks.
                 without.end = End::Waiting;

@@ -14,8 +14,8 @@ struct Scene {
     registry: Registry,
     fleet: Fleet,
     etc: Etc,
-    /// The image's digest.
-    digest: String,
+    private_digest: String,
+    public_digest: String,
     _tokens: Tokens,
 }
 
@@ -25,20 +25,28 @@ impl Scene {
         let registry = Registry::started(&tokens.believed(tokens.address()))?;
         let etc = Etc::new()?;
         registry.take_image(ALICE, "team/private:1");
-        let layout = format!("oci:{}:app:1", registry.folder.path().join("oci").display());
-        for name in ["team/public:1", "library/private:1", "library/public:1"] {
+        // Other content than what is public: whatever anybody may have in one place is for everybody.
+        let place = registry.folder.path();
+        let (sources, public) = (place.join("public-sources"), place.join("public"));
+        fs::create_dir(&sources).expect("made");
+        fs::write(sources.join("file"), noise(2_000_000, 6)).expect("written");
+        lab::image::build(&sources, &[], &public, "app:1").expect("built");
+        let digest_of = |layout: &Path| {
+            let layout = format!("oci:{}:app:1", layout.display());
+            let inspect = done(Command::new("skopeo").args(["inspect", "--format", "{{.Digest}}", &layout]));
+            String::from_utf8(inspect.stdout).expect("text").trim().to_owned()
+        };
+        let (private_digest, public_digest) = (digest_of(&place.join("oci")), digest_of(&public));
+        for (layout, name) in [
+            (&place.join("oci"), "library/private:1"),
+            (&public, "library/public:1"),
+            (&public, "team/public:1"),
+        ] {
             let to = format!("docker://127.0.0.1:{}/{name}", registry.port);
-            done(Command::new("skopeo").args([
-                "copy",
-                "--dest-tls-verify=false",
-                "--dest-creds",
-                ALICE,
-                &layout,
-                &to,
-            ]));
+            let mut copy = Command::new("skopeo");
+            copy.args(["copy", "--dest-tls-verify=false", "--dest-creds", ALICE]);
+            done(copy.args([&format!("oci:{}:app:1", layout.display()), &to]));
         }
-        let inspect = done(Command::new("skopeo").args(["inspect", "--format", "{{.Digest}}", &layout]));
-        let digest = String::from_utf8(inspect.stdout).expect("text").trim().to_owned();
         // Clients of Docker's and of containers/image show what they have only where they are asked at once.
         let config = registry.folder.path().join("node.toml");
         fs::write(&config, "[mirror]\nchallenge = true\n").expect("written");
@@ -48,7 +56,7 @@ impl Scene {
                 Command::new("curl").args(["-si", &format!("http://{}/v2/", fleet.nodes[0].1)]).output();
             String::from_utf8_lossy(&ping.expect("starts").stdout).contains("Bearer realm=")
         });
-        Some(Self { registry, fleet, etc, digest, _tokens: tokens })
+        Some(Self { registry, fleet, etc, private_digest, public_digest, _tokens: tokens })
     }
 
     fn moved(&self) -> u64 {
@@ -68,7 +76,7 @@ impl Scene {
     fn is_tight(&self) {
         let mirror = &self.fleet.nodes[0].1;
         let folder = self.registry.folder.path().join("oci/blobs");
-        let manifest = fs::read(folder.join(self.digest.replace(':', "/"))).expect("readable");
+        let manifest = fs::read(folder.join(self.private_digest.replace(':', "/"))).expect("readable");
         let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
         let layer = manifest["layers"][0]["digest"].as_str().expect("a digest").to_owned();
         let here = done(
@@ -77,7 +85,8 @@ impl Scene {
                 .arg(self.fleet.folder.path().join("0.sock")),
         );
         assert!(String::from_utf8_lossy(&here.stdout).contains(&layer), "the node has it");
-        for path in [format!("blobs/{layer}"), format!("manifests/{}", self.digest), "manifests/1".to_owned()]
+        for path in
+            [format!("blobs/{layer}"), format!("manifests/{}", self.private_digest), "manifests/1".to_owned()]
         {
             let url = format!("http://{mirror}/v2/reg.test/team/private/{path}");
             let asked =
@@ -95,7 +104,7 @@ impl Scene {
 #[test]
 fn with_a_token_service_clients_of_containers_image_get_what_their_users_may_have() {
     let Some(scene) = Scene::new() else { return };
-    let Scene { fleet, etc, digest, .. } = &scene;
+    let Scene { fleet, etc, private_digest, public_digest, .. } = &scene;
     etc.changes(fleet, &["install", "podman", "--registry", "docker.io", "--registry", "reg.test"]);
     let storage = format!(
         "[storage]\ndriver = \"vfs\"\ngraphroot = \"{}\"\nrunroot = \"{}\"\n",
@@ -115,11 +124,11 @@ fn with_a_token_service_clients_of_containers_image_get_what_their_users_may_hav
         }
         for (user, image, works) in [
             ("nobody", "team/public:1".to_owned(), true),
-            ("nobody", format!("team/public@{digest}"), true),
+            ("nobody", format!("team/public@{public_digest}"), true),
             ("nobody", "team/private:1".to_owned(), false),
-            ("nobody", format!("team/private@{digest}"), false),
+            ("nobody", format!("team/private@{private_digest}"), false),
             ("alice", "team/private:1".to_owned(), true),
-            ("alice", format!("team/private@{digest}"), true),
+            ("alice", format!("team/private@{private_digest}"), true),
         ] {
             let mut command = etc.command(program);
             command.env("REGISTRY_AUTH_FILE", etc.at(&format!("{user}.json")));
@@ -144,7 +153,7 @@ fn with_a_token_service_docker_gets_what_its_user_may_have() {
         return;
     }
     let Some(scene) = Scene::new() else { return };
-    let Scene { fleet, etc, digest, .. } = &scene;
+    let Scene { fleet, etc, private_digest, public_digest, .. } = &scene;
     etc.changes(fleet, &["install", "docker"]);
     let mut command = etc.command("dockerd");
     // The registry itself cannot be had: what comes has come through the node.
@@ -167,10 +176,10 @@ fn with_a_token_service_docker_gets_what_its_user_may_have() {
     fs::write(Path::new(&etc.at("alice")).join("config.json"), auth).expect("written");
     for (user, image, works) in [
         ("nobody", "public:1".to_owned(), true),
-        ("nobody", format!("public@{digest}"), true),
+        ("nobody", format!("public@{public_digest}"), true),
         ("nobody", "private:1".to_owned(), false),
         ("alice", "private:1".to_owned(), true),
-        ("alice", format!("private@{digest}"), true),
+        ("alice", format!("private@{private_digest}"), true),
     ] {
         done(docker("nobody", &["image", "prune", "--all", "--force"]).args(["--filter", "until=0s"]));
         scene.pulls(
@@ -192,15 +201,15 @@ fn with_a_token_service_containerd_gets_what_its_user_may_have() {
         return;
     }
     let Some(scene) = Scene::new() else { return };
-    let Scene { fleet, etc, digest, .. } = &scene;
+    let Scene { fleet, etc, private_digest, public_digest, .. } = &scene;
     let cri = [PYTHON.to_owned(), format!("{}/tests/cri_pull.py", env!("CARGO_MANIFEST_DIR"))];
     for (user, image, works) in [
         (None, "team/public:1".to_owned(), true),
-        (None, format!("team/public@{digest}"), true),
+        (None, format!("team/public@{public_digest}"), true),
         (None, "team/private:1".to_owned(), false),
         (Some("mallory:letmein"), "team/private:1".to_owned(), false),
         (Some(ALICE), "team/private:1".to_owned(), true),
-        (Some(ALICE), format!("team/private@{digest}"), true),
+        (Some(ALICE), format!("team/private@{private_digest}"), true),
     ] {
         // Each with a daemon that has nothing: what containerd has it does not ask for.
         for by in ["ctr", "cri"] {
