@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-tracker bench-flood fuzz build
+.PHONY: help demo test test-clients lint bench bench-tracker bench-flood fuzz build
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -26,6 +26,11 @@ build: ## the program, in target/release/longshore
 test: ## all tests, those against other clients as well
 	@scripts/setup.sh build peers
 	LONGSHORE_BIN=$(abspath $(TARGET))/debug/longshore $(CARGO) test --workspace --locked
+
+test-clients: ## every fault with every client, here and of Debian 13: the table of docs/faults.md, in TABLE
+	@scripts/setup.sh build peers clients
+	$(CARGO) build --locked --package longshore
+	scripts/test-clients.sh $(abspath $(TARGET)) $(TABLE)
 
 lint: ## format, clippy, documentation, and the checks of crates/xtask
 	@scripts/setup.sh build

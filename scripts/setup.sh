@@ -3,6 +3,7 @@
 #   build   a linker and C compiler, and git for the checks
 #   demo    network namespaces for `longshore lab --netns`
 #   peers   other BitTorrent and registry clients, that tests and benchmarks run against
+#   clients what `make test-clients` runs besides: buildah, and Debian 13 in a folder
 #   fuzz    a C++ compiler for libFuzzer
 # Without root it asks sudo. Where neither can be had it prints the command instead, and goes on if there is a
 # linker: what else is missing shows as skipped tests.
@@ -19,9 +20,10 @@ for purpose in "$@"; do
     case "$purpose" in
         build) packages+=(gcc libc6-dev git ca-certificates) ;;
         demo) packages+=(iproute2) ;;
-        peers) packages+=(python3 curl haproxy nginx-light python3-libtorrent python3-grpcio mktorrent prometheus rtorrent transmission-daemon aria2 qbittorrent-nox
+        peers) packages+=(python3 curl openssl haproxy nginx-light python3-libtorrent python3-grpcio mktorrent prometheus rtorrent transmission-daemon aria2 qbittorrent-nox
                           opentracker skopeo docker-registry docker.io containerd etcd-server etcd-client
                           podman runc crun netavark aardvark-dns iptables iproute2) ;;
+        clients) packages+=(buildah debootstrap openssl) ;;
         fuzz) packages+=(g++) ;;
         *) echo "setup.sh: unknown purpose: $purpose" >&2; exit 2 ;;
     esac

@@ -19,7 +19,7 @@ use crate::{
         Claim, ClaimRequest, Entry, LeaseRequest, MAX_WAIT_MS, PublishRequest, Renewal, Run, Tag, TagClaim,
         TagClaimRequest, TagRequest,
     },
-    outage::{Change, Outage},
+    outage::{Change, Outage, now},
     transport::{Connect, Transport, join, parse_base},
 };
 
@@ -32,6 +32,9 @@ const RUN: Duration = Duration::from_secs(3);
 /// cannot be reached, or says that it cannot do its work now. Trackers whose directory is one etcd share
 /// its leases. Others do not: while some nodes reach only the second one, a blob may be fetched from the
 /// origin twice, and nothing breaks.
+///
+/// A directory that makes its callers wait in vain is left alone for a while, of 2 to 30 s, in which calls fail at
+/// once; then one call, with a short deadline, finds out whether it is back.
 ///
 /// It warns when calls begin to fail, and once more when they succeed again: the failures in between are
 /// the same news, and callers need not tell it.
@@ -48,6 +51,8 @@ pub struct DirectoryClient {
 impl DirectoryClient {
     /// How long a call other than a waiting claim may take, unless set otherwise.
     pub const DEADLINE: Duration = Duration::from_secs(8);
+    /// The same while the directory has not answered lately.
+    const DOUBTFUL: Duration = Duration::from_secs(2);
 
     /// A client of the trackers at `bases`, such as `http://host:6969`.
     pub fn new<S: AsRef<str>>(
@@ -90,24 +95,24 @@ impl DirectoryClient {
 
     /// What is known of the blob; `None` when nothing is.
     pub async fn get(&self, digest: &Digest) -> Result<Option<Entry>, CallError> {
-        self.call::<(), _>(Method::GET, &blob(digest, None), None, self.deadline).await
+        self.call::<(), _>(Method::GET, &blob(digest, None), None, Duration::ZERO).await
     }
 
     /// Publishes the blob's torrent; the lease, if given, ends.
     pub async fn publish(&self, digest: &Digest, torrent: &PublishRequest) -> Result<Entry, CallError> {
-        self.expect(Method::PUT, &blob(digest, None), Some(torrent), self.deadline).await
+        self.expect(Method::PUT, &blob(digest, None), Some(torrent), Duration::ZERO).await
     }
 
     /// Goes on with a lease. To be called at a third of its time.
     pub async fn renew(&self, digest: &Digest, lease: &str, node: &str) -> Result<Renewal, CallError> {
         let body = LeaseRequest { lease: lease.to_owned(), node: node.to_owned() };
-        self.expect(Method::POST, &blob(digest, Some("renew")), Some(&body), self.deadline).await
+        self.expect(Method::POST, &blob(digest, Some("renew")), Some(&body), Duration::ZERO).await
     }
 
     /// Gives a lease back: the next who waits gets it. No error when it was not held any more.
     pub async fn release(&self, digest: &Digest, lease: &str, node: &str) -> Result<(), CallError> {
         let body = LeaseRequest { lease: lease.to_owned(), node: node.to_owned() };
-        self.expect(Method::POST, &blob(digest, Some("release")), Some(&body), self.deadline).await
+        self.expect(Method::POST, &blob(digest, Some("release")), Some(&body), Duration::ZERO).await
     }
 
     /// Asks for the turn to resolve `registry/repository:tag` at its origin. While another has it, the answer comes when
@@ -116,19 +121,18 @@ impl DirectoryClient {
         let wait_ms = millis(wait);
         let body = TagClaimRequest { name: name.to_owned(), node: node.to_owned(), wait_ms };
         let target = (vec!["tags".to_owned(), "claim".to_owned()], None);
-        let deadline = self.deadline + Duration::from_millis(wait_ms);
-        self.expect(Method::POST, &target, Some(&body), deadline).await
+        self.expect(Method::POST, &target, Some(&body), Duration::from_millis(wait_ms)).await
     }
 
     /// Says what a tag points at.
     pub async fn set_tag(&self, tag: &TagRequest) -> Result<Tag, CallError> {
-        self.expect(Method::PUT, &(vec!["tags".to_owned()], None), Some(tag), self.deadline).await
+        self.expect(Method::PUT, &(vec!["tags".to_owned()], None), Some(tag), Duration::ZERO).await
     }
 
     /// What `registry/repository:tag` pointed at when it was last set; `None` when it never was.
     pub async fn tag(&self, name: &str) -> Result<Option<Tag>, CallError> {
         let target = (vec!["tags".to_owned()], Some(name.to_owned()));
-        self.call::<(), _>(Method::GET, &target, None, self.deadline).await
+        self.call::<(), _>(Method::GET, &target, None, Duration::ZERO).await
     }
 
     /// The run of each tracker, in the order in which their addresses were given; `None` where it does not say. Tells
@@ -152,8 +156,8 @@ impl DirectoryClient {
     ) -> Result<Claim, CallError> {
         let wait_ms = millis(wait);
         let body = ClaimRequest { node: node.to_owned(), wait_ms, stale };
-        let deadline = self.deadline + Duration::from_millis(wait_ms);
-        self.expect(Method::POST, &blob(digest, Some("claim")), Some(&body), deadline).await
+        let wait = Duration::from_millis(wait_ms);
+        self.expect(Method::POST, &blob(digest, Some("claim")), Some(&body), wait).await
     }
 
     async fn expect<B: Serialize + Sync, T: DeserializeOwned>(
@@ -161,15 +165,21 @@ impl DirectoryClient {
         method: Method,
         target: &Target,
         body: Option<&B>,
-        deadline: Duration,
+        wait: Duration,
     ) -> Result<T, CallError> {
-        let answer = self.try_bases(method, target, body, deadline).await;
-        self.tell(answer.and_then(|answer| {
+        let begun = now();
+        let answer = self.try_bases(method, target, body, wait).await;
+        let answer = answer.and_then(|answer| {
             answer.ok_or_else(|| CallError::BadAnswer {
-                url: self.bases.iter().map(Url::as_str).collect::<Vec<_>>().join(", "),
+                url: self.all(),
                 reason: "it has no content directory (404): is it a Longshore tracker?".to_owned(),
             })
-        }))
+        });
+        self.tell(answer, begun.elapsed())
+    }
+
+    fn all(&self) -> String {
+        self.bases.iter().map(Url::as_str).collect::<Vec<_>>().join(", ")
     }
 
     async fn call<B: Serialize + Sync, T: DeserializeOwned>(
@@ -177,19 +187,23 @@ impl DirectoryClient {
         method: Method,
         target: &Target,
         body: Option<&B>,
-        deadline: Duration,
+        wait: Duration,
     ) -> Result<Option<T>, CallError> {
-        match self.try_bases(method, target, body, deadline).await {
-            // Any server would say that.
-            Ok(None) => Ok(None),
-            outcome => self.tell(outcome),
+        let begun = now();
+        match self.try_bases(method, target, body, wait).await {
+            // Any server would say that; but one has.
+            Ok(None) => {
+                self.outage.relieve();
+                Ok(None)
+            }
+            outcome => self.tell(outcome, begun.elapsed()),
         }
     }
 
     /// Tells of the outcome if it is news.
-    fn tell<T>(&self, outcome: Result<T, CallError>) -> Result<T, CallError> {
+    fn tell<T>(&self, outcome: Result<T, CallError>, took: Duration) -> Result<T, CallError> {
         // The end is a warning too: whoever has read of the beginning must read of it.
-        match (self.outage.note(&outcome), &outcome) {
+        match (self.outage.note(&outcome, took), &outcome) {
             (Some(Change::Begins), Err(error)) => {
                 tracing::warn!("no content directory, each node asks registries for itself: {error}");
             }
@@ -206,8 +220,13 @@ impl DirectoryClient {
         method: Method,
         (segments, name): &Target,
         body: Option<&B>,
-        deadline: Duration,
+        wait: Duration,
     ) -> Result<Option<T>, CallError> {
+        if let Some(left) = self.outage.left() {
+            return Err(CallError::LeftAlone { url: self.all(), left });
+        }
+        let usual = if self.outage.lasts() { self.deadline.min(Self::DOUBTFUL) } else { self.deadline };
+        let deadline = usual + wait;
         let first = self.preferred.load(Ordering::Relaxed);
         let mut failed = None;
         for step in 0..self.bases.len() {
@@ -226,6 +245,11 @@ impl DirectoryClient {
                     | CallError::NotAllowed { .. }
                     | CallError::Unavailable { .. }),
                 ) => failed = Some(error),
+                // The time is up for this call. The next goes elsewhere.
+                Err(error @ CallError::TimedOut { .. }) => {
+                    self.preferred.store(index + 1, Ordering::Relaxed);
+                    return Err(error);
+                }
                 outcome => {
                     self.preferred.store(index, Ordering::Relaxed);
                     return outcome;

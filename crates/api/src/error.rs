@@ -67,6 +67,14 @@ pub enum CallError {
         /// How long it was given.
         after: Duration,
     },
+    /// It has failed a moment ago, and slowly, and is not asked again yet. Go on without it.
+    #[error("{url} did not answer a moment ago, and is left alone for {} s", left.as_secs() + 1)]
+    LeftAlone {
+        /// The address that would have been called.
+        url: String,
+        /// For how much longer.
+        left: Duration,
+    },
     /// 401 or 403: the token is missing or wrong. Asking again will not help.
     #[error("{url} refused the call ({status}): {reason}; check the token")]
     Refused {
@@ -110,6 +118,7 @@ pub enum CallError {
 impl CallError {
     /// Whether the same call may succeed later or at another address.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Unavailable { .. })
+        use CallError::{LeftAlone, TimedOut, Unavailable, Unreachable};
+        matches!(self, Unreachable { .. } | LeftAlone { .. } | TimedOut { .. } | Unavailable { .. })
     }
 }

@@ -19,8 +19,11 @@ mod ask;
 mod client;
 mod content;
 mod etcd;
+mod faulty;
 mod network;
 mod process;
+mod registry;
+mod tokens;
 mod tracker;
 
 use std::{
@@ -36,8 +39,11 @@ pub use ask::{Announced, Answer, Http, Udp, get};
 pub use client::{Aria2, Client, Libtorrent, Longshore, Qbittorrent, Rtorrent, Running, Transmission};
 pub use content::{Content, info_hash, make_torrent, noise};
 pub use etcd::{Certificate, Etcd};
+pub use faulty::{Fault, Faulty, Part, SLOW, Trouble};
 pub use network::{Network, Place};
 pub use process::Process;
+pub use registry::Registry;
+pub use tokens::Tokens;
 pub use tracker::Tracker;
 
 /// How long anything may take.

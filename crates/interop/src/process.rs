@@ -128,6 +128,22 @@ impl Process {
         kill_process(self.pid(), Signal::HUP).expect("a signal");
     }
 
+    /// SIGSTOP to the process alone: it does nothing more until [`Self::thaw`].
+    ///
+    /// # Panics
+    /// When it cannot be sent.
+    pub fn freeze(&self) {
+        kill_process(self.pid(), Signal::STOP).expect("a signal");
+    }
+
+    /// SIGCONT to the process alone.
+    ///
+    /// # Panics
+    /// When it cannot be sent.
+    pub fn thaw(&self) {
+        kill_process(self.pid(), Signal::CONT).expect("a signal");
+    }
+
     /// `kill -9` of the process, and waits for its end.
     ///
     /// # Panics
@@ -152,6 +168,7 @@ impl Drop for Process {
         let running = self.child.try_wait().is_ok_and(|status| status.is_none());
         if running {
             let _ = kill_process_group(self.pid(), Signal::TERM);
+            let _ = kill_process_group(self.pid(), Signal::CONT);
             for _ in 0..20 {
                 if self.child.try_wait().is_ok_and(|status| status.is_some()) {
                     return;

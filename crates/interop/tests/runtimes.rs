@@ -3,6 +3,8 @@
 
 #[path = "runtimes/command.rs"]
 mod command;
+#[path = "runtimes/token.rs"]
+mod token;
 
 use std::{
     fs,

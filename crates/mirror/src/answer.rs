@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::{
     Asker, ByteRange, Content, ContentError, Limits, Route, RouteError, Routed, Span,
+    activity::Activity,
     body::{Body, Cut},
     parse_ranges, parse_route,
     parts::Parts,
@@ -25,6 +26,9 @@ const FILTERS: HeaderName = HeaderName::from_static("oci-filters-applied");
 const OCTETS: &str = "application/octet-stream";
 /// Where the authority behind the mirror's own certificate is given out.
 const AUTHORITY: &str = "/ca.pem";
+/// Whether the mirror lives, and whether it does its work.
+const LIVES: &str = "/healthz";
+const READY: &str = "/readyz";
 /// How many `Accept` values are passed on.
 const ACCEPT_LIMIT: usize = 64;
 /// Longest `Warning`, by the spec.
@@ -37,6 +41,7 @@ pub(crate) struct Answerer<C> {
     pub(crate) limits: Limits,
     /// The authority behind the mirror's own certificate, in PEM.
     pub(crate) authority: Option<String>,
+    pub(crate) activity: Arc<Activity>,
 }
 
 /// The answers of one connection.
@@ -74,7 +79,11 @@ impl<C: Content> Answerer<C> {
     }
 
     async fn answer(&self, head: &http::request::Parts, body: Incoming, cut: Cut) -> Response<Body> {
+        let busy = Activity::begin(&self.activity);
         let mut response = self.route(head, body, cut).await;
+        if let Body::Blob(blob) = response.body_mut() {
+            blob.keep(busy);
+        }
         response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
         tracing::debug!(
             method = %head.method, path = head.uri.path(), status = response.status().as_u16(), "answered"
@@ -86,6 +95,11 @@ impl<C: Content> Answerer<C> {
         let is_head = head.method == Method::HEAD;
         if let (AUTHORITY, Some(authority)) = (head.uri.path(), &self.authority) {
             return Answer::new("application/x-pem-file").bytes(authority.clone().into()).finish();
+        }
+        match head.uri.path() {
+            LIVES => return self.lives().await,
+            READY => return self.ready().await,
+            _ => {}
         }
         let routed = match parse_route(head.uri.path(), head.uri.query(), &self.default_registry) {
             Ok(routed) => routed,
@@ -104,6 +118,10 @@ impl<C: Content> Answerer<C> {
             );
             refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             return refusal;
+        }
+        if self.activity.is_draining() && matches!(routed.route, Route::Ping | Route::Manifest(..)) {
+            let error = ContentError::Unavailable("the mirror is about to stop".to_owned());
+            return failed(Kind::Manifest, is_head, &error, head.uri.path());
         }
         let outcome = match &routed.route {
             // What an upload has to say is a push's affair.
@@ -140,6 +158,26 @@ impl<C: Content> Answerer<C> {
             response.headers_mut().insert(NAMESPACE, value);
         }
         response
+    }
+
+    /// 200 where a restart would change nothing, else 503.
+    async fn lives(&self) -> Response<Body> {
+        let lives = timeout(self.limits.health, self.content.lives()).await.unwrap_or(false);
+        let problems = if lives { Vec::new() } else { vec!["the node's inside does not answer".to_owned()] };
+        told(lives, &problems)
+    }
+
+    /// 200 where clients are better off with the mirror than without, else 503; and what is wrong.
+    async fn ready(&self) -> Response<Body> {
+        match timeout(self.limits.health, self.content.health()).await {
+            Ok(mut health) => {
+                if self.activity.is_draining() {
+                    health.unready("the mirror is about to stop".to_owned());
+                }
+                told(health.ready, &health.problems)
+            }
+            Err(_) => told(false, &["the node's inside does not answer".to_owned()]),
+        }
     }
 
     async fn manifest(
@@ -338,6 +376,16 @@ impl Answer {
     fn finish(self) -> Response<Body> {
         self.response
     }
+}
+
+/// How it goes, for probes: by the status, and for people by a line for each problem.
+fn told(well: bool, problems: &[String]) -> Response<Body> {
+    let mut text = if well { "ok\n".to_owned() } else { String::new() };
+    for problem in problems {
+        text.extend([problem.as_str(), "\n"]);
+    }
+    let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Answer::new("text/plain; charset=utf-8").bytes(text.into()).status(status).finish()
 }
 
 /// The table at [`ContentError`].

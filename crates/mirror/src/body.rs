@@ -16,7 +16,7 @@ use hash::Digest;
 use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::BlobStream;
+use crate::{BlobStream, activity::Busy};
 
 /// Set when a body cannot be finished. The connection sends what it still holds and ends.
 #[derive(Debug, Clone, Default)]
@@ -50,6 +50,7 @@ pub(crate) struct Blob {
     stall: Duration,
     timer: Pin<Box<Sleep>>,
     waiting: bool,
+    busy: Option<Busy>,
 }
 
 impl Body {
@@ -61,11 +62,17 @@ impl Body {
     /// `stall`.
     pub(crate) fn blob(digest: Digest, stream: BlobStream, length: u64, stall: Duration, cut: Cut) -> Self {
         let timer = Box::pin(sleep(stall));
-        Self::Blob(Box::new(Blob { digest, stream, left: length, cut, stall, timer, waiting: false }))
+        let (waiting, busy) = (false, None);
+        Self::Blob(Box::new(Blob { digest, stream, left: length, cut, stall, timer, waiting, busy }))
     }
 }
 
 impl Blob {
+    /// As long as the body lasts, somebody is busy.
+    pub(crate) fn keep(&mut self, busy: Busy) {
+        self.busy = Some(busy);
+    }
+
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if self.left == 0 {
             return Poll::Ready(None);

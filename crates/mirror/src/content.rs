@@ -23,6 +23,16 @@ pub trait Content: Send + Sync + 'static {
     /// asked there. Answered at once: Docker waits 15 s for it.
     fn challenge(&self) -> Option<String>;
 
+    /// Whether whoever has the bytes lives: if not, only a restart helps. Answered within seconds.
+    fn lives(&self) -> impl Future<Output = bool> + Send {
+        async { true }
+    }
+
+    /// How it goes. Answered within seconds.
+    fn health(&self) -> impl Future<Output = Health> + Send {
+        async { Health::default() }
+    }
+
     /// A manifest, to the byte. It should be given only if its blobs can be had too: podman and skopeo choose the
     /// mirror by the manifest, and have no way back.
     fn manifest(
@@ -72,6 +82,29 @@ pub trait Content: Send + Sync + 'static {
         query: Option<&str>,
         asker: &Asker,
     ) -> impl Future<Output = Result<ListingAnswer, ContentError>> + Send;
+}
+
+/// How it goes with whoever has the bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// Whether clients are better off with the mirror than without.
+    pub ready: bool,
+    /// What is wrong, in words for people.
+    pub problems: Vec<String>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { ready: true, problems: Vec::new() }
+    }
+}
+
+impl Health {
+    /// Something is wrong for which clients had better be sent elsewhere.
+    pub fn unready(&mut self, problem: String) {
+        self.ready = false;
+        self.problems.push(problem);
+    }
 }
 
 /// A change of a registry that a client asks for.

@@ -14,6 +14,7 @@
 //! One task accepts, one task runs each connection; all on the caller's runtime. Every wait has a deadline, see
 //! [`Limits`].
 
+mod activity;
 mod answer;
 mod body;
 mod connection;
@@ -25,8 +26,8 @@ mod route;
 mod server;
 
 pub use content::{
-    Asker, BlobAnswer, BlobHead, BlobStream, Content, ContentError, ManifestAnswer, ManifestHeadAnswer, Push,
-    PushBody, PushTarget, Pushed, PushedAt,
+    Asker, BlobAnswer, BlobHead, BlobStream, Content, ContentError, Health, ManifestAnswer,
+    ManifestHeadAnswer, Push, PushBody, PushTarget, Pushed, PushedAt,
 };
 pub use origin::{Listing, ListingAnswer, Repository, Secret, Target};
 pub use range::{ByteRange, Span, parse_ranges};

@@ -13,6 +13,13 @@ pub enum ByteRange {
     Last(u64),
 }
 
+impl ByteRange {
+    /// Whether it goes on from bytes that the client has.
+    pub const fn is_resumption(self) -> bool {
+        matches!(self, Self::From(first) if first > 0)
+    }
+}
+
 /// A part of a blob: `length` bytes from `offset` on. Only an empty blob has an empty one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {

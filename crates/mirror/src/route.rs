@@ -83,6 +83,10 @@ pub fn parse_route(path: &str, query: Option<&str>, default_registry: &str) -> R
         return Ok(routed(Route::Listing(Listing::Catalog(registry)), prefix));
     }
     let (name, kind, last) = split_right(rest).ok_or(RouteError::Unknown)?;
+    // The spec has lower-case digits only, and a registry would refuse others.
+    if last.starts_with("sha256:") && last.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Err(RouteError::Digest(DigestError::Malformed(last.chars().take(80).collect())));
+    }
     let digest = || last.parse::<Digest>().map_err(RouteError::Digest);
     let route = match (kind, last) {
         ("manifests", target) => Route::Manifest(repository(name)?, target.parse().map_err(target_error)?),

@@ -10,14 +10,17 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Content, answer::Answerer, connection};
+use crate::{Content, activity::Activity, answer::Answerer, connection};
 
 /// Said when there are too many connections: a quick, clear failure makes clients go to the upstream at once.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+
+/// How long connections may take to end after their last answer.
+const ENDING: Duration = Duration::from_secs(3);
 
 /// What the mirror is told by the configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,13 +42,17 @@ pub struct Limits {
     pub header: Duration,
     /// For the content to say what the answer is: 45 s. Past it the content counts as unavailable.
     pub answer: Duration,
+    /// For the content to say how it goes: 15 s.
+    pub health: Duration,
     /// For the next bytes of a blob from the content: 60 s. Past it the body is cut short.
     pub body_stall: Duration,
     /// For a client to read on: 300 s. Clients that unpack as they read may pause for long under disk pressure, so
     /// this is generous; past it the connection ends.
     pub write_stall: Duration,
-    /// For running answers at shutdown: 30 s. Past it they are cut.
+    /// For running answers and pulls at shutdown: 30 s. Past it they are cut.
     pub drain: Duration,
+    /// How long nothing is asked before a shutdown takes all pulls to be over: 1 s.
+    pub quiet: Duration,
 }
 
 impl Default for MirrorConfig {
@@ -63,9 +70,11 @@ impl Default for Limits {
         Self {
             header: Duration::from_secs(60),
             answer: Duration::from_secs(45),
+            health: Duration::from_secs(15),
             body_stall: Duration::from_secs(60),
             write_stall: Duration::from_secs(300),
             drain: Duration::from_secs(30),
+            quiet: Duration::from_secs(1),
         }
     }
 }
@@ -91,7 +100,8 @@ impl<C: Content> Mirror<C> {
     pub fn new(content: Arc<C>, config: &MirrorConfig, tls: Option<Tls>) -> Result<Self, ReferenceError> {
         let default_registry = Repository::new(&config.default_registry, "a/a")?.registry().to_owned();
         let authority = tls.as_ref().and_then(|tls| tls.authority.clone());
-        let answerer = Answerer { content, default_registry, limits: config.limits, authority };
+        let activity = Arc::new(Activity::default());
+        let answerer = Answerer { content, default_registry, limits: config.limits, authority, activity };
         Ok(Self {
             answerer: Arc::new(answerer),
             connections: config.max_connections.min(Semaphore::MAX_PERMITS),
@@ -99,16 +109,32 @@ impl<C: Content> Mirror<C> {
         })
     }
 
-    /// Serves on all of `listeners` until `shutdown`, then lets running answers finish within [`Limits::drain`].
-    /// Without listeners it only waits.
+    /// Serves on all of `listeners` until `shutdown`. From then on it takes no new pulls, which are told to go
+    /// elsewhere, and gives those that have begun their blobs, until nothing has been asked for [`Limits::quiet`]:
+    /// Podman and skopeo get all blobs from where they got the manifest, or fail. What is not over within
+    /// [`Limits::drain`] is cut. Without listeners it only waits.
     pub async fn serve(self, listeners: Vec<TcpListener>, shutdown: CancellationToken) {
         let free = Arc::new(Semaphore::new(self.connections));
         let mut running = JoinSet::new();
-        loop {
+        let (activity, limits) = (self.answerer.activity.clone(), self.answerer.limits);
+        // Ends the connections, where `shutdown` only ends the taking of pulls.
+        let ending = CancellationToken::new();
+        let begun = async {
+            shutdown.cancelled().await;
+            activity.drain();
+            Instant::now()
+        };
+        let over = async {
+            let deadline = begun.await + limits.drain;
+            let _ = timeout_at(deadline, activity.quiet(limits.quiet)).await;
+            deadline
+        };
+        tokio::pin!(over);
+        let deadline = loop {
             let accepted = tokio::select! {
                 accepted = accept(&listeners) => accepted,
                 Some(_) = running.join_next(), if !running.is_empty() => continue,
-                () = shutdown.cancelled() => break,
+                deadline = &mut over => break deadline,
             };
             let stream = match accepted {
                 Ok(stream) => stream,
@@ -129,17 +155,16 @@ impl<C: Content> Mirror<C> {
             };
             // Small answers should not wait for the client's acknowledgement.
             let _ = stream.set_nodelay(true);
-            let (answerer, shutdown) = (Arc::clone(&self.answerer), shutdown.clone());
+            let (answerer, ending) = (Arc::clone(&self.answerer), ending.clone());
             let tls = self.tls.as_ref().map(|tls| tls.server.borrow().clone());
             running.spawn(async move {
                 let _permit = permit;
-                let limits = answerer.limits;
-                connection::run(stream, tls, limits, shutdown, |cut| answerer.service(cut)).await;
+                connection::run(stream, tls, limits, ending, |cut| answerer.service(cut)).await;
             });
-        }
+        };
         drop(listeners);
-        let drained =
-            timeout(self.answerer.limits.drain, async { while running.join_next().await.is_some() {} });
+        ending.cancel();
+        let drained = timeout_at(deadline + ENDING, async { while running.join_next().await.is_some() {} });
         if drained.await.is_err() {
             tracing::warn!(connections = running.len(), "the mirror's connections did not drain in time");
             running.shutdown().await;

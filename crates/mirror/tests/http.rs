@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use hash::Digest;
 use longshore_mirror::{
-    Asker, BlobAnswer, BlobHead, ByteRange, Content, ContentError, Limits, Listing, ListingAnswer,
+    Asker, BlobAnswer, BlobHead, ByteRange, Content, ContentError, Health, Limits, Listing, ListingAnswer,
     ManifestAnswer, ManifestHeadAnswer, Mirror, MirrorConfig, Push, Pushed, PushedAt, Repository, Span,
     Target, Tls,
 };
@@ -40,6 +40,8 @@ struct Fake {
     transfers: AtomicUsize,
     /// Whether the ping asks clients to log in.
     asks: bool,
+    /// Whether it is neither alive nor ready.
+    ill: AtomicBool,
 }
 
 fn error(repository: &Repository) -> Result<(), ContentError> {
@@ -58,6 +60,18 @@ fn error(repository: &Repository) -> Result<(), ContentError> {
 impl Content for Fake {
     fn challenge(&self) -> Option<String> {
         self.asks.then(|| CHALLENGE.to_owned())
+    }
+
+    async fn lives(&self) -> bool {
+        if self.ill.load(Ordering::SeqCst) { std::future::pending().await } else { true }
+    }
+
+    async fn health(&self) -> Health {
+        let mut health = Health::default();
+        if self.ill.load(Ordering::SeqCst) {
+            health.unready("no room".to_owned());
+        }
+        health
     }
 
     async fn manifest(
@@ -200,6 +214,7 @@ async fn start() -> Running {
     let limits = Limits {
         answer: Duration::from_millis(500),
         body_stall: Duration::from_millis(300),
+        health: Duration::from_millis(500),
         ..Limits::default()
     };
     start_with(MirrorConfig { limits, ..MirrorConfig::default() }).await
@@ -448,9 +463,67 @@ async fn what_is_outside_the_api_is_refused_in_its_own_shape() {
     ] {
         let raw = get(&running, path).await;
         assert_eq!((raw.status, raw.code().as_str()), (status, code), "{path}");
+        let head = ask(&running, "HEAD", path, "").await;
+        assert_eq!((head.status, head.body.len()), (status, 0), "{path}");
     }
     let raw = ask(&running, "POST", "/v2/a/b/tags/list", "Content-Length: 3\r\n\r\nabc").await;
     assert_eq!((raw.status, raw.header("allow"), raw.fin), (405, Some("GET, HEAD"), true));
+}
+
+#[tokio::test]
+async fn names_digests_and_paths_with_tricks_in_them_reach_no_content() {
+    let running = start().await;
+    let hex = "ab".repeat(32);
+    for (path, status, code) in [
+        ("/v2/a%00b/manifests/1".to_owned(), 400, "NAME_INVALID"),
+        ("/v2/a/manifests/1%00".to_owned(), 400, "NAME_INVALID"),
+        ("/v2/a/%2e%2e/b/manifests/1".to_owned(), 400, "NAME_INVALID"),
+        (format!("/v2/a%2f..%2f..%2fb/blobs/sha256:{hex}"), 400, "NAME_INVALID"),
+        (format!("/v2/%2fetc/blobs/sha256:{hex}"), 400, "NAME_INVALID"),
+        (format!("/v2/a%5cb/blobs/sha256:{hex}"), 400, "NAME_INVALID"),
+        ("/v2/a%252fb/manifests/1".to_owned(), 400, "NAME_INVALID"),
+        ("/v2/a//b/manifests/1".to_owned(), 400, "NAME_INVALID"),
+        ("/v2/./manifests/1".to_owned(), 400, "NAME_INVALID"),
+        ("/v2/a/manifests/..".to_owned(), 400, "NAME_INVALID"),
+        (format!("/v2/a/manifests/{}", "t".repeat(129)), 400, "NAME_INVALID"),
+        (format!("/v2/{}/manifests/1", "a".repeat(300)), 400, "NAME_INVALID"),
+        ("/v2/a/manifests/1?ns=..%2f".to_owned(), 400, "NAME_INVALID"),
+        ("/v2/a/manifests/1?ns=reg.test%40evil.test".to_owned(), 400, "NAME_INVALID"),
+        ("/v2/a/manifests/%2e%2e%2f1".to_owned(), 404, "UNSUPPORTED"),
+        (format!("/v2/{}manifests/1", "a/".repeat(2100)), 404, "UNSUPPORTED"),
+        ("/v2/a/manifests/%ff".to_owned(), 404, "UNSUPPORTED"),
+        (format!("/v2/a/blobs/sha256:{}", hex.to_uppercase()), 400, "DIGEST_INVALID"),
+        (format!("/v2/a/blobs/sha256:{hex}0"), 400, "DIGEST_INVALID"),
+        (format!("/v2/a/blobs/sha256:{hex}%00"), 400, "DIGEST_INVALID"),
+        (format!("/v2/a/blobs/..%2f..%2fsha256:{hex}"), 404, "UNSUPPORTED"),
+        ("/v2/a/blobs/sha256".to_owned(), 400, "DIGEST_INVALID"),
+        (format!("/v2/a/referrers/sha256:{hex}x"), 400, "DIGEST_INVALID"),
+    ] {
+        let raw = get(&running, &path).await;
+        assert_eq!(raw.status, status, "{path}");
+        assert_eq!(raw.code(), code, "{path}");
+    }
+    assert_eq!(running.fake.transfers.load(Ordering::SeqCst), 0);
+    // Longer than any request needs to be: refused, and the mirror goes on.
+    let raw = get(&running, &format!("/v2/{}", "a".repeat(70_000))).await;
+    assert_eq!((raw.status, raw.fin), (414, true));
+    let raw = ask(&running, "GET", "/v2/", &format!("X: {}\r\n", "a".repeat(600_000))).await;
+    assert_eq!((raw.status, raw.fin), (431, true));
+    assert_eq!(get(&running, "/v2/").await.status, 200);
+}
+
+#[tokio::test]
+async fn probes_are_told_what_the_content_says_of_itself() {
+    let running = start().await;
+    for path in ["/healthz", "/readyz"] {
+        let raw = get(&running, path).await;
+        assert_eq!((raw.status, raw.body.as_slice()), (200, &b"ok\n"[..]));
+    }
+    running.fake.ill.store(true, Ordering::SeqCst);
+    let raw = get(&running, "/readyz").await;
+    assert_eq!((raw.status, raw.body.as_slice()), (503, &b"no room\n"[..]));
+    let raw = get(&running, "/healthz").await;
+    assert_eq!((raw.status, raw.body.as_slice()), (503, &b"the node's inside does not answer\n"[..]));
 }
 
 #[tokio::test]
@@ -566,7 +639,7 @@ async fn a_client_that_leaves_early_frees_its_place() {
 }
 
 #[tokio::test]
-async fn shutdown_lets_running_answers_finish_and_takes_no_more() {
+async fn shutdown_lets_running_answers_and_pulls_finish_and_takes_no_new_ones() {
     let running = start().await;
     let mut kept = TcpStream::connect(running.addr).await.unwrap();
     let request = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", blob_path("org/slow"));
@@ -574,6 +647,11 @@ async fn shutdown_lets_running_answers_finish_and_takes_no_more() {
     assert!(kept.read(&mut [0; 16]).await.unwrap() > 0);
     let idle = TcpStream::connect(running.addr).await.unwrap();
     running.shutdown.cancel();
+    for (path, status) in
+        [("/v2/", 503), ("/v2/a/b/manifests/1", 503), ("/readyz", 503), (&blob_path("org/app"), 200)]
+    {
+        assert_eq!(get(&running, path).await.status, status, "{path}");
+    }
     let mut rest = Vec::new();
     kept.read_to_end(&mut rest).await.unwrap();
     assert!(rest.ends_with(&blob()[190_000..]));

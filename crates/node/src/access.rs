@@ -323,7 +323,7 @@ pub(crate) fn is_refusal(error: &OriginError) -> bool {
 }
 
 /// Adds to what is remembered; where there is no room, what has had its time goes first, and then the oldest half.
-fn put<K: Eq + Hash, V>(
+pub(crate) fn put<K: Eq + Hash, V>(
     memory: &Mutex<HashMap<K, (Instant, V)>>,
     key: K,
     value: V,

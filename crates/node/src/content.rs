@@ -20,16 +20,20 @@ use futures_util::FutureExt;
 use hash::Digest;
 use metainfo::BLOCK_LENGTH;
 use mirror::{
-    Asker, BlobAnswer, BlobHead, ByteRange, Content as MirrorContent, ContentError, ManifestAnswer,
+    Asker, BlobAnswer, BlobHead, ByteRange, Content as MirrorContent, ContentError, Health, ManifestAnswer,
     ManifestHeadAnswer, Push, Pushed, Span,
 };
 use origin::{Listing, ListingAnswer, Origin, OriginError, Repository, Target};
 use store::{Blob, Store};
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    access::{Access, is_refusal},
+    access::{Access, is_refusal, put},
+    breaker::Breaker,
     config::Config,
     fetch,
     flight::{FetchError, Flight, Progress, Want},
@@ -42,6 +46,10 @@ use crate::{
 
 /// How long a client waits for a blob's size from whoever brings the blob, before the origin is asked for it.
 const SIZE: Duration = Duration::from_secs(2);
+/// How long the disk may take to say whether a blob is there. Past it clients are served past it for a while.
+const DISK: Duration = Duration::from_secs(5);
+/// For how long it is remembered that the origin gave wrong bytes.
+const WRONG: Duration = Duration::from_secs(60);
 
 /// The content service. Cheap to share.
 #[derive(Clone)]
@@ -64,6 +72,12 @@ pub(crate) struct Inner {
     /// What the default registry asks of those who show nothing, where the mirror is to ask the same.
     pub(crate) challenge: Mutex<Option<String>>,
     pub(crate) tags: Singles<(Repository, String, Asker), Result<Resolved, ContentError>>,
+    /// The disk, which may hang.
+    pub(crate) disk: Breaker,
+    /// What peers give.
+    pub(crate) swarms: Breaker,
+    /// Blobs of which the origin gave wrong bytes lately.
+    pub(crate) wrong: Mutex<HashMap<Digest, (Instant, ())>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
@@ -125,7 +139,11 @@ impl Inner {
     }
 
     /// A blob that is here, and its file. One whose file somebody has removed or cut is here no more, and is forgotten.
+    /// While the disk hangs nothing is here.
     pub(crate) async fn stored(&self, digest: Digest) -> Result<Option<(Blob, Arc<File>)>, ContentError> {
+        if self.disk.is_open() {
+            return Ok(None);
+        }
         let store = self.store.clone();
         let found = spawn_blocking(move || {
             let Some(blob) = store.get(&digest).map_err(|e| e.to_string())? else { return Ok(None) };
@@ -143,7 +161,14 @@ impl Inner {
             store.remove(&digest).map_err(|e| e.to_string())?;
             Ok(None)
         });
-        found.await.map_err(|e| ContentError::Internal(e.to_string()))?.map_err(ContentError::Internal)
+        let Ok(found) = timeout(DISK, found).await else {
+            if self.disk.failed() {
+                tracing::error!("the disk does not answer: clients are served from registries for a while");
+            }
+            return Ok(None);
+        };
+        self.disk.worked();
+        found.map_err(|e| ContentError::Internal(e.to_string()))?.map_err(ContentError::Internal)
     }
 
     /// How long the node has been running.
@@ -223,6 +248,14 @@ impl MirrorContent for Content {
         self.0.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    async fn lives(&self) -> bool {
+        Self::lives(self).await
+    }
+
+    async fn health(&self) -> Health {
+        self.0.health().await
+    }
+
     async fn manifest(
         &self,
         repository: &Repository,
@@ -283,6 +316,19 @@ impl MirrorContent for Content {
         if let Some(answer) = inner.stored_blob(repository, digest, asker, range).await? {
             return Ok(answer);
         }
+        let direct = |size: u64| {
+            let span = Span::of(range, size)?;
+            let body = stream::direct(inner.clone(), repository.clone(), *digest, asker.clone(), span);
+            Ok(BlobAnswer { size, span, media_type: None, body })
+        };
+        if inner.disk.is_open() {
+            return direct(inner.size_for(asker, repository, *digest).await?);
+        }
+        // The rest of what was cut short for its wrong bytes would be cut again: Docker asks for it five times more, and
+        // goes elsewhere at once when it is not here.
+        if range.is_some_and(ByteRange::is_resumption) && inner.was_wrong(digest) {
+            return Err(ContentError::NotFound);
+        }
         let (mut flight, ours) = inner.flight(repository, *digest, Want::Blob, asker);
         if !ours {
             inner.join(&flight, repository, asker).await?;
@@ -296,11 +342,6 @@ impl MirrorContent for Content {
             progress = inner.told(&flight).await;
         }
         let Progress { size, outcome, media_type, .. } = progress;
-        let direct = |size: u64| {
-            let span = Span::of(range, size)?;
-            let body = stream::direct(inner.clone(), repository.clone(), *digest, asker.clone(), span);
-            Ok(BlobAnswer { size, span, media_type: None, body })
-        };
         match (size, outcome) {
             (Some(size), _) => {
                 let span = Span::of(range, size)?;
@@ -361,6 +402,12 @@ impl Inner {
         Ok(Some(BlobAnswer { size: blob.size, span, media_type: blob.media_type, body }))
     }
 
+    /// Whether the origin gave something else for it lately.
+    fn was_wrong(&self, digest: &Digest) -> bool {
+        let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        wrong.get(digest).is_some_and(|(at, ())| at.elapsed() < WRONG)
+    }
+
     /// What a flight says of its blob within [`SIZE`].
     async fn told(&self, flight: &Flight) -> Progress {
         let known = |progress: &Progress| progress.size.is_some() || progress.outcome.is_some();
@@ -402,6 +449,9 @@ impl Drop for Landing {
         if let Err(error) = &outcome {
             let (digest, repository) = (self.flight.digest, &self.flight.repository);
             tracing::warn!(%digest, %repository, "not fetched: {error}");
+            if error.is_wrong() {
+                put(&self.inner.wrong, digest, (), |()| WRONG);
+            }
         }
         // What is here by then is found in the store; what failed may be tried anew.
         self.inner.flights().remove(&self.flight.digest);

@@ -27,24 +27,29 @@ pub(crate) async fn run(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), 
     };
     #[allow(clippy::disallowed_methods, reason = "a driver's deadline")]
     let deadline = Instant::now() + inner.config.content.lease_patience();
-    // Of a swarm that was tried and is of no use, the lease is wanted all the same.
-    let mut stale = false;
+    // Of a swarm that was tried and is of no use, the lease is wanted all the same; and where no swarm was of use
+    // lately, before it is tried.
+    let mut stale = inner.swarms.is_open();
+    let mut tried = false;
+    // First of all an answer, and what it is worth to wait for is known then: a directory that hangs is told by that.
+    let mut wait = Duration::ZERO;
     // The first claim may wait for another's lease as well.
     flight.update(|progress| progress.waiting = true);
     loop {
         let claim = if stale {
-            directory.claim_stale(&flight.digest, &inner.name, WAIT).await
+            directory.claim_stale(&flight.digest, &inner.name, wait).await
         } else {
-            directory.claim(&flight.digest, &inner.name, WAIT).await
+            directory.claim(&flight.digest, &inner.name, wait).await
         };
+        wait = WAIT;
         let held = matches!(claim, Ok(Claim::Held { .. }));
         flight.update(|progress| progress.waiting = held);
         match claim {
             Ok(Claim::Known(entry)) => match join(inner, flight, entry).await {
-                Err(FetchError::Swarm(why)) if !stale => {
+                Err(FetchError::Swarm(why)) if !tried => {
                     tracing::warn!(digest = %flight.digest, "the swarm is of no use: {why}");
                     flight.update(|progress| progress.torrent = None);
-                    stale = true;
+                    (stale, tried) = (true, true);
                 }
                 result => return result,
             },

@@ -120,6 +120,10 @@ pub(crate) enum FetchError {
     Origin(#[from] OriginError),
     #[error("the bytes that {repository} gave for {expected} are {found}: nothing of it is kept")]
     WrongDigest { repository: String, expected: Digest, found: Digest },
+    #[error(
+        "what {repository} gave for {digest} goes on after the {size} bytes that it announced: nothing of it is kept"
+    )]
+    TooLong { repository: String, digest: Digest, size: u64 },
     #[error("{0} does not say how long blob {1} is")]
     NoSize(String, Digest),
     #[error("it cannot be kept here: {0}")]
@@ -133,6 +137,11 @@ pub(crate) enum FetchError {
 }
 
 impl FetchError {
+    /// Whether the origin gave something else than the blob.
+    pub(crate) fn is_wrong(&self) -> bool {
+        matches!(self, Self::WrongDigest { .. } | Self::TooLong { .. })
+    }
+
     /// For errors of the store: only their words matter, all have the same remedy.
     pub(crate) fn disk(error: impl std::fmt::Display) -> Self {
         Self::Disk(error.to_string())

@@ -1,6 +1,12 @@
 //! A blob from its origin: received, hashed, written and journalled in one pass.
 
-use std::{fs::File, io::SeekFrom, os::unix::fs::FileExt, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    io::{ErrorKind, SeekFrom},
+    os::unix::fs::FileExt,
+    sync::Arc,
+    time::Duration,
+};
 
 use api::directory::MAX_CONTENT;
 use bytes::{Bytes, BytesMut};
@@ -276,9 +282,17 @@ fn keep(
     while let Some(chunk) = inbox.blocking_recv() {
         let at = builder.received();
         if at + chunk.len() as u64 > size {
-            return Err(FetchError::disk("the origin gave more bytes than it announced"));
+            partial.discard();
+            let repository = flight.repository.to_string();
+            return Err(FetchError::TooLong { repository, digest: flight.digest, size });
         }
-        file.write_all_at(&chunk, at).map_err(FetchError::disk)?;
+        if let Err(error) = file.write_all_at(&chunk, at) {
+            if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+                // It cannot be gone on from here, and its room may be enough for others.
+                partial.discard();
+            }
+            return Err(FetchError::disk(error));
+        }
         builder.update(&chunk);
         let new = builder.piece_proofs().get(noted..).unwrap_or_default();
         let evidence: Vec<_> = (noted as u32..)

@@ -73,6 +73,7 @@ pub(crate) async fn fetch(inner: &Arc<Inner>, flight: &Arc<Flight>, entry: Entry
     };
     flight.update(|progress| progress.torrent = Some(torrent.clone()));
     let result = follow(inner, flight, &torrent, &draft).await;
+    judge(inner, flight, &torrent, &result);
     inner.remember(flight, &torrent);
     let kept = match (result, draft.take()) {
         (Ok(()), Some(partial)) => {
@@ -94,6 +95,17 @@ pub(crate) async fn fetch(inner: &Arc<Inner>, flight: &Arc<Flight>, entry: Entry
         inner.engine.remove(&info_hash).await;
     }
     kept
+}
+
+/// Notes whether the swarm was of use. One that gave nothing, so that the origin had to, is a sign that others will not
+/// either: the port is closed, or the peers are gone.
+fn judge(inner: &Inner, flight: &Flight, torrent: &Torrent, result: &Result<(), FetchError>) {
+    let from_origin = flight.progress().borrow().from_origin;
+    if torrent.from_peers() > 0 {
+        inner.swarms.worked();
+    } else if (from_origin > 0 || matches!(result, Err(FetchError::Swarm(_)))) && inner.swarms.failed() {
+        tracing::warn!("peers have given nothing of several blobs: registries are asked first for a while");
+    }
 }
 
 /// Which pieces are here from an earlier attempt and fit this torrent. What was proven before the machine last

@@ -72,13 +72,9 @@ pub(crate) async fn serve(
 }
 
 async fn health(State(api): State<Api>) -> Response {
-    let inner = &api.content.0;
-    let mut problems = Vec::new();
-    if let Some(directory) = &inner.directory {
-        // Any digest will do: what counts is that an answer comes.
-        if let Err(error) = directory.get(&Digest::of(b"")).await {
-            problems.push(format!("the content directory does not answer: {error}"));
-        }
+    let mirror::Health { mut problems, .. } = api.content.0.health().await;
+    if !api.content.lives().await {
+        problems.push("the node's threads are all busy".to_owned());
     }
     let healthy = problems.is_empty();
     let code = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -14,6 +14,7 @@
 //! All tasks run on the caller's runtime; what blocks (store, hashing, disk) runs on its blocking threads.
 
 mod access;
+mod breaker;
 mod buffers;
 mod certificate;
 mod config;
@@ -23,6 +24,7 @@ mod fetch;
 mod flight;
 mod from_origin;
 mod from_swarm;
+mod health;
 mod http;
 mod lease;
 mod manifests;

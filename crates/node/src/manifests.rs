@@ -123,8 +123,7 @@ impl Inner {
 
     /// Whose turn it is to ask for a tag; `None` where nobody keeps that.
     async fn turn_for(&self, name: &str) -> Option<TagClaim> {
-        let claim = self.directory.as_ref()?.claim_tag(name, &self.name, TURN);
-        timeout(2 * TURN, claim).await.ok()?.ok()
+        self.directory.as_ref()?.claim_tag(name, &self.name, TURN).await.ok()
     }
 
     async fn known_tag(&self, name: &str) -> Option<Tag> {
@@ -162,6 +161,9 @@ impl Inner {
         if let Some(answer) = self.kept_manifest(repository, digest, asker, &want).await? {
             return Ok(answer);
         }
+        if self.disk.is_open() {
+            return self.pass_on(repository, digest, asker).await;
+        }
         let (mut flight, ours) = self.flight(repository, digest, want.clone(), asker);
         if !ours {
             self.join(&flight, repository, asker).await?;
@@ -181,16 +183,23 @@ impl Inner {
             }
             Ok(Err(FetchError::Origin(error))) => Err(error.into()),
             // It cannot be kept, or does not come: pass it on.
-            Ok(Err(_)) | Err(_) => {
-                let target = Target::Digest(digest);
-                let target = &target;
-                let ask =
-                    |origin: Origin| async move { origin.manifest(repository, target, &asker.accept).await };
-                let (manifest, _) = self.with_rights(&repository.into(), asker, ask).await?;
-                let (bytes, media_type) = (manifest.bytes, manifest.media_type);
-                Ok(ManifestAnswer { bytes, media_type, digest, warning: None })
-            }
+            Ok(Err(_)) | Err(_) => self.pass_on(repository, digest, asker).await,
         }
+    }
+
+    /// A manifest from its origin, kept nowhere.
+    async fn pass_on(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        asker: &Asker,
+    ) -> Result<ManifestAnswer, ContentError> {
+        let target = Target::Digest(digest);
+        let target = &target;
+        let ask = |origin: Origin| async move { origin.manifest(repository, target, &asker.accept).await };
+        let (manifest, _) = self.with_rights(&repository.into(), asker, ask).await?;
+        let (bytes, media_type) = (manifest.bytes, manifest.media_type);
+        Ok(ManifestAnswer { bytes, media_type, digest, warning: None })
     }
 
     /// A manifest that is here, for an asker who may have it.

@@ -23,6 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     access::Access,
+    breaker::Breaker,
     certificate::{self, CertificateError},
     config::Config,
     content::{Content, Inner},
@@ -33,8 +34,12 @@ use crate::{
     trackers,
 };
 
-/// How long running pulls and answers may take to end.
+/// How long running pulls may take to end, once the answers have ended.
 const STOP: Duration = Duration::from_secs(10);
+/// For how long a disk that hangs is done without, at first and at most.
+const DISK: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
+/// After how many blobs of which no peer gave anything registries are asked first, and for how long at first and at most.
+const SWARMS: (u32, Duration, Duration) = (2, Duration::from_secs(30), Duration::from_secs(300));
 /// How often, and after what pauses, a store is tried that another process has.
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
@@ -90,6 +95,9 @@ impl Node {
             uploads,
             challenge: std::sync::Mutex::default(),
             tags: crate::single::Singles::default(),
+            disk: Breaker::new(1, DISK.0, DISK.1),
+            swarms: Breaker::new(SWARMS.0, SWARMS.1, SWARMS.2),
+            wrong: std::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             config,
@@ -129,12 +137,19 @@ impl Node {
         self.content.0.engine.listen()
     }
 
+    /// Whether its insides move. If they don't, only a restart helps.
+    pub async fn lives(&self) -> bool {
+        self.content.lives().await
+    }
+
     /// Stops: no new requests, running answers may end, trackers are told, what is half done is kept.
     pub async fn stop(self) {
         let inner = &self.content.0;
         self.serving.cancel();
+        // The mirror ends its answers, or cuts them, in its own time.
+        let most = inner.config.mirror().limits.drain + Duration::from_secs(5);
         for server in self.servers {
-            if timeout(STOP, server).await.is_err() {
+            if timeout(most, server).await.is_err() {
                 tracing::warn!("some answers did not end in time");
             }
         }

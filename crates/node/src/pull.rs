@@ -56,6 +56,9 @@ struct Descriptor {
     digest: String,
     size: u64,
     platform: Option<Meant>,
+    /// Where a layer lies that may not be in any registry.
+    #[serde(default)]
+    urls: Vec<String>,
 }
 
 /// For which platform an image is meant, in an index or in the image's own configuration.
@@ -90,7 +93,9 @@ async fn pull(
     let mut sums = Sums { bytes: top.bytes.len() as u64, ..Sums::default() };
     let images = images(content, repository, &top, request.platform.as_ref(), &mut sums, events).await?;
     for document in images {
-        for descriptor in document.config.into_iter().chain(document.layers) {
+        // A foreign layer comes from the addresses in the manifest, by the runtime's own ways.
+        let layers = document.layers.into_iter().filter(|layer| layer.urls.is_empty());
+        for descriptor in document.config.into_iter().chain(layers) {
             let blob = descriptor.digest.parse::<Digest>().map_err(|e| format!("in the manifest: {e}"))?;
             if blobs.iter().all(|(known, _)| *known != blob) {
                 blobs.push((blob, descriptor));

@@ -13,7 +13,7 @@ use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 use crate::{
     buffers,
     content::{Inner, count},
-    flight::{FetchError, Flight, Progress},
+    flight::{Flight, Progress},
 };
 
 /// When a flight brings nothing for this long, the client is served from the origin directly.
@@ -127,7 +127,7 @@ impl Follower {
                     break read(file, self.at, self.end - self.at).await?;
                 }
                 // The origin's bytes were wrong: the rest of them must not make a whole of it.
-                (Some(Err(error @ FetchError::WrongDigest { .. })), _) => return Err(error.clone().into()),
+                (Some(Err(error)), _) if error.is_wrong() => return Err(error.clone().into()),
                 (Some(Err(error)), _) => {
                     tracing::info!(digest = %self.digest, %error, "serving the rest from the origin");
                     self.direct = Some(None);

@@ -3,13 +3,13 @@
 use super::*;
 
 /// An `/etc` over this machine's, which processes started here see in its place. It goes with its handle.
-struct Etc {
+pub(super) struct Etc {
     holder: Process,
     place: TempDir,
 }
 
 impl Etc {
-    fn new() -> Option<Self> {
+    pub(super) fn new() -> Option<Self> {
         if !root() || !require("unshare", "util-linux") || !require("nsenter", "util-linux") {
             return None;
         }
@@ -29,12 +29,12 @@ impl Etc {
         Some(Self { holder, place })
     }
 
-    fn at(&self, name: &str) -> String {
+    pub(super) fn at(&self, name: &str) -> String {
         self.place.path().join(name).display().to_string()
     }
 
     /// A command in it.
-    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub(super) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.holder.id().to_string(), "--mount", "--wd=/"]).arg(program);
         command.env("DOCKER_HOST", format!("unix://{}", self.at("docker.sock")));
@@ -42,7 +42,7 @@ impl Etc {
         command
     }
 
-    fn write(&self, path: &str, text: &str) {
+    pub(super) fn write(&self, path: &str, text: &str) {
         let script = "mkdir -p \"$(dirname \"$1\")\" && printf %s \"$2\" > \"$1\"";
         done(self.command("sh").args(["-c", script, "sh", path, text]));
     }
@@ -64,7 +64,7 @@ impl Etc {
         command.output().expect("starts")
     }
 
-    fn changes(&self, fleet: &Fleet, arguments: &[&str]) -> String {
+    pub(super) fn changes(&self, fleet: &Fleet, arguments: &[&str]) -> String {
         let output = self.longshore(fleet, arguments);
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{arguments:?}: {out}{err}");

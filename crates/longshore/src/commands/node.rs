@@ -68,7 +68,17 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         screen::say(&format!("peers on {}", node.peers()));
     }
     service::ready(&format!("peers on {}", node.peers()));
-    signals.wait().await;
+    let mut watchdog = service::Watchdog::new();
+    loop {
+        tokio::select! {
+            () = signals.wait() => break,
+            () = watchdog.due() => {
+                if node.lives().await {
+                    service::alive();
+                }
+            }
+        }
+    }
     service::stopping();
     node.stop().await;
     Ok(())
