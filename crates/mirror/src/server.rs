@@ -26,6 +26,8 @@ pub struct MirrorConfig {
     pub default_registry: String,
     /// How many connections are served at once; more are told 503. Docker and containerd open up to 18 per pull.
     pub max_connections: usize,
+    /// How many tunnels are open at once; who wants more is told 503.
+    pub max_tunnels: usize,
     /// Deadlines; not in the configuration file.
     #[serde(skip)]
     pub limits: Limits,
@@ -43,6 +45,8 @@ pub struct Limits {
     /// For a client to read on: 300 s. Clients that unpack as they read may pause for long under disk pressure, so
     /// this is generous; past it the connection ends.
     pub write_stall: Duration,
+    /// For the next byte in a tunnel, either way: 600 s. Past it the tunnel ends.
+    pub tunnel_idle: Duration,
     /// For running answers at shutdown: 30 s. Past it they are cut.
     pub drain: Duration,
 }
@@ -52,6 +56,7 @@ impl Default for MirrorConfig {
         Self {
             default_registry: DEFAULT_REGISTRY.to_owned(),
             max_connections: 4096,
+            max_tunnels: 512,
             limits: Limits::default(),
         }
     }
@@ -64,6 +69,7 @@ impl Default for Limits {
             answer: Duration::from_secs(45),
             body_stall: Duration::from_secs(60),
             write_stall: Duration::from_secs(300),
+            tunnel_idle: Duration::from_secs(600),
             drain: Duration::from_secs(30),
         }
     }
@@ -79,7 +85,8 @@ impl<C: Content> Mirror<C> {
     /// A mirror of `content`. Fails when the configured default registry is no registry name.
     pub fn new(content: Arc<C>, config: &MirrorConfig) -> Result<Self, ReferenceError> {
         let default_registry = Repository::new(&config.default_registry, "a/a")?.registry().to_owned();
-        let answerer = Answerer { content, default_registry, limits: config.limits };
+        let tunnels = Arc::new(Semaphore::new(config.max_tunnels.min(Semaphore::MAX_PERMITS)));
+        let answerer = Answerer { content, default_registry, limits: config.limits, tunnels };
         Ok(Self {
             answerer: Arc::new(answerer),
             connections: config.max_connections.min(Semaphore::MAX_PERMITS),
@@ -120,7 +127,7 @@ impl<C: Content> Mirror<C> {
             running.spawn(async move {
                 let _permit = permit;
                 let limits = answerer.limits;
-                connection::run(stream, limits, shutdown, |cut| answerer.service(cut)).await;
+                connection::run(stream, limits, shutdown, |cut, slot| answerer.service(cut, slot)).await;
             });
         }
         drop(listeners);

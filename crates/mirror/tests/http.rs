@@ -14,9 +14,9 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use hash::Digest;
 use longshore_mirror::{
-    Asker, BlobAnswer, BlobHead, ByteRange, Content, ContentError, Limits, Listing, ListingAnswer,
-    ManifestAnswer, ManifestHeadAnswer, Mirror, MirrorConfig, Push, Pushed, PushedAt, Repository, Span,
-    Target,
+    Asker, BlobAnswer, BlobHead, ByteRange, Content, ContentError, Home, Limits, Listing, ListingAnswer,
+    Located, ManifestAnswer, ManifestHeadAnswer, Mirror, MirrorConfig, Passed, Push, Pushed, PushedAt,
+    Repository, Span, Target, WebRequest, WebTarget,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -52,6 +52,13 @@ fn error(repository: &Repository) -> Result<(), ContentError> {
     })
 }
 
+fn repository(home: &Home) -> &Repository {
+    match home {
+        Home::Registry(repository) => repository,
+        Home::Web(url) => panic!("{url}"),
+    }
+}
+
 impl Content for Fake {
     async fn manifest(
         &self,
@@ -80,23 +87,20 @@ impl Content for Fake {
         Ok(ManifestHeadAnswer { size, media_type: OCI.into(), digest: manifest.digest, warning: None })
     }
 
-    async fn blob_size(
-        &self,
-        repository: &Repository,
-        _: &Digest,
-        _: &Asker,
-    ) -> Result<BlobHead, ContentError> {
+    async fn blob_size(&self, home: &Home, _: &Digest, _: &Asker) -> Result<BlobHead, ContentError> {
+        let repository = repository(home);
         error(repository)?;
         Ok(BlobHead { size: blob().len() as u64, media_type: None })
     }
 
     async fn blob(
         &self,
-        repository: &Repository,
+        home: &Home,
         _: &Digest,
         _: &Asker,
         range: Option<ByteRange>,
     ) -> Result<BlobAnswer, ContentError> {
+        let repository = repository(home);
         error(repository)?;
         self.transfers.fetch_add(1, Ordering::SeqCst);
         let whole = if repository.name() == "org/empty" { Bytes::new() } else { blob() };
@@ -127,6 +131,22 @@ impl Content for Fake {
         Ok(BlobAnswer { size, span, media_type: None, body })
     }
 
+    async fn locate(&self, request: WebRequest) -> Result<Located, ContentError> {
+        let mut names: Vec<String> = request.headers.keys().map(ToString::to_string).collect();
+        names.sort();
+        let body = format!("{:?} {}", request.target, names.join(","));
+        let chunks = [Ok(Bytes::from(body))];
+        let (status, headers) = (http::StatusCode::OK, http::HeaderMap::new());
+        let body = match &request.target {
+            WebTarget::Absolute(uri) if uri.path() == "/breaks" => {
+                let gone = ContentError::Unavailable("gone".into());
+                stream::iter(chunks.into_iter().chain([Err(gone)])).boxed()
+            }
+            _ => stream::iter(chunks).boxed(),
+        };
+        Ok(Located::Passed(Passed { status, headers, warning: None, length: None, body }))
+    }
+
     async fn push(&self, _: &Repository, push: Push, asker: &Asker) -> Result<Pushed, ContentError> {
         let mut bytes = Vec::new();
         if let Some(mut body) = push.body {
@@ -143,9 +163,12 @@ impl Content for Fake {
             push.headers.get("content-range"),
             bytes.len()
         );
+        let mut headers = push.headers;
+        // That was the request's, and is not the answer's.
+        headers.remove("content-length");
         Ok(Pushed {
             status: http::StatusCode::ACCEPTED,
-            headers: push.headers,
+            headers,
             location: Some(PushedAt::Upload("id-2".into())),
             body: told.into(),
         })
@@ -429,7 +452,7 @@ async fn what_is_outside_the_api_is_refused_in_its_own_shape() {
         let raw = get(&running, path).await;
         assert_eq!((raw.status, raw.code().as_str()), (status, code), "{path}");
     }
-    let raw = ask(&running, "POST", "/v2/a/b/blobs/uploads/", "Content-Length: 3\r\n\r\nabc").await;
+    let raw = ask(&running, "POST", "/v2/a/b/tags/list", "Content-Length: 3\r\n\r\nabc").await;
     assert_eq!((raw.status, raw.header("allow"), raw.fin), (405, Some("GET, HEAD"), true));
 }
 
@@ -595,4 +618,50 @@ async fn a_push_is_passed_on_with_its_body_and_goes_on_at_the_mirror() {
     ] {
         assert_eq!(told(method, path, "", b"").await.0, 405, "{method} {path}");
     }
+}
+
+#[tokio::test]
+async fn what_is_asked_of_a_proxy_goes_on_without_what_is_about_the_connection() {
+    let running = start().await;
+    // As libcurl asks for OSTree.
+    let headers = "Accept: */*\r\nConnection: Upgrade, HTTP2-Settings, X-Mine\r\nUpgrade: h2c\r\n\
+        HTTP2-Settings: AAMAAABk\r\nProxy-Connection: Keep-Alive\r\nX-Mine: 1\r\nUser-Agent: libostree\r\n";
+    let answer = ask(&running, "GET", "http://a.test:81/x?y", headers).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.header("docker-distribution-api-version"), None);
+    let body = String::from_utf8(answer.body).unwrap();
+    assert!(body.contains("http://a.test:81/x?y") && body.contains(" accept,user-agent"), "{body}");
+    let answer = get(&running, "/ostree/os/refs/heads/main").await;
+    assert!(String::from_utf8(answer.body).unwrap().contains(r#"Ostree("os", "refs/heads/main")"#));
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_that_breaks_is_not_taken_for_whole() {
+    let running = start().await;
+    let ends = |answer: &Raw| answer.body.ends_with(b"\r\n0\r\n\r\n");
+    assert!(ends(&get(&running, "http://a.test/whole").await));
+    let answer = get(&running, "http://a.test/breaks").await;
+    assert!(answer.fin && answer.body.len() > 10 && !ends(&answer), "{answer:?}");
+}
+
+#[tokio::test]
+async fn tunnels_that_the_content_does_not_know_and_heads_without_end_are_refused() {
+    let running = start().await;
+    for to in ["a.test:443", "a.test"] {
+        assert_eq!(ask(&running, "CONNECT", to, "").await.status, 403, "{to}");
+    }
+    let huge = format!("X-Huge: {}\r\n", "x".repeat(2 << 20));
+    let request = format!("GET http://a.test/ HTTP/1.1\r\nHost: a\r\n{huge}\r\n");
+    let mut stream = TcpStream::connect(running.addr).await.unwrap();
+    // The rest of it may no more be wanted.
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut answer = vec![0; 64];
+    let read = stream.read(&mut answer).await.unwrap_or(0);
+    assert!(read == 0 || answer.starts_with(b"HTTP/1.1 431"), "{:?}", String::from_utf8_lossy(&answer));
+}
+
+#[tokio::test]
+async fn more_tunnels_than_are_allowed_are_told_so() {
+    let running = start_with(MirrorConfig { max_tunnels: 0, ..MirrorConfig::default() }).await;
+    assert_eq!(ask(&running, "CONNECT", "a.test:443", "").await.status, 503);
 }

@@ -129,10 +129,11 @@ impl Inner {
         if let Some(rights) = flight.rights() {
             return ask(self.origin.with_rights(rights)).await;
         }
-        let place = Place::from(&flight.repository);
+        let repository = flight.repository()?;
+        let place = Place::from(repository);
         let (answer, rights) = self.with_rights(&place, &flight.asker, ask).await?;
         let Granted { rights, public, .. } =
-            self.note_granted(&flight.repository, flight.digest, &flight.asker, rights);
+            self.note_granted(repository, flight.digest, &flight.asker, rights);
         flight.settle(rights, public);
         Ok(answer)
     }
@@ -206,7 +207,9 @@ impl Inner {
         let place = Place::from(repository);
         let asked = self.with_rights(&place, asker, |origin| async move {
             match want {
-                Want::Blob | Want::Pushed(_) => Ok(Some(origin.blob_size(repository, digest).await?)),
+                Want::Blob | Want::Pushed(_) | Want::Fetched(_) => {
+                    Ok(Some(origin.blob_size(repository, digest).await?))
+                }
                 Want::Manifest(accept) => {
                     Ok(origin.head_manifest(repository, &Target::Digest(*digest), accept).await?.size)
                 }
@@ -295,7 +298,7 @@ pub(crate) fn is_refusal(error: &OriginError) -> bool {
 }
 
 /// Adds to what is remembered; where there is no room, what has had its time goes first, and then the oldest half.
-fn put<K: Eq + Hash, V>(
+pub(crate) fn put<K: Eq + Hash, V>(
     memory: &Mutex<HashMap<K, (Instant, V)>>,
     key: K,
     value: V,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 /// The map, from the top. A crate may depend on those below it.
-const MAP: [&str; 18] = [
+const MAP: [&str; 19] = [
     "longshore",
     "longshore-lab",
     "longshore-node",
@@ -22,6 +22,7 @@ const MAP: [&str; 18] = [
     "longshore-announce",
     "longshore-wire",
     "longshore-metainfo",
+    "longshore-ostree",
     "longshore-bencode",
     "longshore-hash",
 ];
@@ -38,6 +39,7 @@ const KEEPS_OFF: [Rule; 7] = [
             "longshore-announce",
             "longshore-wire",
             "longshore-metainfo",
+            "longshore-ostree",
             "longshore-bencode",
             "longshore-hash",
         ],
