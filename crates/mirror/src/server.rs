@@ -27,6 +27,8 @@ pub struct MirrorConfig {
     pub default_registry: String,
     /// How many connections are served at once; more are told 503. Docker and containerd open up to 18 per pull.
     pub max_connections: usize,
+    /// How many tunnels are open at once; who wants more is told 503.
+    pub max_tunnels: usize,
     /// Deadlines; not in the configuration file.
     #[serde(skip)]
     pub limits: Limits,
@@ -44,6 +46,8 @@ pub struct Limits {
     /// For a client to read on: 300 s. Clients that unpack as they read may pause for long under disk pressure, so
     /// this is generous; past it the connection ends.
     pub write_stall: Duration,
+    /// For the next byte in a tunnel, either way: 600 s. Past it the tunnel ends.
+    pub tunnel_idle: Duration,
     /// For running answers at shutdown: 30 s. Past it they are cut.
     pub drain: Duration,
 }
@@ -53,6 +57,7 @@ impl Default for MirrorConfig {
         Self {
             default_registry: DEFAULT_REGISTRY.to_owned(),
             max_connections: 4096,
+            max_tunnels: 512,
             limits: Limits::default(),
         }
     }
@@ -65,6 +70,7 @@ impl Default for Limits {
             answer: Duration::from_secs(45),
             body_stall: Duration::from_secs(60),
             write_stall: Duration::from_secs(300),
+            tunnel_idle: Duration::from_secs(600),
             drain: Duration::from_secs(30),
         }
     }
@@ -91,7 +97,8 @@ impl<C: Content> Mirror<C> {
     pub fn new(content: Arc<C>, config: &MirrorConfig, tls: Option<Tls>) -> Result<Self, ReferenceError> {
         let default_registry = Repository::new(&config.default_registry, "a/a")?.registry().to_owned();
         let authority = tls.as_ref().and_then(|tls| tls.authority.clone());
-        let answerer = Answerer { content, default_registry, limits: config.limits, authority };
+        let tunnels = Arc::new(Semaphore::new(config.max_tunnels.min(Semaphore::MAX_PERMITS)));
+        let answerer = Answerer { content, default_registry, limits: config.limits, authority, tunnels };
         Ok(Self {
             answerer: Arc::new(answerer),
             connections: config.max_connections.min(Semaphore::MAX_PERMITS),
@@ -134,7 +141,8 @@ impl<C: Content> Mirror<C> {
             running.spawn(async move {
                 let _permit = permit;
                 let limits = answerer.limits;
-                connection::run(stream, tls, limits, shutdown, |cut| answerer.service(cut)).await;
+                let service = |cut, slot| answerer.service(cut, slot);
+                connection::run(stream, tls, limits, shutdown, service).await;
             });
         }
         drop(listeners);

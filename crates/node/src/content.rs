@@ -20,23 +20,24 @@ use futures_util::FutureExt;
 use hash::Digest;
 use metainfo::BLOCK_LENGTH;
 use mirror::{
-    Asker, BlobAnswer, BlobHead, ByteRange, Content as MirrorContent, ContentError, ManifestAnswer,
-    ManifestHeadAnswer, Push, Pushed, Span,
+    Asker, BlobAnswer, BlobHead, ByteRange, Content as MirrorContent, ContentError, Located, ManifestAnswer,
+    ManifestHeadAnswer, Push, Pushed, Span, WebRequest,
 };
-use origin::{Listing, ListingAnswer, Origin, OriginError, Repository, Target};
+use origin::{Home, Listing, ListingAnswer, Origin, OriginError, Repository, Target, Web};
 use store::{Blob, Store};
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     access::{Access, is_refusal},
     config::Config,
     fetch,
-    flight::{FetchError, Flight, Progress, Want},
+    flight::{FetchError, Flight, Progress, Want, not_public},
     manifests::Resolved,
     push::Uploads,
     record::{Record, Records},
     single::Singles,
+    site::Sites,
     stream,
 };
 
@@ -54,6 +55,8 @@ pub(crate) struct Inner {
     pub(crate) store: Arc<Store>,
     pub(crate) engine: Engine,
     pub(crate) origin: Origin,
+    pub(crate) web: Web,
+    pub(crate) sites: Sites,
     pub(crate) directory: Option<DirectoryClient>,
     pub(crate) records: Records,
     /// Content bytes given to clients.
@@ -78,7 +81,7 @@ impl Inner {
     /// one that was under way, which they may follow as far as [`Inner::join`] says.
     pub(crate) fn flight(
         self: &Arc<Self>,
-        repository: &Repository,
+        home: &Home,
         digest: Digest,
         want: Want,
         asker: &Asker,
@@ -87,7 +90,7 @@ impl Inner {
         if let Some(flight) = flights.get(&digest) {
             return (flight.clone(), false);
         }
-        let flight = Arc::new(Flight::new(digest, repository.clone(), want, asker.clone(), now()));
+        let flight = Arc::new(Flight::new(digest, home.clone(), want, asker.clone(), now()));
         flights.insert(digest, flight.clone());
         let (inner, for_task) = (self.clone(), flight.clone());
         self.tasks.spawn(async move {
@@ -105,7 +108,7 @@ impl Inner {
     pub(crate) async fn join(
         self: &Arc<Self>,
         flight: &Flight,
-        repository: &Repository,
+        home: &Home,
         asker: &Asker,
     ) -> Result<(), OriginError> {
         let mut progress = flight.progress();
@@ -115,7 +118,7 @@ impl Inner {
             _ => false,
         };
         if !public {
-            self.may_have(asker, repository, flight.digest, &flight.want).await?;
+            self.may_have_of(asker, home, flight.digest, &flight.want).await?;
         }
         Ok(())
     }
@@ -208,11 +211,9 @@ impl Inner {
                 peer: Some(address.to_string()),
                 peer_id: Some(hash::to_hex(id.as_bytes())),
             },
-            swarm::SourceKind::Origin => Source {
-                kind: SourceKind::Origin,
-                peer: Some(flight.repository.registry().to_owned()),
-                peer_id: None,
-            },
+            swarm::SourceKind::Origin => {
+                Source { kind: SourceKind::Origin, peer: Some(flight.home.host().to_owned()), peer_id: None }
+            }
             swarm::SourceKind::Store => Source { kind: SourceKind::Store, peer: None, peer_id: None },
         }
     }
@@ -247,17 +248,15 @@ impl MirrorContent for Content {
         })
     }
 
-    async fn blob_size(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        asker: &Asker,
-    ) -> Result<BlobHead, ContentError> {
+    async fn blob_size(&self, home: &Home, digest: &Digest, asker: &Asker) -> Result<BlobHead, ContentError> {
         let inner = &self.0;
-        inner.origin.endpoint(&repository.into())?;
-        if let Some((blob, _)) = inner.stored(*digest).await? {
+        inner.check(home)?;
+        let stored = inner.stored(*digest).await?;
+        // Of the web, only what is for everybody is given from here.
+        let usable = |blob: &Blob| blob.public || matches!(home, Home::Registry(_));
+        if let Some((blob, _)) = stored.filter(|(blob, _)| usable(blob)) {
             if !blob.public {
-                inner.may_have(asker, repository, *digest, &Want::Blob).await?;
+                inner.may_have_of(asker, home, *digest, &Want::Blob).await?;
             }
             return Ok(BlobHead { size: blob.size, media_type: blob.media_type });
         }
@@ -267,61 +266,72 @@ impl MirrorContent for Content {
         {
             return Ok(BlobHead { size: entry.size, media_type: entry.media_type });
         }
-        let size = inner.size_for(asker, repository, *digest).await?;
+        let size = inner.size_of(asker, home, *digest).await?;
         Ok(BlobHead { size, media_type: None })
     }
 
     async fn blob(
         &self,
-        repository: &Repository,
+        home: &Home,
         digest: &Digest,
         asker: &Asker,
         range: Option<ByteRange>,
     ) -> Result<BlobAnswer, ContentError> {
         let inner = &self.0;
-        inner.origin.endpoint(&repository.into())?;
-        if let Some(answer) = inner.stored_blob(repository, digest, asker, range).await? {
-            return Ok(answer);
+        inner.check(home)?;
+        let direct = |size: u64| {
+            let span = Span::of(range, size)?;
+            let body = stream::direct(inner.clone(), home.clone(), *digest, asker.clone(), span);
+            Ok(BlobAnswer { size, span, media_type: None, body })
+        };
+        // What is here and not for everybody is no affair of a web server's clients: they get that server's bytes.
+        let beside = |error: &ContentError| matches!((home, error), (Home::Web(_), ContentError::Denied(_)));
+        match inner.stored_blob(home, digest, asker, range).await {
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) => {}
+            Err(error) if beside(&error) => return direct(inner.size_of(asker, home, *digest).await?),
+            Err(error) => return Err(error),
         }
-        let (mut flight, ours) = inner.flight(repository, *digest, Want::Blob, asker);
-        if !ours {
-            inner.join(&flight, repository, asker).await?;
+        let (mut flight, ours) = inner.flight(home, *digest, Want::Blob, asker);
+        if !ours && let Err(error) = inner.join(&flight, home, asker).await.map_err(ContentError::from) {
+            if beside(&error) {
+                return direct(inner.size_of(asker, home, *digest).await?);
+            }
+            return Err(error);
         }
         let mut progress = inner.told(&flight).await;
         if let (false, Some(Err(FetchError::Origin(error)))) = (ours, &progress.outcome)
             && is_refusal(error)
         {
             // That flight was for somebody who may not have it, and we may.
-            (flight, _) = inner.flight(repository, *digest, Want::Blob, asker);
+            (flight, _) = inner.flight(home, *digest, Want::Blob, asker);
             progress = inner.told(&flight).await;
         }
         let Progress { size, outcome, media_type, .. } = progress;
-        let direct = |size: u64| {
-            let span = Span::of(range, size)?;
-            let body = stream::direct(inner.clone(), repository.clone(), *digest, asker.clone(), span);
-            Ok(BlobAnswer { size, span, media_type: None, body })
-        };
         match (size, outcome) {
             (Some(size), _) => {
                 let span = Span::of(range, size)?;
-                let body = stream::following(inner.clone(), &flight, repository.clone(), asker.clone(), span);
+                let body = stream::following(inner.clone(), &flight, home.clone(), asker.clone(), span);
                 Ok(BlobAnswer { size, span, media_type, body })
             }
             // It cannot be kept here, but perhaps it can be passed on.
             (None, Some(Err(FetchError::Disk(_) | FetchError::Swarm(_)))) => {
-                direct(inner.size_for(asker, repository, *digest).await?)
+                direct(inner.size_of(asker, home, *digest).await?)
             }
-            (None, Some(Err(error))) => Err(error.into()),
+            (None, Some(Err(error))) => match ContentError::from(error) {
+                error if beside(&error) => direct(inner.size_of(asker, home, *digest).await?),
+                error => Err(error),
+            },
             // It came between the two looks.
             (None, Some(Ok(()))) => {
-                let stored = inner.stored_blob(repository, digest, asker, range).await?;
+                let stored = inner.stored_blob(home, digest, asker, range).await?;
                 stored.ok_or_else(|| ContentError::Internal("blob lost".into()))
             }
             // Another node fetches it, perhaps for long; its size costs the origin little.
             (None, None) => {
-                let size = inner.size_for(asker, repository, *digest).await?;
+                let size = inner.size_of(asker, home, *digest).await?;
                 let span = Span::of(range, size)?;
-                let body = stream::following(inner.clone(), &flight, repository.clone(), asker.clone(), span);
+                let body = stream::following(inner.clone(), &flight, home.clone(), asker.clone(), span);
                 Ok(BlobAnswer { size, span, media_type: None, body })
             }
         }
@@ -341,24 +351,67 @@ impl MirrorContent for Content {
         let (answer, _) = self.0.with_rights(&listing.place(), asker, ask).await?;
         Ok(answer)
     }
+
+    async fn locate(&self, request: WebRequest) -> Result<Located, ContentError> {
+        self.0.locate(request).await
+    }
+
+    async fn tunnel(&self, host: &str, port: u16) -> Result<TcpStream, ContentError> {
+        self.0.tunnel(host, port).await
+    }
 }
 
 impl Inner {
     /// A blob that is here, for an asker who may have it.
     async fn stored_blob(
         self: &Arc<Self>,
-        repository: &Repository,
+        home: &Home,
         digest: &Digest,
         asker: &Asker,
         range: Option<ByteRange>,
     ) -> Result<Option<BlobAnswer>, ContentError> {
         let Some((blob, file)) = self.stored(*digest).await? else { return Ok(None) };
         if !blob.public {
-            self.may_have(asker, repository, *digest, &Want::Blob).await?;
+            self.may_have_of(asker, home, *digest, &Want::Blob).await?;
         }
         let span = Span::of(range, blob.size)?;
         let body = stream::stored(self.clone(), file, span);
         Ok(Some(BlobAnswer { size: blob.size, span, media_type: blob.media_type, body }))
+    }
+
+    /// Whether the configuration lets this place be asked.
+    fn check(&self, home: &Home) -> Result<(), OriginError> {
+        match home {
+            Home::Registry(repository) => self.origin.endpoint(&repository.into()).map(drop),
+            Home::Web(url) => self.web.allows(url),
+        }
+    }
+
+    /// [`Inner::may_have`] of what lives anywhere.
+    async fn may_have_of(
+        self: &Arc<Self>,
+        asker: &Asker,
+        home: &Home,
+        digest: Digest,
+        want: &Want,
+    ) -> Result<(), OriginError> {
+        match home {
+            Home::Registry(repository) => self.may_have(asker, repository, digest, want).await.map(drop),
+            Home::Web(_) => Err(not_public(home)),
+        }
+    }
+
+    /// [`Inner::size_for`] of what lives anywhere.
+    async fn size_of(
+        self: &Arc<Self>,
+        asker: &Asker,
+        home: &Home,
+        digest: Digest,
+    ) -> Result<u64, OriginError> {
+        match home {
+            Home::Registry(repository) => self.size_for(asker, repository, digest).await,
+            Home::Web(url) => self.web.size(url).await,
+        }
     }
 
     /// What a flight says of its blob within [`SIZE`].
@@ -374,7 +427,7 @@ impl Inner {
 impl Content {
     /// Brings a blob or manifest into the store, and says how it went.
     pub(crate) fn bring(&self, repository: &Repository, digest: Digest, want: Want) -> Arc<Flight> {
-        self.0.flight(repository, digest, want, &Asker::default()).0
+        self.0.flight(&repository.into(), digest, want, &Asker::default()).0
     }
 
     /// Resolves a tag, or takes the digest as it is.
@@ -400,8 +453,8 @@ impl Drop for Landing {
     fn drop(&mut self) {
         let outcome = std::mem::replace(&mut self.outcome, Ok(()));
         if let Err(error) = &outcome {
-            let (digest, repository) = (self.flight.digest, &self.flight.repository);
-            tracing::warn!(%digest, %repository, "not fetched: {error}");
+            let (digest, home) = (self.flight.digest, &self.flight.home);
+            tracing::warn!(%digest, %home, "not fetched: {error}");
         }
         // What is here by then is found in the store; what failed may be tried anew.
         self.inner.flights().remove(&self.flight.digest);

@@ -263,7 +263,7 @@ async fn fill_manifest(
     accept: &[String],
 ) -> Result<(), FetchError> {
     let target = origin::Target::Digest(flight.digest);
-    let (repository, target) = (&flight.repository, &target);
+    let (repository, target) = (flight.repository()?, &target);
     let ask = |origin: Origin| async move { origin.manifest(repository, target, accept).await };
     let manifest = inner.ask_origin(flight, ask).await?;
     let geometry = torrent.meta().info.geometry;

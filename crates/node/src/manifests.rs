@@ -142,16 +142,16 @@ impl Inner {
         if let Some(answer) = self.kept_manifest(repository, digest, asker, &want).await? {
             return Ok(answer);
         }
-        let (mut flight, ours) = self.flight(repository, digest, want.clone(), asker);
+        let (mut flight, ours) = self.flight(&repository.into(), digest, want.clone(), asker);
         if !ours {
-            self.join(&flight, repository, asker).await?;
+            self.join(&flight, &repository.into(), asker).await?;
         }
         let mut outcome = timeout(PATIENCE, flight.finished()).await;
         if let (false, Ok(Err(FetchError::Origin(error)))) = (ours, &outcome)
             && is_refusal(error)
         {
             // That flight was for somebody who may not have it, and we may.
-            (flight, _) = self.flight(repository, digest, want.clone(), asker);
+            (flight, _) = self.flight(&repository.into(), digest, want.clone(), asker);
             outcome = timeout(PATIENCE, flight.finished()).await;
         }
         match outcome {
