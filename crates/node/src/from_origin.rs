@@ -6,7 +6,7 @@ use api::directory::MAX_CONTENT;
 use bytes::{Bytes, BytesMut};
 use hash::Digest;
 use metainfo::{BlobBuilder, BlobTorrent, PieceIndex};
-use origin::{BlobBody, Home, Origin, OriginError, Rights};
+use origin::{BlobBody, Home, Origin, OriginError, Rights, Version};
 use store::{BeginError, Evidence, Partial};
 use tokio::{
     io::{AsyncReadExt as _, AsyncSeekExt as _},
@@ -185,7 +185,7 @@ pub(crate) async fn open(inner: &Inner, flight: &Flight, from: u64) -> Result<So
         return Ok(Source::Here { file, size });
     }
     if let Home::Web(url) = &flight.home {
-        let (head, body) = inner.web.file(url, from, true).await?;
+        let (head, body) = inner.web.file(url, from, Version::Verified).await?;
         flight.settle(Rights::Own, true);
         flight.update(|progress| progress.media_type = head.media_type);
         return Ok(Source::Origin(body));

@@ -3,13 +3,14 @@
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
 use hash::Digest;
 use http::{HeaderName, HeaderValue};
 use origin::{WebConfig, below};
+use ostree::File;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use url::Url;
@@ -25,6 +26,8 @@ use crate::{
 const LIFE: Duration = Duration::from_secs(24 * 3600);
 /// How many deltas' parts are remembered.
 const DELTAS: usize = 64;
+/// How long they are taken for right: a delta may be made anew, and not every client asks for its superblock here.
+const DELTA_LIFE: Duration = Duration::from_secs(60);
 
 /// The mirror as a proxy.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -32,7 +35,7 @@ const DELTAS: usize = 64;
 pub struct ProxyConfig {
     /// Whether the mirror's port is an HTTP proxy too, for these hosts and for the repositories of `[[ostree]]`.
     pub enabled: bool,
-    /// `host`, `host:port`, `*.domain`: hosts at addresses of the public internet.
+    /// `host`, `host:port`, `*.domain`, `*`: hosts at addresses of the public internet.
     pub hosts: Vec<String>,
     /// `host`, `host:port`: hosts that may have any address.
     pub private_hosts: Vec<String>,
@@ -40,6 +43,10 @@ pub struct ProxyConfig {
     pub connect_ports: Vec<u16>,
     /// How many tunnels may be open at once.
     pub max_tunnels: usize,
+    /// Whether OSTree repositories of these hosts are known by their files' names.
+    pub ostree: bool,
+    /// How many MiB of files whose digest is not known before they are here may be on their way at once.
+    pub spool_mib: u64,
     /// What is kept, and shared with the fleet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<RuleConfig>,
@@ -53,8 +60,17 @@ impl Default for ProxyConfig {
             private_hosts: Vec::new(),
             connect_ports: vec![443],
             max_tunnels: 512,
+            ostree: false,
+            spool_mib: 16 * 1024,
             rules: Vec::new(),
         }
+    }
+}
+
+impl ProxyConfig {
+    /// In bytes.
+    pub(crate) const fn spool(&self) -> u64 {
+        self.spool_mib.saturating_mul(1024 * 1024)
     }
 }
 
@@ -122,9 +138,13 @@ pub(crate) struct Sites {
     pub(crate) proxy: bool,
     repositories: Vec<Repository>,
     rules: Vec<Rule>,
-    seen: Mutex<HashMap<String, (Instant, Seen)>>,
-    deltas: Mutex<HashMap<Url, Arc<Vec<Digest>>>>,
+    /// By the hash of what the file is known by.
+    seen: Mutex<HashMap<Digest, (Instant, Seen)>>,
+    deltas: Mutex<HashMap<Url, (Instant, Arc<Vec<Digest>>)>>,
     pub(crate) draws: Mutex<HashMap<String, Arc<Draw>>>,
+    /// Bytes that the files which are drawn take, or will.
+    pub(crate) spooled: AtomicU64,
+    found: bool,
 }
 
 /// An OSTree repository.
@@ -171,6 +191,8 @@ impl Sites {
             seen: Mutex::default(),
             deltas: Mutex::default(),
             draws: Mutex::default(),
+            spooled: AtomicU64::new(0),
+            found: config.proxy.ostree,
         })
     }
 
@@ -198,6 +220,26 @@ impl Sites {
         self.repositories.iter().find(|repository| below(&repository.base, url))
     }
 
+    /// The repository that a URL must lie in by what its file is called, and what the file is. Of files that others
+    /// have too, such as `config`, it says nothing.
+    pub(crate) fn found(&self, url: &Url) -> Option<(Repository, String, File)> {
+        if !self.found || url.query().is_some() {
+            return None;
+        }
+        let starts = ["/objects/", "/deltas/"].iter().filter_map(|folder| url.path().rfind(folder));
+        let (folder, path) = url.path().split_at_checked(starts.max()? + 1)?;
+        let file = File::of(path).ok()?;
+        let known = match &file {
+            File::Object(_) | File::Content | File::Part { .. } => true,
+            File::Optional => path.ends_with("/superblock"),
+            File::Config | File::Other => false,
+        };
+        let mut base = url.clone();
+        base.set_path(folder);
+        let repository = Repository { name: String::new(), base, ca: None, stale: true };
+        known.then(|| (repository, path.to_owned(), file))
+    }
+
     /// The first rule that fits, and the digest that the URL says.
     pub(crate) fn rule(&self, url: &Url) -> Option<(&Rule, Option<Digest>)> {
         self.rules.iter().find_map(|rule| Some((rule, rule.pattern.fits(url.as_str())?)))
@@ -205,27 +247,29 @@ impl Sites {
 
     pub(crate) fn seen(&self, key: &str) -> Option<Seen> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.get(key).map(|(_, seen)| seen.clone())
+        seen.get(&Digest::of(key.as_bytes())).map(|(_, seen)| seen.clone())
     }
 
-    pub(crate) fn see(&self, key: String, seen: Seen) {
-        put(&self.seen, key, seen, |_| LIFE);
+    pub(crate) fn see(&self, key: &str, seen: Seen) {
+        put(&self.seen, Digest::of(key.as_bytes()), seen, |_| LIFE);
     }
 
-    /// The parts of the delta with this superblock, if it was seen.
-    pub(crate) fn parts(&self, superblock: &Url) -> Option<Arc<Vec<Digest>>> {
-        self.deltas.lock().unwrap_or_else(PoisonError::into_inner).get(superblock).cloned()
+    /// The parts of the delta with this superblock, if it was seen; and whether that was just now.
+    pub(crate) fn parts(&self, superblock: &Url) -> Option<(Arc<Vec<Digest>>, bool)> {
+        let deltas = self.deltas.lock().unwrap_or_else(PoisonError::into_inner);
+        deltas.get(superblock).map(|(at, parts)| (parts.clone(), at.elapsed() < DELTA_LIFE))
     }
 
     pub(crate) fn set_parts(&self, superblock: Url, parts: Vec<Digest>) {
         let mut deltas = self.deltas.lock().unwrap_or_else(PoisonError::into_inner);
         if deltas.len() >= DELTAS
             && !deltas.contains_key(&superblock)
-            && let Some(other) = deltas.keys().next().cloned()
+            && let Some(oldest) = deltas.iter().min_by_key(|(_, (at, _))| *at).map(|(url, _)| url.clone())
         {
-            deltas.remove(&other);
+            deltas.remove(&oldest);
         }
-        deltas.insert(superblock, Arc::new(parts));
+        #[allow(clippy::disallowed_methods, reason = "the node is a driver")]
+        deltas.insert(superblock, (Instant::now(), Arc::new(parts)));
     }
 }
 
@@ -286,6 +330,22 @@ mod tests {
         assert_eq!(os.url("deltas/a/b+c").as_str(), "http://a.test/repo/deltas/a/b+c");
         let inside = |url: &str| sites.around(&Url::parse(url).expect("a URL")).is_some();
         assert!(inside("http://a.test/repo/config") && !inside("http://a.test/repository/config"));
+    }
+
+    #[test]
+    fn repositories_of_others_are_found_by_what_their_files_are_called() {
+        let sites = |found: bool| sites(&format!("[proxy]\nostree = {found}")).expect("valid");
+        let url = |path: &str| Url::parse(&format!("http://a.test{path}")).expect("a URL");
+        let hex = "0".repeat(62);
+        let found = |path: &str| sites(true).found(&url(path)).map(|(found, path, _)| (found.base, path));
+        let (base, path) = found(&format!("/a/objects/x/objects/12/{hex}.filez")).expect("one");
+        assert_eq!((base.path(), path), ("/a/objects/x/", format!("objects/12/{hex}.filez")));
+        assert!(found("/repo/deltas/ab/c/0").is_some() && found("/deltas/ab/c/superblock").is_some());
+        for path in ["/repo/config", "/repo/summary", "/repo/refs/heads/a", "/deltas/x", "/a/objects/b.deb"] {
+            assert!(found(path).is_none(), "{path}");
+        }
+        assert!(sites(true).found(&url("/deltas/ab/c/0?x")).is_none());
+        assert!(sites(false).found(&url("/deltas/ab/c/0")).is_none());
     }
 
     #[test]

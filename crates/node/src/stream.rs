@@ -7,7 +7,7 @@ use engine::Torrent;
 use futures_util::stream;
 use hash::Digest;
 use mirror::{Asker, BlobStream, ContentError, Span};
-use origin::{BlobBody, Home, Origin};
+use origin::{BlobBody, Home, Origin, Version};
 use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 
 use crate::{
@@ -198,7 +198,7 @@ impl Follower {
                     let ask = |origin: Origin| async move { origin.blob(repository, digest, at).await };
                     self.inner.with_rights(&repository.into(), &self.asker, ask).await?.0
                 }
-                Home::Web(url) => self.inner.web.file(url, at, true).await?.1,
+                Home::Web(url) => self.inner.web.file(url, at, Version::Verified).await?.1,
             };
             self.direct = Some(Some(body));
         }

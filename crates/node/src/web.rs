@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use hash::Digest;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use mirror::{Asker, ContentError, Located, Passed, WebRequest, WebTarget};
+use mirror::{Asker, BlobStream, ContentError, Located, Passed, WebRequest, WebTarget};
 use origin::{Document, FileHead, Home, OriginError, strip_connection};
 use ostree::File;
 use percent_encoding::percent_decode_str;
@@ -17,7 +17,9 @@ use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
 use url::Url;
 
 use crate::{
+    access::is_refusal,
     content::{Inner, count},
+    draw::{Draw, is_for_all},
     fetch,
     flight::{FetchError, Want},
     site::{Repository, Rule, Seen},
@@ -25,14 +27,16 @@ use crate::{
 
 /// The largest file that is asked for anew at each use and kept all the same, in bytes.
 const DOCUMENT_LIMIT: usize = 16 * 1024 * 1024;
-/// How long a file may take to begin to come.
-const BEGIN: Duration = Duration::from_secs(25);
 /// How long the fleet's copy of a file may take while its server cannot be reached.
 const STALE: Duration = Duration::from_secs(20);
 
 impl Inner {
     /// What a request of the web is answered with.
     pub(crate) async fn locate(self: &Arc<Self>, request: WebRequest) -> Result<Located, ContentError> {
+        if self.web.has_passed(&request.headers) {
+            let why = "the request comes from this node itself: it goes in a circle";
+            return Err(ContentError::Denied(why.to_owned()));
+        }
         match &request.target {
             WebTarget::Ostree(name, path) => {
                 let repository = self.sites.named(name).ok_or(ContentError::NotFound)?.clone();
@@ -53,12 +57,13 @@ impl Inner {
                     };
                 }
                 self.web.allows(&url)?;
-                match self.sites.rule(&url) {
-                    Some((rule, digest)) if is_plain(&request) => {
-                        let rule = rule.clone();
-                        self.ruled(request, &url, &rule, digest).await
-                    }
-                    _ => self.pass_on(request, &url).await,
+                if let Some((rule, digest)) = self.sites.rule(&url).filter(|_| is_plain(&request)) {
+                    let rule = rule.clone();
+                    return self.ruled(request, &url, &rule, digest).await;
+                }
+                match self.sites.found(&url) {
+                    Some((repository, path, file)) => self.ostree(request, &repository, &path, file).await,
+                    None => self.pass_on(request, &url).await,
                 }
             }
         }
@@ -108,14 +113,14 @@ impl Inner {
         number: usize,
     ) -> Option<Digest> {
         let url = repository.url(superblock);
-        if self.sites.parts(&url).is_none() {
-            // Not since the node's start: it is asked for now, and looked into on the way.
+        if self.sites.parts(&url).is_none_or(|(_, fresh)| !fresh) {
+            // Not lately: it is asked for now, and looked into on the way.
             let kept = self.latest(&url, repository.stale).await;
             if let Err(error) = kept {
                 tracing::debug!(%error, superblock, "no superblock for a part");
             }
         }
-        self.sites.parts(&url)?.get(number).copied()
+        self.sites.parts(&url)?.0.get(number).copied()
     }
 
     /// A file that may change: asked for at each use.
@@ -193,7 +198,7 @@ impl Inner {
             modified: header(header::LAST_MODIFIED),
         };
         self.look_into(url, &bytes);
-        self.sites.see(url.as_str().to_owned(), seen.clone());
+        self.sites.see(url.as_str(), seen.clone());
         // A server has just given it to somebody who showed nothing.
         self.store.mark_public(&digest);
         let (media_type, size) = (head.media_type.clone(), bytes.len() as u64);
@@ -274,17 +279,20 @@ impl Inner {
             // It must not begin a transfer.
             return self.pass_on(request, url).await;
         }
-        let draw = self.draw(url, &file_key, etag);
-        let Some(drawn) = draw.begun(BEGIN).await else {
-            return Err(ContentError::Unavailable("the file does not begin to come".to_owned()));
+        let Some(draw) = self.draw(url, &file_key, etag) else { return self.pass_on(request, url).await };
+        let Some(drawn) = draw.begun(self.config.content.stall()).await else {
+            return self.trickle(request, url, &draw).await;
         };
         match drawn.outcome {
             Some(Ok(digest)) => {
                 let seen = Seen { digest, media_type: drawn.media_type, etag: None, modified: None };
-                self.sites.see(file_key, seen.clone());
+                self.sites.see(&file_key, seen.clone());
                 return Ok(typed(url.clone(), digest, seen.media_type));
             }
-            Some(Err(FetchError::Origin(error))) if drawn.file.is_none() => return Err(error.into()),
+            // The client may show what it is given for in a way that is not known here.
+            Some(Err(FetchError::Origin(error))) if drawn.file.is_none() && !is_refusal(&error) => {
+                return Err(error.into());
+            }
             // Too new, or not to be kept: as if there were no rule for it.
             Some(Err(error)) if drawn.file.is_none() => {
                 tracing::debug!(path = url.path(), %error, "passing a file on");
@@ -292,13 +300,20 @@ impl Inner {
             }
             _ => {}
         }
-        let mut headers = HeaderMap::new();
-        let media_type = drawn.media_type.and_then(|name| HeaderValue::from_str(&name).ok());
-        let media_type = media_type.unwrap_or(HeaderValue::from_static("application/octet-stream"));
-        headers.insert(header::CONTENT_TYPE, media_type);
-        let body = draw.follow(self);
-        let status = StatusCode::OK;
-        Ok(Located::Passed(Passed { status, headers, warning: None, length: drawn.size, body }))
+        Ok(file_answer(drawn.media_type, drawn.size, draw.follow(self)))
+    }
+
+    /// A file that another node draws for long: kept alive from the server until it is known.
+    async fn trickle(
+        self: &Arc<Self>,
+        request: WebRequest,
+        url: &Url,
+        draw: &Draw,
+    ) -> Result<Located, ContentError> {
+        match draw.trickle(self).await? {
+            Some((head, size, body)) => Ok(file_answer(head.media_type, size, body)),
+            None => self.pass_on(request, url).await,
+        }
     }
 
     /// A file that a rule names.
@@ -328,6 +343,9 @@ impl Inner {
                 return self.pass_on(request, url).await;
             }
         };
+        if !is_for_all(&head.headers) {
+            return self.pass_on(request, url).await;
+        }
         if let Some(digest) = said_digest(&head.headers, rule.header.as_ref()) {
             if rule.stale && self.sites.seen(&latest).is_none_or(|seen| seen.digest != digest) {
                 let media_type = head.media_type.clone();
@@ -336,6 +354,9 @@ impl Inner {
             return Ok(typed(url.clone(), digest, head.media_type));
         }
         let Some(etag) = head.strong_etag() else { return self.pass_on(request, url).await };
+        if !self.has_room(head.size.unwrap_or(0)) {
+            return self.pass_on(request, url).await;
+        }
         let key = format!("{url} {}", String::from_utf8_lossy(etag.as_bytes()));
         if rule.stale {
             // Which version is the latest is known once its bytes are.
@@ -358,7 +379,7 @@ impl Inner {
         size: Option<u64>,
     ) {
         let seen = Seen { digest, media_type: media_type.clone(), etag: None, modified: None };
-        self.sites.see(key.clone(), seen);
+        self.sites.see(&key, seen);
         let inner = self.clone();
         self.tasks.spawn(async move {
             inner.tell_key(&key, digest, media_type, size.unwrap_or(0)).await;
@@ -367,14 +388,18 @@ impl Inner {
 
     /// The server's own answer, which is not kept.
     async fn pass_on(self: &Arc<Self>, request: WebRequest, url: &Url) -> Result<Located, ContentError> {
-        let WebRequest { method, mut headers, body, .. } = request;
-        headers.append(header::VIA, HeaderValue::from_static("1.1 longshore"));
+        let WebRequest { method, headers, body, .. } = request;
         let is_head = method == Method::HEAD;
         let answer = self.web.pass(method, url, headers, body).await?;
         let mut headers = answer.headers;
         strip_connection(&mut headers);
         let length = headers.get(header::CONTENT_LENGTH);
-        let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
+        let length: Option<u64> = length.and_then(|value| value.to_str().ok()?.parse().ok());
+        if !is_head {
+            // One way of saying the length, and that which the body is held to.
+            headers.remove(header::CONTENT_LENGTH);
+            headers.extend(length.map(|length| (header::CONTENT_LENGTH, HeaderValue::from(length))));
+        }
         let inner = self.clone();
         let body = stream::try_unfold((answer.body, inner), async |(mut body, inner)| {
             let chunk = body.next_chunk().await?;
@@ -436,6 +461,15 @@ impl Seen {
         }
         headers
     }
+}
+
+/// An answer with a file that is on its way.
+fn file_answer(media_type: Option<String>, length: Option<u64>, body: BlobStream) -> Located {
+    let media_type = media_type.and_then(|name| HeaderValue::from_str(&name).ok());
+    let media_type = media_type.unwrap_or(HeaderValue::from_static("application/octet-stream"));
+    let mut headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media_type)]);
+    headers.extend(length.map(|length| (header::CONTENT_LENGTH, HeaderValue::from(length))));
+    Located::Passed(Passed { status: StatusCode::OK, headers, warning: None, length, body })
 }
 
 fn blob(url: Url, digest: Digest) -> Located {

@@ -49,6 +49,12 @@ struct File {
     /// Breaks off after the first half of what was asked for, so many times.
     breaks: usize,
     redirect: Option<String>,
+    /// Its length is not said.
+    unsized_: bool,
+    /// Is given slowly to the first who asks.
+    slow: bool,
+    /// Is given only to those who show this as `X-Token`.
+    token: Option<&'static str>,
 }
 
 struct Web {
@@ -103,8 +109,14 @@ async fn serve(State(folder): State<Arc<Folder>>, request: Request) -> Response 
         let Some(file) = files.get_mut(&path) else { return StatusCode::NOT_FOUND.into_response() };
         let broken = file.breaks > 0 && request.method() == "GET";
         file.breaks -= usize::from(broken);
-        (file.clone(), broken)
+        let now = file.clone();
+        file.slow &= request.method() != "GET";
+        (now, broken)
     };
+    let shown = request.headers().get("x-token").and_then(|value| value.to_str().ok());
+    if file.token.is_some() && file.token != shown {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
     let mut response = Response::new(Body::empty());
     for (name, value) in &file.headers {
         response.headers_mut().insert(*name, value.parse().expect("a value"));
@@ -121,7 +133,9 @@ async fn serve(State(folder): State<Arc<Folder>>, request: Request) -> Response 
     }
     let from = from(request.headers()).unwrap_or(0).min(file.bytes.len());
     let (rest, total) = (file.bytes.slice(from..), file.bytes.len());
-    response.headers_mut().insert(header::CONTENT_LENGTH, rest.len().into());
+    if !file.unsized_ {
+        response.headers_mut().insert(header::CONTENT_LENGTH, rest.len().into());
+    }
     if from > 0 {
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         let range = format!("bytes {from}-{}/{total}", total - 1);
@@ -131,15 +145,29 @@ async fn serve(State(folder): State<Arc<Folder>>, request: Request) -> Response 
         return response;
     }
     let given = if broken { rest.slice(..rest.len() / 2) } else { rest };
-    *folder.sent.lock().expect("unpoisoned").entry(path).or_default() += given.len();
     let end = stream::iter(broken.then_some(())).then(async |()| {
         // What was given before goes out first.
         tokio::time::sleep(Duration::from_millis(100)).await;
         Err(std::io::Error::other("broken"))
     });
-    *response.body_mut() = Body::from_stream(stream::iter([Ok(given)]).chain(end));
+    let pieces = (0..given.len()).step_by(PIECE).map(move |at| given.slice(at..given.len().min(at + PIECE)));
+    // Counted as they go out.
+    let pieces = stream::iter(pieces).then(move |piece| {
+        let (folder, path) = (folder.clone(), path.clone());
+        async move {
+            if file.slow {
+                tokio::time::sleep(Duration::from_millis(4)).await;
+            }
+            *folder.sent.lock().expect("unpoisoned").entry(path).or_default() += piece.len();
+            Ok(piece)
+        }
+    });
+    *response.body_mut() = Body::from_stream(pieces.chain(end));
     response
 }
+
+/// What a server sends at once.
+const PIECE: usize = 64 * 1024;
 
 fn from(headers: &HeaderMap) -> Option<usize> {
     headers.get(header::RANGE)?.to_str().ok()?.strip_prefix("bytes=")?.split('-').next()?.parse().ok()
@@ -288,7 +316,7 @@ async fn wrong_bytes_are_cut_and_kept_nowhere_and_broken_answers_taken_up() {
     let answer = get(&node, &format!("/ostree/os/{named}")).await;
     assert!(!answer.whole && answer.body.len() < right.len());
     let broken = |path: &str, headers| {
-        let file = File { bytes: right.clone().into(), breaks: 1, headers, redirect: None };
+        let file = File { bytes: right.clone().into(), breaks: 1, headers, ..File::default() };
         web.put_file(&format!("/repo/{path}"), file);
     };
     broken(&named, Vec::new());
@@ -468,5 +496,267 @@ async fn a_mirror_that_is_no_proxy_says_so() {
     assert_eq!(answer.status, 403);
     assert!(String::from_utf8_lossy(&answer.body).contains("[proxy]"));
     assert!(web.folder.asked.lock().expect("unpoisoned").is_empty());
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_that_another_node_draws_for_long_leaves_its_server_about_once() {
+    let web = Web::start().await;
+    let content = noise(32 << 20, 20);
+    let filez = object(&Digest::of(b"large"), "filez");
+    let headers = vec![("etag", "\"1\"".to_owned())];
+    let file = File { bytes: content.clone().into(), headers, slow: true, ..File::default() };
+    web.put_file(&format!("/repo/{filez}"), file);
+    let (tracker, url) = tracker().await;
+    let (one, two) = (tempdir().expect("temp"), tempdir().expect("temp"));
+    let impatient = |config: &mut Config| config.content.stall_seconds = 1;
+    let first = node(one.path(), &url, &web, impatient).await;
+    let second = node(two.path(), &url, &web, impatient).await;
+    let path = format!("/ostree/os/{filez}");
+    let later = async {
+        while web.sent(&format!("/repo/{filez}")) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        get(&second, &path).await
+    };
+    let (a, b) = tokio::join!(get(&first, &path), later);
+    for answer in [a, b] {
+        assert!(answer.whole && answer.body == content);
+    }
+    let sent = web.sent(&format!("/repo/{filez}"));
+    // What a trickle costs is what the sockets' buffers hold.
+    assert!(sent < content.len() + content.len() / 2, "{sent}");
+    first.stop().await;
+    second.stop().await;
+    tracker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_there_is_no_room_for_is_passed_on_whole_and_not_kept() {
+    let web = Web::start().await;
+    let content = noise(3_000_000, 21);
+    let put = |path: &str, unsized_: bool| {
+        let headers = vec![("etag", "\"1\"".to_owned())];
+        web.put_file(path, File { bytes: content.clone().into(), headers, unsized_, ..File::default() });
+    };
+    put("/a/said", false);
+    put("/a/unsaid", true);
+    let one = tempdir().expect("temp");
+    let node = node(one.path(), "http://127.0.0.1:1/announce", &web, |config| {
+        config.trackers.clear();
+        config.proxy.rules = vec![rule(web.url("/a/**"))];
+        config.proxy.spool_mib = 1;
+    })
+    .await;
+    for _ in 0..2 {
+        for path in ["/a/said", "/a/unsaid"] {
+            let answer = ask(through(&node).get(web.url(path))).await;
+            assert!(answer.whole && answer.body == content, "{path}");
+        }
+    }
+    assert_eq!(web.sent("/a/said"), 2 * content.len());
+    // A small one has room all the same, now that nothing is on its way.
+    web.put("/a/small", vec![7; 1000], &[("etag", "\"1\"")]);
+    for _ in 0..2 {
+        assert_eq!(ask(through(&node).get(web.url("/a/small"))).await.body, vec![7; 1000]);
+    }
+    assert_eq!(web.sent("/a/small"), 1000);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_made_for_one_asker_is_passed_on_and_kept_nowhere() {
+    let web = Web::start().await;
+    let content = noise(50_000, 22);
+    let all = [
+        ("/a/private", ("cache-control", "private, max-age=60")),
+        ("/a/vary", ("vary", "Accept")),
+        ("/a/packed", ("content-encoding", "gzip")),
+        ("/a/cookie", ("set-cookie", "a=b")),
+    ];
+    for (path, header) in all {
+        web.put(path, content.clone(), &[("etag", "\"1\""), header]);
+    }
+    let secret = File { bytes: content.clone().into(), token: Some("s3cret"), ..File::default() };
+    web.put_file("/a/token", secret);
+    let one = tempdir().expect("temp");
+    let node = node(one.path(), "http://127.0.0.1:1/announce", &web, |config| {
+        config.trackers.clear();
+        config.proxy.rules = vec![rule(web.url("/a/**"))];
+    })
+    .await;
+    for _ in 0..2 {
+        for (path, (name, value)) in all {
+            let answer = ask(through(&node).get(web.url(path))).await;
+            assert!(answer.whole && answer.body == content, "{path}");
+            assert_eq!(answer.headers[name], value);
+        }
+        // Rights that are shown in a way of a server's own.
+        let with = ask(through(&node).get(web.url("/a/token")).header("x-token", "s3cret")).await;
+        assert!(with.whole && with.body == content);
+        assert_eq!(ask(through(&node).get(web.url("/a/token"))).await.status, 401);
+    }
+    for path in all.map(|(path, _)| path).into_iter().chain(["/a/token"]) {
+        assert_eq!(web.sent(path), 2 * content.len(), "{path}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_leads_inside_is_refused_whatever_it_is_called() {
+    let inside = Web::start().await;
+    inside.put("/secret", "secret", &[]);
+    let port = inside.address.port();
+    let one = tempdir().expect("temp");
+    let node = node(one.path(), "http://127.0.0.1:1/announce", &inside, |config| {
+        config.trackers.clear();
+        config.ostree.clear();
+        config.proxy.private_hosts.clear();
+        config.proxy.hosts = vec!["*".into(), format!("localhost:{port}"), format!("127.0.0.1:{port}")];
+        config.proxy.connect_ports = vec![443, port];
+    })
+    .await;
+    let proxied = through(&node);
+    for host in ["localhost", "127.0.0.1", "LOCALHOST", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"] {
+        let answer = ask(proxied.get(format!("http://{host}:{port}/secret"))).await;
+        assert_eq!(answer.status, 403, "{host}");
+        let mut stream = TcpStream::connect(node.mirrors()[0]).await.expect("connects");
+        let request = format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut text = Vec::new();
+        stream.read_to_end(&mut text).await.expect("read");
+        let text = String::from_utf8_lossy(&text);
+        assert!(text.starts_with("HTTP/1.1 403"), "{host}: {text}");
+    }
+    assert!(inside.folder.asked.lock().expect("unpoisoned").is_empty());
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_goes_in_a_circle_ends() {
+    let web = Web::start().await;
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let address = free.local_addr().expect("bound");
+    drop(free);
+    let one = tempdir().expect("temp");
+    let node = node(one.path(), "http://127.0.0.1:1/announce", &web, |config| {
+        config.trackers.clear();
+        config.mirror.listen = vec![address];
+        let (name, url) = ("circle".to_owned(), format!("http://{address}/ostree/circle"));
+        config.ostree.push(OstreeConfig { name, url, ca: None, stale: false });
+    })
+    .await;
+    let commit = object(&Digest::of(b"x"), "commit");
+    for path in ["config", "what/else", commit.as_str()] {
+        let answer = get(&node, &format!("/ostree/circle/{path}")).await;
+        assert!(matches!(answer.status, 403 | 404), "{path}: {}", answer.status);
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_server_that_does_not_answer_is_left_alone_for_a_while() {
+    let (web, dead) =
+        (Web::start().await, TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port"));
+    let address = dead.local_addr().expect("bound");
+    let tries = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = tries.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = dead.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            drop(stream);
+        }
+    });
+    let one = tempdir().expect("temp");
+    let node = node(one.path(), "http://127.0.0.1:1/announce", &web, |config| {
+        config.trackers.clear();
+        let (name, url) = ("dead".to_owned(), format!("http://{address}/repo"));
+        config.ostree.push(OstreeConfig { name, url, ca: None, stale: true });
+    })
+    .await;
+    assert_eq!(get(&node, "/ostree/dead/config").await.status, 503);
+    let first = tries.load(Ordering::Relaxed);
+    assert!(first > 1, "it was tried more than once");
+    for path in ["config", "what/else"] {
+        assert_eq!(get(&node, &format!("/ostree/dead/{path}")).await.status, 503, "{path}");
+    }
+    // What OSTree can do without is not there, at once.
+    assert_eq!(get(&node, "/ostree/dead/summary.sig").await.status, 404);
+    assert_eq!(tries.load(Ordering::Relaxed), first);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delta_indexes_and_superblocks_are_asked_for_at_each_use_and_given_while_the_server_is_down() {
+    let web = Web::start().await;
+    let paths = ["delta-indexes/ab/cdef.index", "deltas/ab/cdef/superblock"];
+    for path in paths {
+        web.put(&format!("/repo/{path}"), "one", &[("etag", "\"1\"")]);
+    }
+    let one = tempdir().expect("temp");
+    let node = node(one.path(), "http://127.0.0.1:1/announce", &web, |config| config.trackers.clear()).await;
+    for (etag, bytes) in [("\"1\"", "one"), ("\"2\"", "three")] {
+        for path in paths {
+            web.put(&format!("/repo/{path}"), bytes, &[("etag", etag)]);
+            for _ in 0..2 {
+                assert_eq!(get(&node, &format!("/ostree/os/{path}")).await.body, bytes.as_bytes());
+            }
+        }
+    }
+    assert_eq!(web.sent("/repo/delta-indexes/ab/cdef.index"), "onethree".len());
+    web.go_down();
+    for path in paths {
+        let answer = get(&node, &format!("/ostree/os/{path}")).await;
+        assert!(answer.body == b"three" && answer.headers.contains_key("warning"), "{path}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_says_its_length_once_and_no_line_of_it_is_another_header() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head).await;
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\nConnection: close, X-Hop\r\n\
+                X-Hop: 1\r\nKeep-Alive: 9\r\nProxy-Authenticate: Basic\r\nX-End: a\r\n\r\nhello";
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    let web = Web::start().await;
+    let one = tempdir().expect("temp");
+    let node = node(one.path(), "http://127.0.0.1:1/announce", &web, |config| {
+        config.trackers.clear();
+        config.proxy.private_hosts.push(address.to_string());
+    })
+    .await;
+    let answer = ask(through(&node).get(format!("http://{address}/x"))).await;
+    assert!(answer.whole && answer.body == b"hello");
+    assert!(answer.headers.get_all("content-length").iter().count() <= 1);
+    for name in ["x-hop", "keep-alive", "proxy-authenticate"] {
+        assert!(!answer.headers.contains_key(name), "{name}");
+    }
+    assert_eq!(answer.headers["x-end"], "a");
+    // The URL says the host, whatever the header says; and a body of two lengths is no request.
+    let exchange = async |text: String| {
+        let mut stream = TcpStream::connect(node.mirrors()[0]).await.expect("connects");
+        stream.write_all(text.as_bytes()).await.expect("sent");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("read");
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    web.put("/where", "here", &[]);
+    let url = web.url("/where");
+    let text = exchange(format!("GET {url} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")).await;
+    assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("here"), "{text}");
+    for smuggled in
+        ["Content-Length: 4\r\nContent-Length: 5", "Content-Length: 4\r\nTransfer-Encoding: chunked, x"]
+    {
+        let text =
+            format!("POST {url} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{smuggled}\r\n\r\n0\r\n\r\n");
+        assert!(exchange(text).await.starts_with("HTTP/1.1 400"), "{smuggled}");
+    }
     node.stop().await;
 }

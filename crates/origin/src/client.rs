@@ -173,9 +173,7 @@ impl Origin {
         let (head, endpoint) = (self.patience().head, self.endpoint(&ask.place)?);
         let (breaker, registry) = (&self.inner.breaker, &ask.place.registry);
         if let Some(left) = breaker.left(registry) {
-            let reason =
-                format!("it could not be a moment ago, and is left alone for {} s", left.as_secs() + 1);
-            return Err(ask.unreachable(&endpoint.base, reason));
+            return Err(ask.left_alone(&endpoint.base, left));
         }
         let outcome = match timeout(head, self.send_with_retries(ask, welcome)).await {
             Ok(outcome) => outcome,
@@ -183,10 +181,7 @@ impl Origin {
                 Err(ask.unreachable(&endpoint.base, format!("no answer within {} s", head.as_secs_f32())))
             }
         };
-        match &outcome {
-            Err(OriginError::Unreachable { status: None, .. }) => breaker.failed(registry),
-            _ => breaker.answered(registry),
-        }
+        breaker.note(registry, &outcome);
         outcome
     }
 
@@ -530,6 +525,12 @@ impl Ask<'_> {
         OriginError::Unreachable { place: self.place.clone(), host: host(url), status: None, reason }
     }
 
+    /// It did not answer lately, and is not asked now.
+    pub(crate) fn left_alone(&self, url: &Url, left: Duration) -> OriginError {
+        let seconds = left.as_secs() + 1;
+        self.unreachable(url, format!("it could not be a moment ago, and is left alone for {seconds} s"))
+    }
+
     /// It answers, but not what it should: 5xx, mostly.
     fn failing(&self, url: &Url, status: u16) -> OriginError {
         let (place, reason) = (self.place.clone(), format!("status {status}"));
@@ -630,7 +631,7 @@ pub(crate) fn literal(url: &Url) -> Option<IpAddr> {
     }
 }
 
-fn host(url: &Url) -> String {
+pub(crate) fn host(url: &Url) -> String {
     let name = url.host_str().unwrap_or_default();
     match url.port_or_known_default() {
         Some(port) => format!("{name}:{port}"),

@@ -14,7 +14,7 @@ pub(crate) struct Hosts {
 struct Rule {
     /// As [`Url`] writes it: in lower case, IPv6 addresses in brackets.
     name: String,
-    /// Whether all hosts below `name` are meant, and not that one.
+    /// Whether all hosts below `name` are meant, and not that one; below an empty one are all.
     below: bool,
     /// None: the scheme's own, or what tunnels may lead to.
     port: Option<u16>,
@@ -24,13 +24,13 @@ struct Rule {
 /// An entry that names no host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` names no host: write a name or an address, `*.` and a name for all hosts below it, and where needed \
-     `:` and a port"
+    "`{0}` names no host: write a name or an address, `*.` and a name for all hosts below it, `*` for all, and where \
+     needed `:` and a port"
 )]
 pub struct HostError(String);
 
 impl Hosts {
-    /// Reads `host`, `host:port`, `*.domain`, `*.domain:port`. Those of `private` may have any address, and name one
+    /// Reads `host`, `host:port`, `*.domain`, `*.domain:port`, `*`. Those of `private` may have any address, and name one
     /// host each; the others have addresses of the public internet.
     pub(crate) fn new(public: &[String], private: &[String]) -> Result<Self, HostError> {
         let public = public.iter().map(|text| (text, Reach::Public));
@@ -62,6 +62,9 @@ impl Hosts {
 impl Rule {
     fn parse(text: &str, reach: Reach) -> Result<Self, HostError> {
         let refuse = || HostError(text.chars().take(80).collect());
+        if text == "*" && reach == Reach::Public {
+            return Ok(Self { name: String::new(), below: true, port: None, reach });
+        }
         let (below, rest) = match text.strip_prefix("*.") {
             Some(rest) if reach == Reach::Public => (true, rest),
             Some(_) => return Err(refuse()),
@@ -79,6 +82,9 @@ impl Rule {
     }
 
     fn names(&self, host: &str) -> bool {
+        if self.below && self.name.is_empty() {
+            return true;
+        }
         if self.below {
             return host.strip_suffix(self.name.as_str()).is_some_and(|above| above.ends_with('.'));
         }
@@ -131,17 +137,29 @@ mod tests {
 
     #[test]
     fn what_names_no_host_is_refused() {
-        for text in ["", "*", "*.", "a/b", "u@a", "http://a", "a:b", "a b", "a?b", "*.*.a", "a#b"] {
+        for text in ["", "*:80", "*.", "a/b", "u@a", "http://a", "a:b", "a b", "a?b", "*.*.a", "a#b"] {
             assert!(hosts(&[text], &[]).is_err(), "{text}");
         }
-        assert!(hosts(&[], &["*.inside"]).is_err(), "what is inside is named one by one");
+        for text in ["*.inside", "*"] {
+            assert!(hosts(&[], &[text]).is_err(), "what is inside is named one by one");
+        }
+    }
+
+    #[test]
+    fn all_hosts_are_those_of_the_public_internet_at_the_usual_ports() {
+        let hosts = hosts(&["*"], &["inside"]).expect("valid");
+        assert_eq!(reach(&hosts, "http://any.example/x"), Some(Reach::Public));
+        assert_eq!(reach(&hosts, "http://127.0.0.1/x"), Some(Reach::Public), "which it is then refused for");
+        assert_eq!(reach(&hosts, "http://inside/x"), Some(Reach::Anywhere));
+        assert_eq!(reach(&hosts, "http://any.example:81/x"), None);
+        assert_eq!(hosts.tunnel("any.example", 22, &[443]), None);
     }
 
     proptest! {
         #[test]
         fn any_entry_is_refused_or_names_itself(text in "\\PC{0,30}|[a-z0-9.:*\\[\\]-]{0,20}") {
             if let Ok(rule) = Rule::parse(&text, Reach::Public) {
-                prop_assert_eq!(rule.names(&rule.name), !rule.below);
+                prop_assert_eq!(rule.names(&rule.name), !rule.below || rule.name.is_empty());
             }
         }
     }

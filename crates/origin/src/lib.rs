@@ -16,8 +16,8 @@
 //! server that is not listed is not asked at all, and a redirect leads from a listed one into the public internet only.
 //!
 //! There are no threads or tasks of its own: all work happens in the caller's task, inside the future it polls, and
-//! ends when that future is dropped. Every wait has a deadline, see [`Patience`]; a registry that does not answer at all is
-//! left alone for a while.
+//! ends when that future is dropped. Every wait has a deadline, see [`Patience`]; a registry or web server that does not
+//! answer at all is left alone for a while.
 
 mod address;
 mod blob;
@@ -54,5 +54,6 @@ pub use reference::{DEFAULT_REGISTRY, Reference, ReferenceError, Repository, Tar
 pub use rights::Rights;
 pub use secret::Secret;
 pub use web::{
-    Document, FileHead, PassedBody, PassedOn, Web, WebConfig, WebConfigError, below, strip_connection,
+    Document, FileHead, PassedBody, PassedOn, Version, Web, WebConfig, WebConfigError, below,
+    strip_connection,
 };

@@ -16,8 +16,9 @@ use crate::{
     BlobBody, Home, HostError, Origin, OriginError, Patience, Place,
     address::is_public,
     blob::Opener,
+    breaker::Breaker,
     change::send_watched,
-    client::{Ask, Failure, literal, reason, redirect, same_origin, verdict},
+    client::{Ask, Failure, host, literal, reason, redirect, same_origin, verdict},
     hosts::Hosts,
     manifest::{content_length, media_type},
     tls::{self, NOT_PUBLIC, Reach},
@@ -76,6 +77,10 @@ struct Inner {
     patience: Patience,
     anywhere: reqwest::Client,
     public: reqwest::Client,
+    /// By `host:port`.
+    breaker: Breaker,
+    /// What our requests say in `Via`, and nobody else's.
+    via: HeaderValue,
 }
 
 /// What a server says of a file.
@@ -92,6 +97,11 @@ pub struct FileHead {
 impl FileHead {
     fn of(headers: HeaderMap) -> Self {
         Self { size: content_length(&headers), media_type: media_type(&headers), headers }
+    }
+
+    /// What tells this version of the file from others, as far as the server says.
+    pub fn validator(&self) -> Option<HeaderValue> {
+        validator(&self.headers)
     }
 
     /// Its `ETag`, where it stands for these bytes and no others (RFC 9110 section 8.8.3).
@@ -130,6 +140,8 @@ impl Web {
             patience,
             anywhere: client(None, Reach::Anywhere, "any")?,
             public: client(None, Reach::Public, "any")?,
+            breaker: Breaker::default(),
+            via: pseudonym(),
         };
         Ok(Self { inner: Arc::new(inner), origin: origin.clone() })
     }
@@ -139,15 +151,25 @@ impl Web {
         self.client(url, false).map(drop)
     }
 
-    /// A file from byte `from` on, redirects followed; resumed where it breaks. Where `verified` is false, nobody holds
-    /// the bytes against a digest: then it is resumed only if the server says that it is still the same.
+    /// Whether a request was passed on by ourselves before: then it goes in a circle.
+    pub fn has_passed(&self, headers: &HeaderMap) -> bool {
+        let ours = self.inner.via.to_str().unwrap_or_default();
+        let values = headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|hop| hop.trim() == ours)
+    }
+
+    /// A file from byte `from` on, redirects followed; resumed where it breaks. What is [`Version::Unknown`] or
+    /// [`Version::Like`] is resumed only if the server says that it is still the same, as nobody holds the bytes against a
+    /// digest.
     pub async fn file(
         &self,
         url: &Url,
         from: u64,
-        verified: bool,
+        version: Version,
     ) -> Result<(FileHead, BlobBody), OriginError> {
-        let mut opener = FileOpener { web: self.clone(), url: url.clone(), verified, validator: None };
+        let verified = version == Version::Verified;
+        let validator = if let Version::Like(head) = version { Some(head) } else { None };
+        let mut opener = FileOpener { web: self.clone(), url: url.clone(), verified, validator };
         let opened = opener.open(from, None).await?;
         let head = FileHead::of(opened.headers.clone());
         Ok((head, BlobBody::new(Opener::File(Box::new(opener)), from, opened)))
@@ -201,7 +223,7 @@ impl Web {
         &self,
         method: Method,
         url: &Url,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
         body: Option<S>,
     ) -> Result<PassedOn, OriginError>
     where
@@ -209,9 +231,20 @@ impl Web {
     {
         let client = self.client(url, false)?;
         let ask = ask(url, method.clone());
+        let server = host(url);
+        if let Some(left) = self.inner.breaker.left(&server) {
+            return Err(ask.left_alone(url, left));
+        }
+        headers.append(header::VIA, self.inner.via.clone());
         let request = client.request(method, url.clone()).headers(headers);
+        // A body may fail for its sender's sake.
+        let bare = body.is_none();
         let sent = send_watched(request, body, self.inner.patience.first_byte).await;
-        let mut response = sent.map_err(|error| ask.failed(url, error))?;
+        let sent = sent.map_err(|error| ask.failed(url, error));
+        if bare || sent.is_ok() {
+            self.inner.breaker.note(&server, &sent);
+        }
+        let mut response = sent?;
         let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
         let body = PassedBody { response, origin: self.origin.clone(), idle: self.inner.patience.idle, ask };
         Ok(PassedOn { status, headers, body })
@@ -248,7 +281,10 @@ impl Web {
     async fn send(&self, ask: &Ask<'_>, url: &Url, welcome: &[StatusCode]) -> Result<Response, OriginError> {
         match timeout(HEAD, self.send_with_retries(ask, url, welcome)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(ask.unreachable(url, format!("no answer within {} s", HEAD.as_secs()))),
+            Err(_) => {
+                self.inner.breaker.failed(&host(url));
+                Err(ask.unreachable(url, format!("no answer within {} s", HEAD.as_secs())))
+            }
         }
     }
 
@@ -261,12 +297,16 @@ impl Web {
         let patience = self.inner.patience;
         let mut attempt = 1;
         loop {
-            let (error, after) = match self.attempt(ask, url, welcome).await {
+            let (error, after) = match self.attempt(ask, url, welcome, attempt == 1).await {
                 Ok(response) => return Ok(response),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Again { error, after }) => (error, after),
             };
             if attempt >= patience.attempts || after.is_some_and(|wait| wait > patience.backoff_limit) {
+                // The server that was asked, or one that it led to.
+                if let OriginError::Unreachable { status: None, host, .. } = &error {
+                    self.inner.breaker.failed(host);
+                }
                 return Err(error);
             }
             let wait = after.unwrap_or_default().max(patience.backoff_before(attempt));
@@ -276,12 +316,23 @@ impl Web {
         }
     }
 
-    async fn attempt(&self, ask: &Ask<'_>, url: &Url, welcome: &[StatusCode]) -> Result<Response, Failure> {
+    /// One attempt; the `first` leaves servers alone that did not answer lately.
+    async fn attempt(
+        &self,
+        ask: &Ask<'_>,
+        url: &Url,
+        welcome: &[StatusCode],
+        first: bool,
+    ) -> Result<Response, Failure> {
         let mut url = url.clone();
         let first_byte = self.inner.patience.connect + self.inner.patience.first_byte;
         for hop in 0..=REDIRECTS {
             let client = self.client(&url, hop > 0)?;
+            if let Some(left) = self.inner.breaker.left(&host(&url)).filter(|_| first) {
+                return Err(ask.left_alone(&url, left).into());
+            }
             let request = client.request(ask.method.clone(), url.clone()).headers(ask.headers.clone());
+            let request = request.header(header::VIA, self.inner.via.clone());
             let response = match timeout(first_byte, request.send()).await {
                 Ok(Ok(response)) => response,
                 Ok(Err(error)) => {
@@ -294,6 +345,7 @@ impl Web {
                     return Err(Failure::Again { error, after: None });
                 }
             };
+            self.inner.breaker.answered(&host(&url));
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return verdict(ask, response, welcome);
             }
@@ -372,6 +424,23 @@ impl PassedBody {
     }
 }
 
+/// Which version of a file is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Version {
+    /// Whoever takes the bytes holds them against a digest.
+    Verified,
+    /// Whichever the server gives first.
+    Unknown,
+    /// The one with this [`FileHead::validator`].
+    Like(Option<HeaderValue>),
+}
+
+/// A name that is hardly anybody else's.
+fn pseudonym() -> HeaderValue {
+    let name = format!("1.1 longshore-{:016x}", rand::random::<u64>());
+    HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("1.1 longshore"))
+}
+
 /// Opens a file, again and again where it breaks.
 #[derive(Debug)]
 pub(crate) struct FileOpener {
@@ -394,8 +463,7 @@ impl FileOpener {
             ask.range_from(from)?;
         }
         let response = self.web.send(&ask, &self.url, &[StatusCode::RANGE_NOT_SATISFIABLE]).await?;
-        let said = [header::ETAG, header::LAST_MODIFIED].iter().find_map(|name| response.headers().get(name));
-        let said = said.cloned();
+        let said = validator(response.headers());
         match &self.validator {
             Some(before) if !self.verified && (said.is_none() || *before != said) => {
                 return Err(ask.invalid("it broke, and is not known to be the same now".into()));
@@ -416,6 +484,10 @@ impl FileOpener {
     pub(crate) fn ask(&self) -> Ask<'static> {
         ask(&self.url, Method::GET)
     }
+}
+
+fn validator(headers: &HeaderMap) -> Option<HeaderValue> {
+    [header::ETAG, header::LAST_MODIFIED].iter().find_map(|name| headers.get(name)).cloned()
 }
 
 fn place(url: &Url) -> Place {
