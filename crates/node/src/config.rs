@@ -61,6 +61,8 @@ pub struct PeerConfig {
     pub max_peers: usize,
     /// How many peers are served at once, per blob.
     pub upload_slots: usize,
+    /// Whether peers are looked for in the local network too.
+    pub local_discovery: bool,
 }
 
 /// The part of the configuration about the mirror.
@@ -132,6 +134,7 @@ impl Default for PeerConfig {
             max_per_host: engine.max_per_host,
             max_peers: engine.max_peers,
             upload_slots: engine.upload_slots,
+            local_discovery: engine.local_discovery,
         }
     }
 }
@@ -213,6 +216,7 @@ impl Config {
             max_per_host: self.peer.max_per_host,
             max_peers: self.peer.max_peers,
             upload_slots: self.peer.upload_slots,
+            local_discovery: self.peer.local_discovery,
             ..engine::Config::default()
         }
     }

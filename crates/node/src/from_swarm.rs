@@ -64,6 +64,7 @@ pub(crate) async fn fetch(inner: &Arc<Inner>, flight: &Arc<Flight>, entry: Entry
         have,
         log: Box::new(draft.clone()),
         rests: true,
+        open: entry.public,
     };
     let torrent = match inner.engine.add(spec).await {
         Ok(torrent) => torrent,
