@@ -23,7 +23,8 @@ impl System {
         let folder = tempfile::tempdir().expect("a folder");
         let keeper = Keeper::new(Root::new(folder.path()), folder.path().join("state"));
         let registries = vec!["docker.io".into(), "quay.io".into()];
-        let setup = Setup { mirror: "127.0.0.1:5555".parse().expect("an address"), registries };
+        let setup =
+            Setup { mirror: "127.0.0.1:5555".parse().expect("an address"), registries, repositories: vec![] };
         Self { folder, keeper, setup }
     }
 
