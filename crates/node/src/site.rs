@@ -133,6 +133,9 @@ pub enum SiteError {
     Header(String),
 }
 
+/// The SHA-256 of a delta's parts.
+type Parts = Arc<Vec<Digest>>;
+
 /// What the configuration says of the web, checked; and what is remembered of it.
 pub(crate) struct Sites {
     pub(crate) proxy: bool,
@@ -140,7 +143,7 @@ pub(crate) struct Sites {
     rules: Vec<Rule>,
     /// By the hash of what the file is known by.
     seen: Mutex<HashMap<Digest, (Instant, Seen)>>,
-    deltas: Mutex<HashMap<Url, (Instant, Arc<Vec<Digest>>)>>,
+    deltas: Mutex<HashMap<Url, (Instant, Parts)>>,
     pub(crate) draws: Mutex<HashMap<String, Arc<Draw>>>,
     /// Bytes that the files which are drawn take, or will.
     pub(crate) spooled: AtomicU64,
@@ -255,7 +258,7 @@ impl Sites {
     }
 
     /// The parts of the delta with this superblock, if it was seen; and whether that was just now.
-    pub(crate) fn parts(&self, superblock: &Url) -> Option<(Arc<Vec<Digest>>, bool)> {
+    pub(crate) fn parts(&self, superblock: &Url) -> Option<(Parts, bool)> {
         let deltas = self.deltas.lock().unwrap_or_else(PoisonError::into_inner);
         deltas.get(superblock).map(|(at, parts)| (parts.clone(), at.elapsed() < DELTA_LIFE))
     }

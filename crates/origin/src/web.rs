@@ -385,7 +385,7 @@ const NOT_PUBLIC_HOST: &str =
     "its address is not of the public internet: list it among `private_hosts` of [proxy]";
 
 /// Whether a URL lies below another, whose path ends with a slash.
-pub fn below<'u>(base: &Url, url: &'u Url) -> bool {
+pub fn below(base: &Url, url: &Url) -> bool {
     same_origin(base, url) && url.path().starts_with(base.path())
 }
 

@@ -33,7 +33,7 @@ pub enum SuperblockError {
 /// Bytes that are no superblock.
 pub fn parse_superblock(bytes: &[u8]) -> Result<Vec<Digest>, SuperblockError> {
     let inside = if bytes.starts_with(SIGNED) {
-        let end = Ends::of(bytes)?.from_back(0)?;
+        let end = Ends::of(bytes)?.end_of(0)?;
         bytes.get(SIGNED.len()..end).ok_or(SuperblockError::Shape)?
     } else {
         bytes
@@ -44,7 +44,7 @@ pub fn parse_superblock(bytes: &[u8]) -> Result<Vec<Digest>, SuperblockError> {
 fn parts(superblock: &[u8]) -> Result<Vec<Digest>, SuperblockError> {
     let ends = Ends::of(superblock)?;
     // Ends of: metadata, from, to, the commit, the deltas needed before, the parts.
-    let (before, end) = (ends.from_back(4)?, ends.from_back(5)?);
+    let (before, end) = (ends.end_of(4)?, ends.end_of(5)?);
     let array = superblock.get(aligned(before)..end).ok_or(SuperblockError::Shape)?;
     if array.is_empty() {
         return Ok(Vec::new());
@@ -72,7 +72,7 @@ fn parts(superblock: &[u8]) -> Result<Vec<Digest>, SuperblockError> {
 
 /// Of a part, `(uayttay)`: behind its version stands the checksum.
 fn checksum(part: &[u8]) -> Result<Digest, SuperblockError> {
-    let end = Ends::of(part)?.from_back(0)?;
+    let end = Ends::of(part)?.end_of(0)?;
     let bytes = part.get(4..end).ok_or(SuperblockError::Shape)?;
     let bytes: [u8; 32] = bytes.try_into().map_err(|_| SuperblockError::Checksum)?;
     Ok(Digest::from_bytes(bytes))
@@ -97,7 +97,7 @@ impl<'a> Ends<'a> {
     }
 
     /// Of a tuple's member, counted from 0 among those whose ends are written.
-    fn from_back(&self, member: usize) -> Result<usize, SuperblockError> {
+    fn end_of(&self, member: usize) -> Result<usize, SuperblockError> {
         let at = self.container.len().checked_sub((member + 1) * self.width);
         let end = number_at(self.container, at.ok_or(SuperblockError::Shape)?, self.width)?;
         if end > self.container.len() { Err(SuperblockError::Shape) } else { Ok(end) }
@@ -105,7 +105,7 @@ impl<'a> Ends<'a> {
 
     /// Of an array's last element, behind which the ends begin.
     fn last(&self) -> Result<usize, SuperblockError> {
-        self.from_back(0)
+        self.end_of(0)
     }
 }
 

@@ -314,9 +314,7 @@ const PULL: &str = "pull";
 /// How many bytes clients were given so far.
 async fn given(args: &Args) -> anyhow::Result<u64> {
     let status = args.mirror.connection.client()?.status().await;
-    Ok(status
-        .map(|status| status.totals.to_clients)
-        .map_err(|error| args.mirror.connection.explain(error))?)
+    status.map(|status| status.totals.to_clients).map_err(|error| args.mirror.connection.explain(error))
 }
 
 /// Pulls a commit, and looks whether the node was asked for it.
