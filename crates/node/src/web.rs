@@ -40,6 +40,7 @@ impl Inner {
         match &request.target {
             WebTarget::Ostree(name, path) => {
                 let repository = self.sites.named(name).ok_or(ContentError::NotFound)?.clone();
+                reads_only(&request)?;
                 let (path, file) = file_of(path).ok_or(ContentError::NotFound)?;
                 self.ostree(request, &repository, &path, file).await
             }
@@ -50,6 +51,7 @@ impl Inner {
                 }
                 let url = absolute(&uri.to_string())?;
                 if let Some(repository) = self.sites.around(&url).cloned() {
+                    reads_only(&request)?;
                     let path = url.path().get(repository.base.path().len()..).unwrap_or_default();
                     return match file_of(path).filter(|_| url.query().is_none()) {
                         Some((path, file)) => self.ostree(request, &repository, &path, file).await,
@@ -484,6 +486,13 @@ fn typed(url: Url, digest: Digest, media_type: Option<String>) -> Located {
 fn is_plain(request: &WebRequest) -> bool {
     let shows = [header::AUTHORIZATION, header::COOKIE].iter().any(|name| request.headers.contains_key(name));
     matches!(request.method, Method::GET | Method::HEAD) && request.body.is_none() && !shows
+}
+
+/// Nobody writes into a repository by HTTP, and its server may have any address.
+fn reads_only(request: &WebRequest) -> Result<(), ContentError> {
+    let reads = matches!(request.method, Method::GET | Method::HEAD) && request.body.is_none();
+    let why = "a repository of [[ostree]] is for reading: GET and HEAD without a body";
+    if reads { Ok(()) } else { Err(ContentError::Denied(why.to_owned())) }
 }
 
 /// The path below a repository in its one form, and what it is.

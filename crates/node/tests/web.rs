@@ -355,6 +355,11 @@ async fn nothing_leads_inside_or_to_hosts_that_are_not_listed() {
     assert_eq!(ask(proxied.get(inside.url("/secret"))).await.status, 403);
     assert_eq!(ask(proxied.get(format!("http://{}/v2/", node.mirrors()[0]))).await.status, 403);
     assert_eq!(get(&node, "/ostree/other/config").await.status, 404);
+    let direct = reqwest::Client::builder().no_proxy().build().expect("client");
+    let own = format!("http://{}/ostree/os/x", node.mirrors()[0]);
+    for post in [proxied.post(web.url("/repo/x")), direct.post(own)] {
+        assert_eq!(ask(post.body("y")).await.status, 403, "a repository is for reading");
+    }
     for path in ["..%2f..%2fsecret", "refs/%2e%2e/%2e%2e/x"] {
         assert_eq!(get(&node, &format!("/ostree/os/{path}")).await.status, 404, "{path}");
     }
