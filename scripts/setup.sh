@@ -21,7 +21,7 @@ for purpose in "$@"; do
         build) packages+=(gcc libc6-dev git ca-certificates) ;;
         demo) packages+=(iproute2) ;;
         peers) packages+=(python3 curl openssl haproxy nginx-light python3-libtorrent python3-grpcio mktorrent prometheus rtorrent transmission-daemon aria2 qbittorrent-nox
-                          opentracker skopeo docker-registry docker.io containerd etcd-server etcd-client
+                          opentracker ostree skopeo docker-registry docker.io containerd etcd-server etcd-client
                           podman runc crun netavark aardvark-dns iptables iproute2) ;;
         clients) packages+=(buildah debootstrap openssl) ;;
         fuzz) packages+=(g++) ;;

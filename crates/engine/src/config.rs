@@ -31,6 +31,8 @@ pub struct Config {
     pub max_active: u64,
     /// How many pieces ahead of a reader are fetched first.
     pub window: u32,
+    /// Whether peers are looked for in the local network by multicast, and those that look are answered (BEP 14).
+    pub local_discovery: bool,
 }
 
 impl Default for Config {
@@ -45,6 +47,7 @@ impl Default for Config {
             max_request: 256 * 1024,
             max_active: 48 * 1024 * 1024,
             window: 32,
+            local_discovery: false,
         }
     }
 }

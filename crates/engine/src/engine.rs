@@ -16,6 +16,7 @@ use metainfo::InfoHash;
 use swarm::{PeerKey, PieceSet, Swarm};
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::Notify,
     time::{sleep, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -30,7 +31,7 @@ use crate::{
     config::Config,
     handshake,
     layout::Layout,
-    link,
+    link, local,
     metadata::{self, MetadataError},
     places::{Places, canonical},
     torrent::{Failure, NoLog, ProofLog, Torrent},
@@ -55,6 +56,8 @@ pub struct ShelfItem {
     pub torrent: metainfo::Torrent,
     /// Its bytes.
     pub file: File,
+    /// Whether the local network may know that it is here.
+    pub open: bool,
 }
 
 /// A torrent to run.
@@ -69,13 +72,16 @@ pub struct TorrentSpec {
     pub log: Box<dyn ProofLog>,
     /// Once it is complete the shelf has it: the engine lets go of it when nobody has been connected for a while.
     pub rests: bool,
+    /// Whether the local network may know that it is here, where [`Config::local_discovery`] is on. Of a torrent that is
+    /// marked private it never does.
+    pub open: bool,
 }
 
 impl TorrentSpec {
     /// A torrent that is complete in `layout`.
     pub fn seed(torrent: metainfo::Torrent, layout: Layout) -> Self {
         let have = PieceSet::full(torrent.info.geometry.piece_count());
-        Self { torrent, layout, have, log: Box::new(NoLog), rests: false }
+        Self { torrent, layout, have, log: Box::new(NoLog), rests: false, open: true }
     }
 }
 
@@ -105,8 +111,10 @@ pub(crate) struct Shared {
     pub(crate) buffers: Buffers,
     checker: Arc<Checker>,
     torrents: Mutex<HashMap<InfoHash, Arc<Torrent>>>,
-    shelf: Option<Arc<dyn Shelf>>,
+    pub(crate) shelf: Option<Arc<dyn Shelf>>,
     announcer: Announcer,
+    /// Told when there is a new torrent.
+    pub(crate) local: Notify,
     /// For trackers.
     pub(crate) tracker_client: TrackerClient,
     places: Arc<Places>,
@@ -148,6 +156,7 @@ impl Engine {
             torrents: Mutex::default(),
             shelf,
             announcer,
+            local: Notify::new(),
             tracker_client,
             keys: AtomicU64::new(1),
             lost: Mutex::default(),
@@ -159,6 +168,9 @@ impl Engine {
         });
         shared.tasks.spawn(announcer::run(announces, shared.clone()));
         shared.tasks.spawn(accept(listener, shared.clone()));
+        if shared.config.local_discovery {
+            shared.tasks.spawn(local::run(shared.clone()));
+        }
         Ok(Self(shared))
     }
 
@@ -193,6 +205,7 @@ impl Engine {
             torrents.insert(info_hash, torrent.clone());
         }
         shared.lost().remove(&info_hash);
+        shared.local.notify_one();
         shared.announcer.add(info_hash, trackers).await;
         shared.tasks.spawn(drive(shared.clone(), torrent.clone(), rests));
         Ok(torrent)
@@ -363,7 +376,8 @@ impl Shared {
         }
         let shelf = self.shelf.clone()?;
         let item = tokio::task::spawn_blocking(move || shelf.find(&info_hash)).await.ok()??;
-        let spec = TorrentSpec::seed(item.torrent, Layout::single(Arc::new(item.file)));
+        let layout = Layout::single(Arc::new(item.file));
+        let spec = TorrentSpec { open: item.open, ..TorrentSpec::seed(item.torrent, layout) };
         let torrent = self.build(spec);
         {
             let mut torrents = self.torrents();
@@ -387,7 +401,9 @@ impl Shared {
         };
         let swarm = Swarm::new(spec.torrent.info.geometry, spec.have, config);
         let (checker, stop) = (self.checker.clone(), self.stop.child_token());
-        Arc::new(Torrent::new(spec.torrent, spec.layout, spec.log, swarm, checker, self.clock, stop))
+        let mut torrent = Torrent::new(spec.torrent, spec.layout, spec.log, swarm, checker, self.clock, stop);
+        torrent.open = spec.open;
+        Arc::new(torrent)
     }
 }
 

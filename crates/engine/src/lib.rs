@@ -14,7 +14,8 @@
 //! lock that its connections take briefly, never across an await. Blocks are received straight into pooled buffers; when a
 //! piece is whole, a thread of the checker hashes it while it is hot, several pieces at once where several
 //! wait, writes it with one call, and tells the brain. Uploads go from the page cache to the socket by `sendfile`.
-//! A torrent has one task for its timers and dials; trackers have one task for all torrents.
+//! A torrent has one task for its timers and dials; trackers have one task for all torrents, and so has the local network
+//! where it is asked for peers.
 
 mod announcer;
 mod buffers;
@@ -26,6 +27,8 @@ mod engine;
 mod handshake;
 mod layout;
 mod link;
+mod local;
+mod local_plan;
 mod metadata;
 mod places;
 mod resume;

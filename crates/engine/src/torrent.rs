@@ -54,6 +54,8 @@ pub struct Torrent {
     /// Wakes the torrent's own task: new peers to dial, something to time.
     pub(crate) wake: Notify,
     pub(crate) stop: CancellationToken,
+    /// Whether the local network may know of it, unless it is private.
+    pub(crate) open: bool,
 }
 
 /// How far a torrent is.
@@ -194,7 +196,12 @@ impl Torrent {
             next_reader: 0,
         };
         let (inner, wake) = (Mutex::new(inner), Notify::new());
-        Self { meta, layout, log, clock, checker, inner, status, wake, stop }
+        Self { meta, layout, log, clock, checker, inner, status, wake, stop, open: false }
+    }
+
+    /// Whether the local network may know of it.
+    pub(crate) const fn is_open(&self) -> bool {
+        self.open && !self.meta.info.private
     }
 
     /// The torrent's name.

@@ -50,7 +50,7 @@ fn seed_spec(torrent: &metainfo::Torrent, folder: &Path) -> TorrentSpec {
 fn leech_spec(torrent: &metainfo::Torrent, folder: &Path) -> TorrentSpec {
     let layout = Layout::download(&torrent.info, folder).expect("writable");
     let have = PieceSet::empty(torrent.info.geometry.piece_count());
-    TorrentSpec { torrent: torrent.clone(), layout, have, log: Box::new(NoLog), rests: false }
+    TorrentSpec { torrent: torrent.clone(), layout, have, log: Box::new(NoLog), rests: false, open: true }
 }
 
 async fn complete(torrent: &Arc<Torrent>) -> TorrentState {
@@ -134,7 +134,14 @@ async fn what_is_on_disk_is_found_and_only_the_rest_is_fetched() {
     assert_eq!(have.count(), torrent.info.geometry.piece_count() - missing);
     let (seed, leech) = (engine().await, engine().await);
     seed.add(seed_spec(&torrent, from.path())).await.unwrap();
-    let spec = TorrentSpec { torrent: torrent.clone(), layout, have, log: Box::new(NoLog), rests: false };
+    let spec = TorrentSpec {
+        torrent: torrent.clone(),
+        layout,
+        have,
+        log: Box::new(NoLog),
+        rests: false,
+        open: true,
+    };
     let got = leech.add(spec).await.unwrap();
     got.add_peers([seed.listen()]);
     assert_eq!(complete(&got).await, TorrentState::Complete);
@@ -226,7 +233,7 @@ struct OneOnTheShelf(metainfo::Torrent, std::path::PathBuf);
 
 impl Shelf for OneOnTheShelf {
     fn find(&self, _: &metainfo::InfoHash) -> Option<ShelfItem> {
-        Some(ShelfItem { torrent: self.0.clone(), file: fs::File::open(&self.1).ok()? })
+        Some(ShelfItem { torrent: self.0.clone(), file: fs::File::open(&self.1).ok()?, open: true })
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod create;
 pub(crate) mod get;
 pub(crate) mod lab;
 pub(crate) mod node;
+pub(crate) mod proxy;
 pub(crate) mod pull;
 mod retracker;
 pub(crate) mod runtime;

@@ -46,6 +46,8 @@ enum Command {
     Lab(commands::lab::Args),
     /// Run the daemon of this host: registry mirror, store, peers
     Node(commands::node::Args),
+    /// Run a node as torrent-cache's client was run: its environment, without a configuration file
+    Proxy(Box<commands::proxy::Args>),
     /// Have the node fetch an image
     Pull(commands::pull::Args),
     /// Have container runtimes pull through the node, check that they do, or undo it
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Command::Get(args) => host::block_on(commands::get::run(args)),
         Command::Lab(args) => host::block_on(commands::lab::run(args)),
         Command::Node(args) => host::block_on(commands::node::run(args)),
+        Command::Proxy(args) => host::block_on(commands::proxy::run(*args)),
         Command::Pull(args) => host::block_on(commands::pull::run(args)),
         Command::Runtime(args) => host::block_on(commands::runtime::run(args)),
         Command::Seed(args) => host::block_on(commands::seed::run(args)),

@@ -495,7 +495,7 @@ fn runtimes_are_set_up_in_a_system_below_a_folder_and_brought_back() {
     let (code, words) = code_and_words(&runtime(&["install", "docker"]));
     assert!(code == Some(1) && words.contains("--mirror 127.0.0.1:5555"), "{words}");
     let (code, words) = code_and_words(&runtime(&["install", "lxc"]));
-    assert!(code == Some(2) && words.contains("docker, containerd and podman"), "{words}");
+    assert!(code == Some(2) && words.contains("docker, containerd, podman"), "{words}");
     let (code, words) = code_and_words(&runtime(&["install"]));
     assert!(code == Some(1) && words.contains("no container runtime"), "{words}");
     // The node's configuration says where the mirror is, and which registries there are.
@@ -514,4 +514,37 @@ fn runtimes_are_set_up_in_a_system_below_a_folder_and_brought_back() {
     assert_eq!(runtime(&["uninstall"]).status.code(), Some(0));
     assert!(!system.path().join("etc/containers").exists());
     assert_eq!(runtime(&["uninstall"]).status.code(), Some(0), "twice is once");
+}
+
+#[test]
+fn what_the_environment_of_a_proxy_says_wrong_is_told_by_its_name() {
+    for (name, value) in [
+        ("PORT", "http"),
+        ("INTERFACE", "eth0"),
+        ("REGISTRY_LOCATION", "ftp://reg.test"),
+        ("TRACKER", "tracker.test"),
+        ("ETCD_HOST", "a/b"),
+        ("ETCD_PORT", "0"),
+        ("TORRENT_FIRST_PORT", "7000-7010"),
+        ("TORRENT_LAST_PORT", "1"),
+        ("CERTFILE", "/nowhere/cert.pem"),
+        ("PRIVATEKEY", "/nowhere/key.pem"),
+    ] {
+        let mut command = longshore();
+        command.args(["proxy", "--data", "/nowhere/at/all"]).env(name, value);
+        // Where a value names another setting as well, that is set right.
+        let refused =
+            command.env("ETCD_HOST", if name == "ETCD_HOST" { value } else { "127.0.0.1" }).output();
+        let (code, words) = code_and_words(&refused.expect("runs"));
+        assert_eq!(code, Some(2), "{name}: {words}");
+        let said = if name == "PRIVATEKEY" { "CERTFILE" } else { name };
+        assert!(words.contains(said), "{name}: {words}");
+    }
+    let help = run(&["proxy", "--help"]);
+    let help = String::from_utf8_lossy(&help.stdout);
+    for name in
+        ["PORT", "INTERFACE", "REGISTRY_NO_SSL", "REGISTRY_LOCATION", "TRACKER", "ETCD_HOST", "ETCD_PORT"]
+    {
+        assert!(help.contains(&format!("[env: {name}")), "{name}: {help}");
+    }
 }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use hash::{Digest, DigestError};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use origin::{Listing, Repository, Secret, Target};
-use tokio::time::timeout;
+use origin::{Home, Listing, Repository, Secret, Target};
+use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
     Asker, ByteRange, Content, ContentError, Limits, Route, RouteError, Routed, Span,
@@ -17,6 +17,8 @@ use crate::{
     parts::Parts,
     push,
     range::spans,
+    tunnel::Slot,
+    web,
 };
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -42,22 +44,25 @@ pub(crate) struct Answerer<C> {
     /// The authority behind the mirror's own certificate, in PEM.
     pub(crate) authority: Option<String>,
     pub(crate) activity: Arc<Activity>,
+    pub(crate) tunnels: Arc<Semaphore>,
 }
 
 /// The answers of one connection.
 pub(crate) struct Service<C> {
     answerer: Arc<Answerer<C>>,
     cut: Cut,
+    slot: Slot,
 }
 
 /// What a failed request was for: the same failure is told differently, see [`ContentError`].
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Manifest,
     Blob,
     Listing,
     Push,
     Ping,
+    Web,
 }
 
 impl<C: Content> hyper::service::Service<Request<Incoming>> for Service<C> {
@@ -66,25 +71,38 @@ impl<C: Content> hyper::service::Service<Request<Incoming>> for Service<C> {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (answerer, cut) = (Arc::clone(&self.answerer), self.cut.clone());
+        let (answerer, cut, slot) = (Arc::clone(&self.answerer), self.cut.clone(), self.slot.clone());
         // The body of what is no push does not matter; hyper reads a small one past and closes after a large one.
         let (head, body) = request.into_parts();
-        Box::pin(async move { Ok(answerer.answer(&head, body, cut).await) })
+        Box::pin(async move { Ok(answerer.answer(&head, body, cut, slot).await) })
     }
 }
 
 impl<C: Content> Answerer<C> {
-    pub(crate) fn service(self: Arc<Self>, cut: Cut) -> Service<C> {
-        Service { answerer: self, cut }
+    pub(crate) fn service(self: Arc<Self>, cut: Cut, slot: Slot) -> Service<C> {
+        Service { answerer: self, cut, slot }
     }
 
-    async fn answer(&self, head: &http::request::Parts, body: Incoming, cut: Cut) -> Response<Body> {
+    async fn answer(
+        &self,
+        head: &http::request::Parts,
+        body: Incoming,
+        cut: Cut,
+        slot: Slot,
+    ) -> Response<Body> {
         let busy = Activity::begin(&self.activity);
-        let mut response = self.route(head, body, cut).await;
+        let mut response = if head.method == Method::CONNECT {
+            self.connect(head, slot).await
+        } else if let Some(target) = web::target(&head.uri) {
+            self.web(target, head, body, cut).await
+        } else {
+            let mut response = self.route(head, body, cut).await;
+            response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+            response
+        };
         if let Body::Blob(blob) = response.body_mut() {
             blob.keep(busy);
         }
-        response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
         tracing::debug!(
             method = %head.method, path = head.uri.path(), status = response.status().as_u16(), "answered"
         );
@@ -140,9 +158,9 @@ impl<C: Content> Answerer<C> {
             }
             Route::Blob(repository, digest) => {
                 let outcome = if is_head {
-                    self.head_blob(repository, digest, &asker, &head.headers).await
+                    self.head_blob(&repository.into(), digest, &asker, &head.headers).await
                 } else {
-                    self.blob(repository, digest, &asker, &head.headers, cut).await
+                    self.blob(&repository.into(), digest, &asker, &head.headers, cut).await
                 };
                 outcome.map_err(|error| (Kind::Blob, error))
             }
@@ -210,14 +228,14 @@ impl<C: Content> Answerer<C> {
         Ok(answer.length(manifest.size))
     }
 
-    async fn head_blob(
+    pub(crate) async fn head_blob(
         &self,
-        repository: &Repository,
+        home: &Home,
         digest: &Digest,
         asker: &Asker,
         headers: &HeaderMap,
     ) -> Result<Answer, ContentError> {
-        let head = self.wait(self.content.blob_size(repository, digest, asker)).await?;
+        let head = self.wait(self.content.blob_size(home, digest, asker)).await?;
         let answer = Answer::new(head.media_type.as_deref().unwrap_or(OCTETS)).digest(digest).ranges();
         if has_it(headers, digest) {
             return Ok(answer.not_modified());
@@ -226,9 +244,9 @@ impl<C: Content> Answerer<C> {
         Ok(answer.length(head.size))
     }
 
-    async fn blob(
+    pub(crate) async fn blob(
         &self,
-        repository: &Repository,
+        home: &Home,
         digest: &Digest,
         asker: &Asker,
         headers: &HeaderMap,
@@ -236,7 +254,7 @@ impl<C: Content> Answerer<C> {
     ) -> Result<Answer, ContentError> {
         if has_it(headers, digest) {
             // The content is still asked: it may not be for this client.
-            let head = self.wait(self.content.blob_size(repository, digest, asker)).await?;
+            let head = self.wait(self.content.blob_size(home, digest, asker)).await?;
             let media_type = head.media_type.as_deref().unwrap_or(OCTETS);
             return Ok(Answer::new(media_type).digest(digest).ranges().not_modified());
         }
@@ -246,13 +264,13 @@ impl<C: Content> Answerer<C> {
             .and_then(|value| parse_ranges(value.to_str().ok()?));
         let range = match ranges.as_deref() {
             Some([range]) => Some(*range),
-            Some(ranges) => match self.parts(repository, digest, asker, ranges, &cut).await? {
+            Some(ranges) => match self.parts(home, digest, asker, ranges, &cut).await? {
                 Some(answer) => return Ok(answer),
                 None => None,
             },
             None => None,
         };
-        let blob = self.wait(self.content.blob(repository, digest, asker, range)).await?;
+        let blob = self.wait(self.content.blob(home, digest, asker, range)).await?;
         let span = blob.span;
         if span.end().is_none_or(|end| end > blob.size)
             || (range.is_none() && span != Span::whole(blob.size))
@@ -271,19 +289,19 @@ impl<C: Content> Answerer<C> {
     /// Several ranges in one answer; none where the whole blob is the better one.
     async fn parts(
         &self,
-        repository: &Repository,
+        home: &Home,
         digest: &Digest,
         asker: &Asker,
         ranges: &[ByteRange],
         cut: &Cut,
     ) -> Result<Option<Answer>, ContentError> {
-        let head = self.wait(self.content.blob_size(repository, digest, asker)).await?;
+        let head = self.wait(self.content.blob_size(home, digest, asker)).await?;
         let Some(spans) = spans(ranges, head.size)? else { return Ok(None) };
         let parts = Parts::new(head.media_type.as_deref().unwrap_or(OCTETS), head.size, spans);
         let answer =
             Answer::new(&parts.content_type()).digest(digest).ranges().status(StatusCode::PARTIAL_CONTENT);
         let length = parts.length();
-        let stream = parts.body(self.content.clone(), repository.clone(), *digest, asker.clone());
+        let stream = parts.body(self.content.clone(), home.clone(), *digest, asker.clone());
         let body = Body::blob(*digest, stream, length, self.limits.body_stall, cut.clone());
         Ok(Some(answer.body(length, body)))
     }
@@ -302,7 +320,7 @@ impl<C: Content> Answerer<C> {
             .bytes(listed.bytes))
     }
 
-    async fn wait<T>(
+    pub(crate) async fn wait<T>(
         &self,
         answer: impl Future<Output = Result<T, ContentError>> + Send,
     ) -> Result<T, ContentError> {
@@ -313,15 +331,20 @@ impl<C: Content> Answerer<C> {
 }
 
 /// An answer under construction.
-struct Answer {
+pub(crate) struct Answer {
     response: Response<Body>,
 }
 
 impl Answer {
-    fn new(media_type: &str) -> Self {
+    pub(crate) fn new(media_type: &str) -> Self {
         let media_type = HeaderValue::from_str(media_type).unwrap_or(HeaderValue::from_static(OCTETS));
         let mut response = Response::new(Body::empty());
         response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        Self { response }
+    }
+
+    /// With the answer as it is so far.
+    pub(crate) fn from(response: Response<Body>) -> Self {
         Self { response }
     }
 
@@ -340,7 +363,7 @@ impl Answer {
         self.header(header::ACCEPT_RANGES, Some("bytes"))
     }
 
-    fn warning(self, text: Option<String>) -> Self {
+    pub(crate) fn warning(self, text: Option<String>) -> Self {
         let text = text.map(|text| format!("299 - \"{}\"", quotable(&text)));
         self.header(header::WARNING, text.as_deref())
     }
@@ -373,7 +396,7 @@ impl Answer {
         self.length(length)
     }
 
-    fn finish(self) -> Response<Body> {
+    pub(crate) fn finish(self) -> Response<Body> {
         self.response
     }
 }
@@ -389,7 +412,7 @@ fn told(well: bool, problems: &[String]) -> Response<Body> {
 }
 
 /// The table at [`ContentError`].
-fn failed(kind: Kind, is_head: bool, error: &ContentError, path: &str) -> Response<Body> {
+pub(crate) fn failed(kind: Kind, is_head: bool, error: &ContentError, path: &str) -> Response<Body> {
     if let ContentError::Internal(reason) = error {
         tracing::error!(path, reason, "the content has a fault");
     } else {
@@ -400,6 +423,7 @@ fn failed(kind: Kind, is_head: bool, error: &ContentError, path: &str) -> Respon
         Kind::Blob => "BLOB_UNKNOWN",
         Kind::Listing | Kind::Ping => "NAME_UNKNOWN",
         Kind::Push => "BLOB_UPLOAD_UNKNOWN",
+        Kind::Web => "UNKNOWN",
     };
     let message = error.to_string();
     match error {
@@ -420,7 +444,9 @@ fn failed(kind: Kind, is_head: bool, error: &ContentError, path: &str) -> Respon
             response
         }
         _ if kind == Kind::Blob => refusal(StatusCode::NOT_FOUND, unknown, &message),
-        ContentError::Denied(_) if !is_head => refusal(StatusCode::FORBIDDEN, "DENIED", &message),
+        ContentError::Denied(_) if !is_head || kind == Kind::Web => {
+            refusal(StatusCode::FORBIDDEN, "DENIED", &message)
+        }
         ContentError::Unavailable(_) | ContentError::TooBusy => {
             refusal(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", &message)
         }

@@ -42,10 +42,11 @@ pub(crate) enum Body {
 }
 
 pub(crate) struct Blob {
-    digest: Digest,
+    /// For the log.
+    what: String,
     stream: BlobStream,
-    /// Bytes still owed.
-    left: u64,
+    /// Bytes still owed; none where the end is not known before it comes.
+    left: Option<u64>,
     cut: Cut,
     stall: Duration,
     timer: Pin<Box<Sleep>>,
@@ -61,9 +62,20 @@ impl Body {
     /// `length` bytes from `stream`, cut short when it fails, ends early, goes on too long, or gives nothing for
     /// `stall`.
     pub(crate) fn blob(digest: Digest, stream: BlobStream, length: u64, stall: Duration, cut: Cut) -> Self {
+        Self::stream(format!("blob {digest}"), stream, Some(length), stall, cut)
+    }
+
+    /// The same for anything, whose length need not be known: then it is cut only when it fails or stalls.
+    pub(crate) fn stream(
+        what: String,
+        stream: BlobStream,
+        length: Option<u64>,
+        stall: Duration,
+        cut: Cut,
+    ) -> Self {
         let timer = Box::pin(sleep(stall));
-        let (waiting, busy) = (false, None);
-        Self::Blob(Box::new(Blob { digest, stream, left: length, cut, stall, timer, waiting, busy }))
+        let (left, waiting, busy) = (length, false, None);
+        Self::Blob(Box::new(Blob { what, stream, left, cut, stall, timer, waiting, busy }))
     }
 }
 
@@ -74,7 +86,7 @@ impl Blob {
     }
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        if self.left == 0 {
+        if self.left == Some(0) {
             return Poll::Ready(None);
         }
         if self.cut.is_set() {
@@ -84,16 +96,21 @@ impl Blob {
             let why = match self.stream.as_mut().poll_next(cx) {
                 Poll::Ready(Some(Ok(chunk))) => {
                     self.waiting = false;
-                    match self.left.checked_sub(chunk.len() as u64) {
-                        Some(_) if chunk.is_empty() => continue,
-                        Some(left) => {
-                            self.left = left;
+                    match self.left.map(|left| left.checked_sub(chunk.len() as u64)) {
+                        _ if chunk.is_empty() => continue,
+                        None => return Poll::Ready(Some(chunk)),
+                        Some(Some(left)) => {
+                            self.left = Some(left);
                             return Poll::Ready(Some(chunk));
                         }
-                        None => "more bytes came than were announced".to_owned(),
+                        Some(None) => "more bytes came than were announced".to_owned(),
                     }
                 }
                 Poll::Ready(Some(Err(error))) => error.to_string(),
+                Poll::Ready(None) if self.left.is_none() => {
+                    self.left = Some(0);
+                    return Poll::Ready(None);
+                }
                 Poll::Ready(None) => "the bytes ended early".to_owned(),
                 Poll::Pending => {
                     if !self.waiting {
@@ -107,7 +124,7 @@ impl Blob {
                     }
                 }
             };
-            tracing::warn!(digest = %self.digest, left = self.left, %why, "a blob was cut short");
+            tracing::warn!(what = self.what, left = self.left, %why, "an answer was cut short");
             self.cut.set();
             return Poll::Pending;
         }
@@ -136,14 +153,14 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Bytes(bytes) => bytes.is_empty(),
-            Self::Blob(blob) => blob.left == 0,
+            Self::Blob(blob) => blob.left == Some(0),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(match self {
-            Self::Bytes(bytes) => bytes.len() as u64,
-            Self::Blob(blob) => blob.left,
-        })
+        match self {
+            Self::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Blob(blob) => blob.left.map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
     }
 }

@@ -19,7 +19,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Limits, body::Cut};
+use crate::{Limits, body::Cut, tunnel::Slot};
 
 /// The first byte of a TLS handshake record (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -41,7 +41,7 @@ pub(crate) async fn run<S, B>(
     tls: Option<Arc<ServerConfig>>,
     limits: Limits,
     shutdown: CancellationToken,
-    service: impl FnOnce(Cut) -> S,
+    service: impl FnOnce(Cut, Slot) -> S,
 ) where
     S: hyper::service::Service<http::Request<hyper::body::Incoming>, Response = http::Response<B>> + Unpin,
     S::Future: Unpin,
@@ -76,7 +76,7 @@ async fn converse<IO, S, B>(
     stream: IO,
     limits: Limits,
     shutdown: CancellationToken,
-    service: impl FnOnce(Cut) -> S,
+    service: impl FnOnce(Cut, Slot) -> S,
 ) where
     IO: AsyncRead + AsyncWrite + Unpin,
     S: hyper::service::Service<http::Request<hyper::body::Incoming>, Response = http::Response<B>> + Unpin,
@@ -85,12 +85,12 @@ async fn converse<IO, S, B>(
     B: http_body::Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let cut = Cut::default();
+    let (cut, slot) = (Cut::default(), Slot::default());
     let io = TokioIo::new(ClientIo::new(stream, limits.write_stall, cut.clone()));
     let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header)
-        .serve_connection(io, service(cut));
+        .serve_connection(io, service(cut, slot.clone()));
     let mut draining = false;
     let outcome = loop {
         tokio::select! {
@@ -101,11 +101,16 @@ async fn converse<IO, S, B>(
             }
         }
     };
-    if let Err(error) = outcome {
+    if let Err(error) = &outcome {
         // Clients leave when they like: containerd cuts every parallel range it has enough of.
         tracing::debug!(%error, "a connection ended early");
     }
-    close(connection.into_parts().io.into_inner().stream).await;
+    let parts = connection.into_parts();
+    let mut io = parts.io.into_inner();
+    if let (Ok(()), Some(tunnel)) = (outcome, slot.take()) {
+        tunnel.run(&mut io, &parts.read_buf, shutdown).await;
+    }
+    close(io.stream).await;
 }
 
 /// Ends with FIN: says that nothing more comes, and lets the client finish reading before the socket goes.

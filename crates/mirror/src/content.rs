@@ -5,8 +5,9 @@ use std::{future::Future, io, pin::Pin};
 use bytes::Bytes;
 use futures_util::Stream;
 use hash::Digest;
-use http::{HeaderMap, Method, StatusCode};
-use origin::{Listing, ListingAnswer, OriginError, Repository, Secret, Target};
+use http::{HeaderMap, Method, StatusCode, Uri};
+use origin::{Home, Listing, ListingAnswer, OriginError, Repository, Secret, Target};
+use tokio::net::TcpStream;
 
 use crate::range::{ByteRange, Span};
 
@@ -53,7 +54,7 @@ pub trait Content: Send + Sync + 'static {
     /// What a blob is, for HEAD. Must not start a transfer.
     fn blob_size(
         &self,
-        repository: &Repository,
+        home: &Home,
         digest: &Digest,
         asker: &Asker,
     ) -> impl Future<Output = Result<BlobHead, ContentError>> + Send;
@@ -61,7 +62,7 @@ pub trait Content: Send + Sync + 'static {
     /// A blob, or the part of it that `range` means once the size is known: see [`Span::of`].
     fn blob(
         &self,
-        repository: &Repository,
+        home: &Home,
         digest: &Digest,
         asker: &Asker,
         range: Option<ByteRange>,
@@ -82,6 +83,70 @@ pub trait Content: Send + Sync + 'static {
         query: Option<&str>,
         asker: &Asker,
     ) -> impl Future<Output = Result<ListingAnswer, ContentError>> + Send;
+
+    /// Where a file of the web is to be had: as a blob, or as an answer that is passed on.
+    fn locate(&self, request: WebRequest) -> impl Future<Output = Result<Located, ContentError>> + Send {
+        drop(request);
+        async { Err(ContentError::NotFound) }
+    }
+
+    /// A connection for a client's tunnel, if there may be one to that host.
+    fn tunnel(&self, host: &str, port: u16) -> impl Future<Output = Result<TcpStream, ContentError>> + Send {
+        let why = format!("tunnels to {host}:{port} are not allowed");
+        async { Err(ContentError::Denied(why)) }
+    }
+}
+
+/// A request for something that is in no registry.
+pub struct WebRequest {
+    /// The request's.
+    pub method: Method,
+    /// What it is for.
+    pub target: WebTarget,
+    /// The client's headers, without those that are about its connection.
+    pub headers: HeaderMap,
+    /// The body as it comes, if there is one.
+    pub body: Option<PushBody>,
+}
+
+/// What a request of the web is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WebTarget {
+    /// A URL, as clients of a proxy give it.
+    Absolute(Uri),
+    /// A file of an OSTree repository that the configuration names: its name, and the path below it as it came.
+    Ostree(String, String),
+}
+
+/// Where a file of the web is to be had.
+pub enum Located {
+    /// It is this blob.
+    Blob {
+        /// Where it lives.
+        home: Home,
+        /// The blob.
+        digest: Digest,
+        /// What the server called it, if that is known.
+        media_type: Option<String>,
+        /// As in [`ManifestAnswer`].
+        warning: Option<String>,
+    },
+    /// This is the answer.
+    Passed(Passed),
+}
+
+/// An answer to a request of the web.
+pub struct Passed {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers, without those that are about a connection.
+    pub headers: HeaderMap,
+    /// As in [`ManifestAnswer`].
+    pub warning: Option<String>,
+    /// The body's length in bytes, if it is known before its end.
+    pub length: Option<u64>,
+    /// The body, of exactly that length.
+    pub body: BlobStream,
 }
 
 /// How it goes with whoever has the bytes.

@@ -4,6 +4,8 @@
 //! in the way that makes each client do the best thing next: take the bytes, resume, or go to the upstream at once.
 //! What the answers are and why is written at [`ContentError`].
 //!
+//! On the same port it answers below `/ostree/`, and clients that take it for their HTTP proxy.
+//!
 //! It knows HTTP, never peers, never disks; it decides nothing about which registries may be asked or by whom: that
 //! is the content's affair.
 //!
@@ -24,12 +26,14 @@ mod push;
 mod range;
 mod route;
 mod server;
+mod tunnel;
+mod web;
 
 pub use content::{
-    Asker, BlobAnswer, BlobHead, BlobStream, Content, ContentError, Health, ManifestAnswer,
-    ManifestHeadAnswer, Push, PushBody, PushTarget, Pushed, PushedAt,
+    Asker, BlobAnswer, BlobHead, BlobStream, Content, ContentError, Health, Located, ManifestAnswer,
+    ManifestHeadAnswer, Passed, Push, PushBody, PushTarget, Pushed, PushedAt, WebRequest, WebTarget,
 };
-pub use origin::{Listing, ListingAnswer, Repository, Secret, Target};
+pub use origin::{Home, Listing, ListingAnswer, Repository, Secret, Target};
 pub use range::{ByteRange, Span, parse_ranges};
 pub use route::{Route, RouteError, Routed, parse_route};
 pub use server::{Limits, Mirror, MirrorConfig, Tls};

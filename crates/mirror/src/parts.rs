@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use hash::Digest;
-use origin::Repository;
+use origin::Home;
 
 use crate::{Asker, BlobStream, ByteRange, Content, ContentError, Span};
 
@@ -45,7 +45,7 @@ impl Parts {
     pub(crate) fn body<C: Content>(
         self,
         content: Arc<C>,
-        repository: Repository,
+        home: Home,
         digest: Digest,
         asker: Asker,
     ) -> BlobStream {
@@ -59,11 +59,11 @@ impl Parts {
         }
         pieces.push_back(Piece::Text(self.end().into()));
         let bodies = stream::unfold(pieces, move |mut pieces| {
-            let (content, repository, asker) = (content.clone(), repository.clone(), asker.clone());
+            let (content, home, asker) = (content.clone(), home.clone(), asker.clone());
             async move {
                 let body: BlobStream = match pieces.pop_front()? {
                     Piece::Text(text) => stream::iter([Ok(text)]).boxed(),
-                    Piece::Span(span) => match part(&*content, &repository, &digest, &asker, span).await {
+                    Piece::Span(span) => match part(&*content, &home, &digest, &asker, span).await {
                         Ok(body) => body,
                         Err(error) => stream::iter([Err(error)]).boxed(),
                     },
@@ -89,13 +89,13 @@ impl Parts {
 
 async fn part<C: Content>(
     content: &C,
-    repository: &Repository,
+    home: &Home,
     digest: &Digest,
     asker: &Asker,
     span: Span,
 ) -> Result<BlobStream, ContentError> {
     let range = ByteRange::Between(span.offset, span.offset + (span.length - 1));
-    let blob = content.blob(repository, digest, asker, Some(range)).await?;
+    let blob = content.blob(home, digest, asker, Some(range)).await?;
     if blob.span != span {
         return Err(ContentError::Internal(format!("{:?} where {span:?} was asked for", blob.span)));
     }

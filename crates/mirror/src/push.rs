@@ -71,7 +71,7 @@ impl<C: Content> Answerer<C> {
 }
 
 /// The body's bytes, each of which must come in time.
-fn chunks(body: Incoming) -> impl Stream<Item = io::Result<Bytes>> + Send {
+pub(crate) fn chunks(body: Incoming) -> impl Stream<Item = io::Result<Bytes>> + Send {
     let body: BodyDataStream<Incoming> = body.into_data_stream();
     stream::try_unfold(body, async |mut body| match timeout(STALL, body.next()).await {
         Ok(Some(Ok(chunk))) => Ok(Some((chunk, body))),

@@ -30,6 +30,8 @@ pub struct MirrorConfig {
     pub default_registry: String,
     /// How many connections are served at once; more are told 503. Docker and containerd open up to 18 per pull.
     pub max_connections: usize,
+    /// How many tunnels are open at once; who wants more is told 503.
+    pub max_tunnels: usize,
     /// Deadlines; not in the configuration file.
     #[serde(skip)]
     pub limits: Limits,
@@ -49,6 +51,8 @@ pub struct Limits {
     /// For a client to read on: 300 s. Clients that unpack as they read may pause for long under disk pressure, so
     /// this is generous; past it the connection ends.
     pub write_stall: Duration,
+    /// For the next byte in a tunnel, either way: 600 s. Past it the tunnel ends.
+    pub tunnel_idle: Duration,
     /// For running answers and pulls at shutdown: 30 s. Past it they are cut.
     pub drain: Duration,
     /// How long nothing is asked before a shutdown takes all pulls to be over: 1 s.
@@ -60,6 +64,7 @@ impl Default for MirrorConfig {
         Self {
             default_registry: DEFAULT_REGISTRY.to_owned(),
             max_connections: 4096,
+            max_tunnels: 512,
             limits: Limits::default(),
         }
     }
@@ -73,6 +78,7 @@ impl Default for Limits {
             health: Duration::from_secs(15),
             body_stall: Duration::from_secs(60),
             write_stall: Duration::from_secs(300),
+            tunnel_idle: Duration::from_secs(600),
             drain: Duration::from_secs(30),
             quiet: Duration::from_secs(1),
         }
@@ -101,7 +107,9 @@ impl<C: Content> Mirror<C> {
         let default_registry = Repository::new(&config.default_registry, "a/a")?.registry().to_owned();
         let authority = tls.as_ref().and_then(|tls| tls.authority.clone());
         let activity = Arc::new(Activity::default());
-        let answerer = Answerer { content, default_registry, limits: config.limits, authority, activity };
+        let tunnels = Arc::new(Semaphore::new(config.max_tunnels.min(Semaphore::MAX_PERMITS)));
+        let limits = config.limits;
+        let answerer = Answerer { content, default_registry, limits, authority, activity, tunnels };
         Ok(Self {
             answerer: Arc::new(answerer),
             connections: config.max_connections.min(Semaphore::MAX_PERMITS),
@@ -159,7 +167,8 @@ impl<C: Content> Mirror<C> {
             let tls = self.tls.as_ref().map(|tls| tls.server.borrow().clone());
             running.spawn(async move {
                 let _permit = permit;
-                connection::run(stream, tls, limits, ending, |cut| answerer.service(cut)).await;
+                let service = |cut, slot| answerer.service(cut, slot);
+                connection::run(stream, tls, limits, ending, service).await;
             });
         };
         drop(listeners);

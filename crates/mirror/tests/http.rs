@@ -14,9 +14,9 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use hash::Digest;
 use longshore_mirror::{
-    Asker, BlobAnswer, BlobHead, ByteRange, Content, ContentError, Health, Limits, Listing, ListingAnswer,
-    ManifestAnswer, ManifestHeadAnswer, Mirror, MirrorConfig, Push, Pushed, PushedAt, Repository, Span,
-    Target, Tls,
+    Asker, BlobAnswer, BlobHead, ByteRange, Content, ContentError, Health, Home, Limits, Listing,
+    ListingAnswer, Located, ManifestAnswer, ManifestHeadAnswer, Mirror, MirrorConfig, Passed, Push, Pushed,
+    PushedAt, Repository, Span, Target, Tls, WebRequest, WebTarget,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use tokio::{
@@ -55,6 +55,13 @@ fn error(repository: &Repository) -> Result<(), ContentError> {
         "bad/fault" => ContentError::Internal("secret detail".into()),
         _ => return Ok(()),
     })
+}
+
+fn repository(home: &Home) -> &Repository {
+    match home {
+        Home::Registry(repository) => repository,
+        Home::Web(url) => panic!("{url}"),
+    }
 }
 
 impl Content for Fake {
@@ -101,23 +108,20 @@ impl Content for Fake {
         Ok(ManifestHeadAnswer { size, media_type: OCI.into(), digest: manifest.digest, warning: None })
     }
 
-    async fn blob_size(
-        &self,
-        repository: &Repository,
-        _: &Digest,
-        _: &Asker,
-    ) -> Result<BlobHead, ContentError> {
+    async fn blob_size(&self, home: &Home, _: &Digest, _: &Asker) -> Result<BlobHead, ContentError> {
+        let repository = repository(home);
         error(repository)?;
         Ok(BlobHead { size: blob().len() as u64, media_type: None })
     }
 
     async fn blob(
         &self,
-        repository: &Repository,
+        home: &Home,
         _: &Digest,
         _: &Asker,
         range: Option<ByteRange>,
     ) -> Result<BlobAnswer, ContentError> {
+        let repository = repository(home);
         error(repository)?;
         self.transfers.fetch_add(1, Ordering::SeqCst);
         let whole = if repository.name() == "org/empty" { Bytes::new() } else { blob() };
@@ -146,6 +150,22 @@ impl Content for Fake {
         let (size, span) =
             if repository.name() == "org/endless" { (1 << 40, Span::whole(1 << 40)) } else { (size, span) };
         Ok(BlobAnswer { size, span, media_type: None, body })
+    }
+
+    async fn locate(&self, request: WebRequest) -> Result<Located, ContentError> {
+        let mut names: Vec<String> = request.headers.keys().map(ToString::to_string).collect();
+        names.sort();
+        let body = format!("{:?} {}", request.target, names.join(","));
+        let chunks = [Ok(Bytes::from(body))];
+        let (status, headers) = (http::StatusCode::OK, http::HeaderMap::new());
+        let body = match &request.target {
+            WebTarget::Absolute(uri) if uri.path() == "/breaks" => {
+                let gone = ContentError::Unavailable("gone".into());
+                stream::iter(chunks.into_iter().chain([Err(gone)])).boxed()
+            }
+            _ => stream::iter(chunks).boxed(),
+        };
+        Ok(Located::Passed(Passed { status, headers, warning: None, length: None, body }))
     }
 
     async fn push(&self, _: &Repository, push: Push, asker: &Asker) -> Result<Pushed, ContentError> {
@@ -739,4 +759,50 @@ async fn http_and_https_are_spoken_on_one_port_and_the_authority_is_given_out() 
     server.send_replace(tls::server(&new.certificate, &new.key).unwrap());
     assert!(connect(&own.authority).await.is_err());
     assert!(connect(&new.authority).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_is_asked_of_a_proxy_goes_on_without_what_is_about_the_connection() {
+    let running = start().await;
+    // As libcurl asks for OSTree.
+    let headers = "Accept: */*\r\nConnection: Upgrade, HTTP2-Settings, X-Mine\r\nUpgrade: h2c\r\n\
+        HTTP2-Settings: AAMAAABk\r\nProxy-Connection: Keep-Alive\r\nX-Mine: 1\r\nUser-Agent: libostree\r\n";
+    let answer = ask(&running, "GET", "http://a.test:81/x?y", headers).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.header("docker-distribution-api-version"), None);
+    let body = String::from_utf8(answer.body).unwrap();
+    assert!(body.contains("http://a.test:81/x?y") && body.contains(" accept,user-agent"), "{body}");
+    let answer = get(&running, "/ostree/os/refs/heads/main").await;
+    assert!(String::from_utf8(answer.body).unwrap().contains(r#"Ostree("os", "refs/heads/main")"#));
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_that_breaks_is_not_taken_for_whole() {
+    let running = start().await;
+    let ends = |answer: &Raw| answer.body.ends_with(b"\r\n0\r\n\r\n");
+    assert!(ends(&get(&running, "http://a.test/whole").await));
+    let answer = get(&running, "http://a.test/breaks").await;
+    assert!(answer.fin && answer.body.len() > 10 && !ends(&answer), "{answer:?}");
+}
+
+#[tokio::test]
+async fn tunnels_that_the_content_does_not_know_and_heads_without_end_are_refused() {
+    let running = start().await;
+    for to in ["a.test:443", "a.test"] {
+        assert_eq!(ask(&running, "CONNECT", to, "").await.status, 403, "{to}");
+    }
+    let huge = format!("X-Huge: {}\r\n", "x".repeat(2 << 20));
+    let request = format!("GET http://a.test/ HTTP/1.1\r\nHost: a\r\n{huge}\r\n");
+    let mut stream = TcpStream::connect(running.addr).await.unwrap();
+    // The rest of it may no more be wanted.
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut answer = vec![0; 64];
+    let read = stream.read(&mut answer).await.unwrap_or(0);
+    assert!(read == 0 || answer.starts_with(b"HTTP/1.1 431"), "{:?}", String::from_utf8_lossy(&answer));
+}
+
+#[tokio::test]
+async fn more_tunnels_than_are_allowed_are_told_so() {
+    let running = start_with(MirrorConfig { max_tunnels: 0, ..MirrorConfig::default() }).await;
+    assert_eq!(ask(&running, "CONNECT", "a.test:443", "").await.status, 503);
 }

@@ -135,10 +135,11 @@ impl Inner {
         if let Some(rights) = flight.rights() {
             return ask(self.origin.with_rights(rights)).await;
         }
-        let place = Place::from(&flight.repository);
+        let repository = flight.repository()?;
+        let place = Place::from(repository);
         let (answer, rights) = self.with_rights(&place, &flight.asker, ask).await?;
         let Granted { rights, public, .. } =
-            self.note_granted(&flight.repository, flight.digest, &flight.asker, rights);
+            self.note_granted(repository, flight.digest, &flight.asker, rights);
         if public {
             put(&self.access.begun, flight.digest, (), |()| LATELY);
         }
@@ -226,7 +227,9 @@ impl Inner {
         let place = Place::from(repository);
         let asked = self.with_rights(&place, asker, |origin| async move {
             match want {
-                Want::Blob | Want::Pushed(_) => Ok(Some(origin.blob_size(repository, digest).await?)),
+                Want::Blob | Want::Pushed(_) | Want::Fetched(_) => {
+                    Ok(Some(origin.blob_size(repository, digest).await?))
+                }
                 Want::Manifest(accept) => {
                     Ok(origin.head_manifest(repository, &Target::Digest(*digest), accept).await?.size)
                 }
@@ -245,7 +248,9 @@ impl Inner {
     /// Whether what is here of a blob that was broken off may be gone on from, for whoever the flight is for: the word of
     /// a registry that is not listed is no leave to read what came from another.
     pub(crate) fn may_resume(&self, flight: &Flight) -> bool {
-        let listed = self.origin.endpoint(&Place::from(&flight.repository)).is_ok_and(|e| e.listed);
+        let listed = flight
+            .repository()
+            .is_ok_and(|repository| self.origin.endpoint(&repository.into()).is_ok_and(|e| e.listed));
         listed || lock(&self.access.begun).contains_key(&flight.digest)
     }
 

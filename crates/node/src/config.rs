@@ -10,6 +10,8 @@ use mirror::{Limits, MirrorConfig};
 use origin::{OriginConfig, Upstream};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
+use crate::site::{OstreeConfig, ProxyConfig};
+
 /// The configuration file with every default, and what each setting means.
 pub const EXAMPLE: &str = include_str!("example.toml");
 
@@ -37,6 +39,11 @@ pub struct Config {
     pub content: ContentConfig,
     /// Registries.
     pub origin: OriginConfig,
+    /// The mirror as a proxy.
+    pub proxy: ProxyConfig,
+    /// OSTree repositories.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ostree: Vec<OstreeConfig>,
 }
 
 /// The part of the configuration about peers.
@@ -54,6 +61,8 @@ pub struct PeerConfig {
     pub max_peers: usize,
     /// How many peers are served at once, per blob.
     pub upload_slots: usize,
+    /// Whether peers are looked for in the local network too.
+    pub local_discovery: bool,
 }
 
 /// The part of the configuration about the mirror.
@@ -110,6 +119,8 @@ impl Default for Config {
             api: ApiConfig::default(),
             content: ContentConfig::default(),
             origin: OriginConfig::default(),
+            proxy: ProxyConfig::default(),
+            ostree: Vec::new(),
         }
     }
 }
@@ -123,6 +134,7 @@ impl Default for PeerConfig {
             max_per_host: engine.max_per_host,
             max_peers: engine.max_peers,
             upload_slots: engine.upload_slots,
+            local_discovery: engine.local_discovery,
         }
     }
 }
@@ -204,6 +216,7 @@ impl Config {
             max_per_host: self.peer.max_per_host,
             max_peers: self.peer.max_peers,
             upload_slots: self.peer.upload_slots,
+            local_discovery: self.peer.local_discovery,
             ..engine::Config::default()
         }
     }
@@ -215,6 +228,7 @@ impl Config {
         MirrorConfig {
             default_registry: self.mirror.default_registry.clone(),
             max_connections: self.mirror.max_connections,
+            max_tunnels: self.proxy.max_tunnels,
             limits: Limits { body_stall, ..defaults },
         }
     }
@@ -300,12 +314,28 @@ mod tests {
         }
     }
 
+    /// What an example that is commented out says.
+    fn example_of(table: &str) -> Config {
+        let (_, example) = EXAMPLE.split_once(&format!("# {table}")).expect("there");
+        let block = example.lines().skip(1).take_while(|line| !line.is_empty());
+        let block: String =
+            block.map(|line| line.strip_prefix("# ").unwrap_or(line).to_owned() + "\n").collect();
+        toml::from_str(&format!("{table}\n{block}")).expect("valid")
+    }
+
+    #[test]
+    fn the_examples_of_the_web_are_such() {
+        let rule = example_of("[[proxy.rules]]").proxy.rules.pop().expect("one");
+        assert!(rule.digest_header.is_some() && rule.stale);
+        let config = example_of("[[ostree]]");
+        let ostree = config.ostree.first().expect("one");
+        assert!(ostree.ca.is_some() && ostree.stale);
+        assert!(crate::site::Sites::new(&config).is_ok());
+    }
+
     #[test]
     fn the_example_of_an_upstream_is_one() {
-        let (_, example) = EXAMPLE.split_once("# [[origin.upstreams]]").expect("there");
-        let block: String =
-            example.lines().map(|line| line.strip_prefix("# ").unwrap_or(line).to_owned() + "\n").collect();
-        let config: Config = toml::from_str(&format!("[[origin.upstreams]]{block}")).expect("valid");
+        let config = example_of("[[origin.upstreams]]");
         let upstream = config.origin.upstreams.first().expect("one");
         assert!(upstream.endpoint.is_some() && upstream.ca.is_some() && upstream.credentials.is_some());
         assert_eq!(upstream.repositories.len(), 2);

@@ -20,12 +20,13 @@ use futures_util::FutureExt;
 use hash::Digest;
 use metainfo::BLOCK_LENGTH;
 use mirror::{
-    Asker, BlobAnswer, BlobHead, ByteRange, Content as MirrorContent, ContentError, Health, ManifestAnswer,
-    ManifestHeadAnswer, Push, Pushed, Span,
+    Asker, BlobAnswer, BlobHead, ByteRange, Content as MirrorContent, ContentError, Health, Located,
+    ManifestAnswer, ManifestHeadAnswer, Push, Pushed, Span, WebRequest,
 };
-use origin::{Listing, ListingAnswer, Origin, OriginError, Repository, Target};
+use origin::{Home, Listing, ListingAnswer, Origin, OriginError, Repository, Target, Web};
 use store::{Blob, Store};
 use tokio::{
+    net::TcpStream,
     task::spawn_blocking,
     time::{Instant, timeout},
 };
@@ -36,11 +37,12 @@ use crate::{
     breaker::Breaker,
     config::Config,
     fetch,
-    flight::{FetchError, Flight, Progress, Want},
+    flight::{FetchError, Flight, Progress, Want, not_public},
     manifests::Resolved,
     push::Uploads,
     record::{Record, Records},
     single::Singles,
+    site::Sites,
     stream,
 };
 
@@ -62,6 +64,8 @@ pub(crate) struct Inner {
     pub(crate) store: Arc<Store>,
     pub(crate) engine: Engine,
     pub(crate) origin: Origin,
+    pub(crate) web: Web,
+    pub(crate) sites: Sites,
     pub(crate) directory: Option<DirectoryClient>,
     pub(crate) records: Records,
     /// Content bytes given to clients.
@@ -92,7 +96,7 @@ impl Inner {
     /// one that was under way, which they may follow as far as [`Inner::join`] says.
     pub(crate) fn flight(
         self: &Arc<Self>,
-        repository: &Repository,
+        home: &Home,
         digest: Digest,
         want: Want,
         asker: &Asker,
@@ -101,7 +105,7 @@ impl Inner {
         if let Some(flight) = flights.get(&digest) {
             return (flight.clone(), false);
         }
-        let flight = Arc::new(Flight::new(digest, repository.clone(), want, asker.clone(), now()));
+        let flight = Arc::new(Flight::new(digest, home.clone(), want, asker.clone(), now()));
         flights.insert(digest, flight.clone());
         let (inner, for_task) = (self.clone(), flight.clone());
         self.tasks.spawn(async move {
@@ -119,7 +123,7 @@ impl Inner {
     pub(crate) async fn join(
         self: &Arc<Self>,
         flight: &Flight,
-        repository: &Repository,
+        home: &Home,
         asker: &Asker,
     ) -> Result<(), OriginError> {
         let mut progress = flight.progress();
@@ -129,7 +133,7 @@ impl Inner {
             _ => false,
         };
         if !public {
-            self.may_have(asker, repository, flight.digest, &flight.want).await?;
+            self.may_have_of(asker, home, flight.digest, &flight.want).await?;
         }
         Ok(())
     }
@@ -233,11 +237,9 @@ impl Inner {
                 peer: Some(address.to_string()),
                 peer_id: Some(hash::to_hex(id.as_bytes())),
             },
-            swarm::SourceKind::Origin => Source {
-                kind: SourceKind::Origin,
-                peer: Some(flight.repository.registry().to_owned()),
-                peer_id: None,
-            },
+            swarm::SourceKind::Origin => {
+                Source { kind: SourceKind::Origin, peer: Some(flight.home.host().to_owned()), peer_id: None }
+            }
             swarm::SourceKind::Store => Source { kind: SourceKind::Store, peer: None, peer_id: None },
         }
     }
@@ -280,17 +282,15 @@ impl MirrorContent for Content {
         })
     }
 
-    async fn blob_size(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        asker: &Asker,
-    ) -> Result<BlobHead, ContentError> {
+    async fn blob_size(&self, home: &Home, digest: &Digest, asker: &Asker) -> Result<BlobHead, ContentError> {
         let inner = &self.0;
-        inner.origin.endpoint(&repository.into())?;
-        if let Some((blob, _)) = inner.stored(*digest).await? {
+        inner.check(home)?;
+        let stored = inner.stored(*digest).await?;
+        // Of the web, only what is for everybody is given from here.
+        let usable = |blob: &Blob| blob.public || matches!(home, Home::Registry(_));
+        if let Some((blob, _)) = stored.filter(|(blob, _)| usable(blob)) {
             if !blob.public {
-                inner.may_have(asker, repository, *digest, &Want::Blob).await?;
+                inner.may_have_of(asker, home, *digest, &Want::Blob).await?;
             }
             return Ok(BlobHead { size: blob.size, media_type: blob.media_type });
         }
@@ -300,69 +300,80 @@ impl MirrorContent for Content {
         {
             return Ok(BlobHead { size: entry.size, media_type: entry.media_type });
         }
-        let size = inner.size_for(asker, repository, *digest).await?;
+        let size = inner.size_of(asker, home, *digest).await?;
         Ok(BlobHead { size, media_type: None })
     }
 
     async fn blob(
         &self,
-        repository: &Repository,
+        home: &Home,
         digest: &Digest,
         asker: &Asker,
         range: Option<ByteRange>,
     ) -> Result<BlobAnswer, ContentError> {
         let inner = &self.0;
-        inner.origin.endpoint(&repository.into())?;
-        if let Some(answer) = inner.stored_blob(repository, digest, asker, range).await? {
-            return Ok(answer);
-        }
+        inner.check(home)?;
         let direct = |size: u64| {
             let span = Span::of(range, size)?;
-            let body = stream::direct(inner.clone(), repository.clone(), *digest, asker.clone(), span);
+            let body = stream::direct(inner.clone(), home.clone(), *digest, asker.clone(), span);
             Ok(BlobAnswer { size, span, media_type: None, body })
         };
+        // What is here and not for everybody is no affair of a web server's clients: they get that server's bytes.
+        let beside = |error: &ContentError| matches!((home, error), (Home::Web(_), ContentError::Denied(_)));
+        match inner.stored_blob(home, digest, asker, range).await {
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) => {}
+            Err(error) if beside(&error) => return direct(inner.size_of(asker, home, *digest).await?),
+            Err(error) => return Err(error),
+        }
         if inner.disk.is_open() {
-            return direct(inner.size_for(asker, repository, *digest).await?);
+            return direct(inner.size_of(asker, home, *digest).await?);
         }
         // The rest of what was cut short for its wrong bytes would be cut again: Docker asks for it five times more, and
         // goes elsewhere at once when it is not here.
         if range.is_some_and(ByteRange::is_resumption) && inner.was_wrong(digest) {
             return Err(ContentError::NotFound);
         }
-        let (mut flight, ours) = inner.flight(repository, *digest, Want::Blob, asker);
-        if !ours {
-            inner.join(&flight, repository, asker).await?;
+        let (mut flight, ours) = inner.flight(home, *digest, Want::Blob, asker);
+        if !ours && let Err(error) = inner.join(&flight, home, asker).await.map_err(ContentError::from) {
+            if beside(&error) {
+                return direct(inner.size_of(asker, home, *digest).await?);
+            }
+            return Err(error);
         }
         let mut progress = inner.told(&flight).await;
         if let (false, Some(Err(FetchError::Origin(error)))) = (ours, &progress.outcome)
             && is_refusal(error)
         {
             // That flight was for somebody who may not have it, and we may.
-            (flight, _) = inner.flight(repository, *digest, Want::Blob, asker);
+            (flight, _) = inner.flight(home, *digest, Want::Blob, asker);
             progress = inner.told(&flight).await;
         }
         let Progress { size, outcome, media_type, .. } = progress;
         match (size, outcome) {
             (Some(size), _) => {
                 let span = Span::of(range, size)?;
-                let body = stream::following(inner.clone(), &flight, repository.clone(), asker.clone(), span);
+                let body = stream::following(inner.clone(), &flight, home.clone(), asker.clone(), span);
                 Ok(BlobAnswer { size, span, media_type, body })
             }
             // It cannot be kept here, but perhaps it can be passed on.
             (None, Some(Err(FetchError::Disk(_) | FetchError::Swarm(_)))) => {
-                direct(inner.size_for(asker, repository, *digest).await?)
+                direct(inner.size_of(asker, home, *digest).await?)
             }
-            (None, Some(Err(error))) => Err(error.into()),
+            (None, Some(Err(error))) => match ContentError::from(error) {
+                error if beside(&error) => direct(inner.size_of(asker, home, *digest).await?),
+                error => Err(error),
+            },
             // It came between the two looks.
             (None, Some(Ok(()))) => {
-                let stored = inner.stored_blob(repository, digest, asker, range).await?;
+                let stored = inner.stored_blob(home, digest, asker, range).await?;
                 stored.ok_or_else(|| ContentError::Internal("blob lost".into()))
             }
             // Another node fetches it, perhaps for long; its size costs the origin little.
             (None, None) => {
-                let size = inner.size_for(asker, repository, *digest).await?;
+                let size = inner.size_of(asker, home, *digest).await?;
                 let span = Span::of(range, size)?;
-                let body = stream::following(inner.clone(), &flight, repository.clone(), asker.clone(), span);
+                let body = stream::following(inner.clone(), &flight, home.clone(), asker.clone(), span);
                 Ok(BlobAnswer { size, span, media_type: None, body })
             }
         }
@@ -382,20 +393,28 @@ impl MirrorContent for Content {
         let (answer, _) = self.0.with_rights(&listing.place(), asker, ask).await?;
         Ok(answer)
     }
+
+    async fn locate(&self, request: WebRequest) -> Result<Located, ContentError> {
+        self.0.locate(request).await
+    }
+
+    async fn tunnel(&self, host: &str, port: u16) -> Result<TcpStream, ContentError> {
+        self.0.tunnel(host, port).await
+    }
 }
 
 impl Inner {
     /// A blob that is here, for an asker who may have it.
     async fn stored_blob(
         self: &Arc<Self>,
-        repository: &Repository,
+        home: &Home,
         digest: &Digest,
         asker: &Asker,
         range: Option<ByteRange>,
     ) -> Result<Option<BlobAnswer>, ContentError> {
         let Some((blob, file)) = self.stored(*digest).await? else { return Ok(None) };
         if !blob.public {
-            self.may_have(asker, repository, *digest, &Want::Blob).await?;
+            self.may_have_of(asker, home, *digest, &Want::Blob).await?;
         }
         let span = Span::of(range, blob.size)?;
         let body = stream::stored(self.clone(), file, span);
@@ -406,6 +425,41 @@ impl Inner {
     fn was_wrong(&self, digest: &Digest) -> bool {
         let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
         wrong.get(digest).is_some_and(|(at, ())| at.elapsed() < WRONG)
+    }
+
+    /// Whether the configuration lets this place be asked.
+    fn check(&self, home: &Home) -> Result<(), OriginError> {
+        match home {
+            Home::Registry(repository) => self.origin.endpoint(&repository.into()).map(drop),
+            Home::Web(url) => self.web.allows(url),
+        }
+    }
+
+    /// [`Inner::may_have`] of what lives anywhere.
+    async fn may_have_of(
+        self: &Arc<Self>,
+        asker: &Asker,
+        home: &Home,
+        digest: Digest,
+        want: &Want,
+    ) -> Result<(), OriginError> {
+        match home {
+            Home::Registry(repository) => self.may_have(asker, repository, digest, want).await.map(drop),
+            Home::Web(_) => Err(not_public(home)),
+        }
+    }
+
+    /// [`Inner::size_for`] of what lives anywhere.
+    async fn size_of(
+        self: &Arc<Self>,
+        asker: &Asker,
+        home: &Home,
+        digest: Digest,
+    ) -> Result<u64, OriginError> {
+        match home {
+            Home::Registry(repository) => self.size_for(asker, repository, digest).await,
+            Home::Web(url) => self.web.size(url).await,
+        }
     }
 
     /// What a flight says of its blob within [`SIZE`].
@@ -421,7 +475,7 @@ impl Inner {
 impl Content {
     /// Brings a blob or manifest into the store, and says how it went.
     pub(crate) fn bring(&self, repository: &Repository, digest: Digest, want: Want) -> Arc<Flight> {
-        self.0.flight(repository, digest, want, &Asker::default()).0
+        self.0.flight(&repository.into(), digest, want, &Asker::default()).0
     }
 
     /// Resolves a tag, or takes the digest as it is.
@@ -447,8 +501,8 @@ impl Drop for Landing {
     fn drop(&mut self) {
         let outcome = std::mem::replace(&mut self.outcome, Ok(()));
         if let Err(error) = &outcome {
-            let (digest, repository) = (self.flight.digest, &self.flight.repository);
-            tracing::warn!(%digest, %repository, "not fetched: {error}");
+            let (digest, home) = (self.flight.digest, &self.flight.home);
+            tracing::warn!(%digest, %home, "not fetched: {error}");
             if error.is_wrong() {
                 put(&self.inner.wrong, digest, (), |()| WRONG);
             }

@@ -22,7 +22,7 @@ const WAIT: Duration = Duration::from_secs(20);
 
 /// Brings the flight's blob into the store.
 pub(crate) async fn run(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), FetchError> {
-    let Some(directory) = inner.directory.as_ref().filter(|_| !matches!(flight.want, Want::Pushed(_))) else {
+    let Some(directory) = inner.directory.as_ref().filter(|_| !flight.want.is_here()) else {
         return alone(inner, flight).await;
     };
     #[allow(clippy::disallowed_methods, reason = "a driver's deadline")]
@@ -78,8 +78,8 @@ async fn join(inner: &Arc<Inner>, flight: &Arc<Flight>, entry: Entry) -> Result<
         inner.store.mark_public(&flight.digest);
         flight.update(|progress| progress.public = Some(true));
     } else if flight.rights().is_none() {
-        let Flight { asker, repository, digest, want, .. } = &**flight;
-        let granted = inner.may_have(asker, repository, *digest, want).await?;
+        let Flight { asker, digest, want, .. } = &**flight;
+        let granted = inner.may_have(asker, flight.repository()?, *digest, want).await?;
         flight.settle(granted.rights, granted.public);
     }
     if entry.content.is_empty() {
@@ -124,6 +124,11 @@ async fn alone(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), FetchErro
     let torrent = from_origin::fetch(inner, flight).await?;
     inner.remember_origin(flight);
     let (inner, (media_type, public)) = (inner.clone(), flight.told());
+    if matches!(flight.want, Want::Fetched(_)) {
+        // The fleet is told next which URL it is of.
+        offer(&inner, &torrent, media_type, public, None).await;
+        return Ok(());
+    }
     inner.tasks.clone().spawn(async move { offer(&inner, &torrent, media_type, public, None).await });
     Ok(())
 }

@@ -9,14 +9,14 @@ use std::{
 use engine::Torrent;
 use hash::Digest;
 use mirror::{Asker, ContentError};
-use origin::{OriginError, Repository, Rights};
+use origin::{Home, OriginError, Place, Repository, Rights};
 use tokio::sync::watch;
 
 /// One blob's coming. Shared by whoever brings it and whoever reads it.
 pub(crate) struct Flight {
     pub(crate) digest: Digest,
     /// Where it is said to live.
-    pub(crate) repository: Repository,
+    pub(crate) home: Home,
     /// What it is.
     pub(crate) want: Want,
     /// For whom it is brought first.
@@ -37,6 +37,15 @@ pub(crate) enum Want {
     Manifest(Vec<String>),
     /// A blob that a client has just pushed, and the file with its bytes.
     Pushed(PathBuf),
+    /// A file of the web whose digest was not known before it had come, and where it lies.
+    Fetched(PathBuf),
+}
+
+impl Want {
+    /// Whether all of its bytes are on this host already.
+    pub(crate) fn is_here(&self) -> bool {
+        matches!(self, Self::Pushed(_) | Self::Fetched(_))
+    }
 }
 
 /// How far a blob is.
@@ -63,15 +72,17 @@ pub(crate) struct Progress {
 }
 
 impl Flight {
-    pub(crate) fn new(
-        digest: Digest,
-        repository: Repository,
-        want: Want,
-        asker: Asker,
-        started: u64,
-    ) -> Self {
+    pub(crate) fn new(digest: Digest, home: Home, want: Want, asker: Asker, started: u64) -> Self {
         let (rights, progress) = (OnceLock::new(), watch::Sender::default());
-        Self { digest, repository, want, asker, started, rights, progress }
+        Self { digest, home, want, asker, started, rights, progress }
+    }
+
+    /// The repository, of what lives in one.
+    pub(crate) fn repository(&self) -> Result<&Repository, OriginError> {
+        match &self.home {
+            Home::Registry(repository) => Ok(repository),
+            Home::Web(_) => Err(not_public(&self.home)),
+        }
     }
 
     /// With whose rights it goes, once known.
@@ -110,6 +121,12 @@ impl Flight {
             Err(_) => Err(FetchError::Stopped),
         }
     }
+}
+
+/// Nobody can say who may have what lives in the web and is not known to be for everybody.
+pub(crate) fn not_public(home: &Home) -> OriginError {
+    let reason = "what is here of it is not for everybody".to_owned();
+    OriginError::NotAllowed { place: Place::from(home), reason }
 }
 
 /// Why a blob did not come.

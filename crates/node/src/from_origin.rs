@@ -12,7 +12,7 @@ use api::directory::MAX_CONTENT;
 use bytes::{Bytes, BytesMut};
 use hash::Digest;
 use metainfo::{BlobBuilder, BlobTorrent, PieceIndex};
-use origin::{BlobBody, Origin, OriginError};
+use origin::{BlobBody, Home, Origin, OriginError, Rights, Version};
 use store::{BeginError, Evidence, Partial};
 use tokio::{
     io::{AsyncReadExt as _, AsyncSeekExt as _},
@@ -38,9 +38,13 @@ pub(crate) async fn fetch(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<Bl
     match &flight.want {
         Want::Blob => blob(inner, flight).await,
         Want::Pushed(_) => {
-            let Flight { asker, repository, digest, want, .. } = &**flight;
-            let granted = inner.may_have(asker, repository, *digest, want).await?;
+            let Flight { asker, digest, want, .. } = &**flight;
+            let granted = inner.may_have(asker, flight.repository()?, *digest, want).await?;
             flight.settle(granted.rights, granted.public);
+            blob(inner, flight).await
+        }
+        Want::Fetched(_) => {
+            flight.settle(Rights::Own, true);
             blob(inner, flight).await
         }
         Want::Manifest(accept) => manifest(inner, flight, accept).await,
@@ -53,7 +57,7 @@ async fn manifest(
     accept: &[String],
 ) -> Result<BlobTorrent, FetchError> {
     let target = origin::Target::Digest(flight.digest);
-    let (repository, target) = (&flight.repository, &target);
+    let (repository, target) = (flight.repository()?, &target);
     let ask = |origin: Origin| async move { origin.manifest(repository, target, accept).await };
     let manifest = inner.ask_origin(flight, ask).await?;
     note_public(inner, flight);
@@ -143,10 +147,14 @@ async fn attempt(
     let torrent = torrent.ok_or_else(|| FetchError::disk("the origin's answer ended early"))?;
     if torrent.digest != digest {
         partial.discard();
-        let repository = flight.repository.to_string();
+        let repository = flight.home.to_string();
         return Err(FetchError::WrongDigest { repository, expected: digest, found: torrent.digest });
     }
     note_public(inner, flight);
+    if matches!(flight.home, Home::Web(_)) {
+        // A server has just given it to somebody who showed nothing.
+        inner.store.mark_public(&digest);
+    }
     let info = torrent.info_bytes.clone();
     spawn_blocking(move || {
         partial.set_torrent(info).map_err(FetchError::disk)?;
@@ -167,8 +175,8 @@ fn note_public(inner: &Inner, flight: &Flight) {
 /// Where a blob's bytes come from.
 pub(crate) enum Source {
     Origin(BlobBody),
-    /// What a client has pushed.
-    Pushed {
+    /// What lies in a file here.
+    Here {
         file: tokio::fs::File,
         size: u64,
     },
@@ -176,13 +184,19 @@ pub(crate) enum Source {
 
 /// The blob from a byte on.
 pub(crate) async fn open(inner: &Inner, flight: &Flight, from: u64) -> Result<Source, FetchError> {
-    if let Want::Pushed(path) = &flight.want {
+    if let Want::Pushed(path) | Want::Fetched(path) = &flight.want {
         let mut file = tokio::fs::File::open(path).await.map_err(FetchError::disk)?;
         let size = file.metadata().await.map_err(FetchError::disk)?.len();
         file.seek(SeekFrom::Start(from)).await.map_err(FetchError::disk)?;
-        return Ok(Source::Pushed { file, size });
+        return Ok(Source::Here { file, size });
     }
-    let (repository, digest) = (&flight.repository, &flight.digest);
+    if let Home::Web(url) = &flight.home {
+        let (head, body) = inner.web.file(url, from, Version::Verified).await?;
+        flight.settle(Rights::Own, true);
+        flight.update(|progress| progress.media_type = head.media_type);
+        return Ok(Source::Origin(body));
+    }
+    let (repository, digest) = (flight.repository()?, &flight.digest);
     let ask = |origin: Origin| async move { origin.blob(repository, digest, from).await };
     Ok(Source::Origin(inner.ask_origin(flight, ask).await?))
 }
@@ -192,7 +206,7 @@ impl Source {
     fn size(&self) -> Option<u64> {
         match self {
             Self::Origin(body) => body.size(),
-            Self::Pushed { size, .. } => Some(*size),
+            Self::Here { size, .. } => Some(*size),
         }
     }
 
@@ -200,7 +214,7 @@ impl Source {
     pub(crate) async fn next_chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
         match self {
             Self::Origin(body) => Ok(body.next_chunk().await?),
-            Self::Pushed { file, .. } => {
+            Self::Here { file, .. } => {
                 let mut chunk = BytesMut::with_capacity(CHUNK);
                 let read = file.read_buf(&mut chunk).await.map_err(FetchError::disk)?;
                 Ok((read > 0).then(|| chunk.freeze()))
@@ -229,10 +243,13 @@ async fn size(inner: &Inner, flight: &Flight, body: &Source) -> Result<u64, Fetc
     if let Some(size) = body.size() {
         return Ok(size);
     }
-    let (repository, digest) = (&flight.repository, &flight.digest);
+    if let Home::Web(url) = &flight.home {
+        return Ok(inner.web.size(url).await?);
+    }
+    let (repository, digest) = (flight.repository()?, &flight.digest);
     let ask = |origin: Origin| async move { origin.blob_size(repository, digest).await };
     inner.ask_origin(flight, ask).await.map_err(|error| match error {
-        OriginError::Invalid { .. } => FetchError::NoSize(flight.repository.to_string(), flight.digest),
+        OriginError::Invalid { .. } => FetchError::NoSize(flight.home.to_string(), flight.digest),
         other => other.into(),
     })
 }
@@ -283,7 +300,7 @@ fn keep(
         let at = builder.received();
         if at + chunk.len() as u64 > size {
             partial.discard();
-            let repository = flight.repository.to_string();
+            let repository = flight.home.to_string();
             return Err(FetchError::TooLong { repository, digest: flight.digest, size });
         }
         if let Err(error) = file.write_all_at(&chunk, at) {

@@ -64,6 +64,7 @@ pub(crate) async fn fetch(inner: &Arc<Inner>, flight: &Arc<Flight>, entry: Entry
         have,
         log: Box::new(draft.clone()),
         rests: true,
+        open: entry.public,
     };
     let torrent = match inner.engine.add(spec).await {
         Ok(torrent) => torrent,
@@ -275,7 +276,7 @@ async fn fill_manifest(
     accept: &[String],
 ) -> Result<(), FetchError> {
     let target = origin::Target::Digest(flight.digest);
-    let (repository, target) = (&flight.repository, &target);
+    let (repository, target) = (flight.repository()?, &target);
     let ask = |origin: Origin| async move { origin.manifest(repository, target, accept).await };
     let manifest = inner.ask_origin(flight, ask).await?;
     let geometry = torrent.meta().info.geometry;

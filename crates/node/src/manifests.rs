@@ -162,18 +162,18 @@ impl Inner {
             return Ok(answer);
         }
         if self.disk.is_open() {
-            return self.pass_on(repository, digest, asker).await;
+            return self.unkept(repository, digest, asker).await;
         }
-        let (mut flight, ours) = self.flight(repository, digest, want.clone(), asker);
+        let (mut flight, ours) = self.flight(&repository.into(), digest, want.clone(), asker);
         if !ours {
-            self.join(&flight, repository, asker).await?;
+            self.join(&flight, &repository.into(), asker).await?;
         }
         let mut outcome = timeout(PATIENCE, flight.finished()).await;
         if let (false, Ok(Err(FetchError::Origin(error)))) = (ours, &outcome)
             && is_refusal(error)
         {
             // That flight was for somebody who may not have it, and we may.
-            (flight, _) = self.flight(repository, digest, want.clone(), asker);
+            (flight, _) = self.flight(&repository.into(), digest, want.clone(), asker);
             outcome = timeout(PATIENCE, flight.finished()).await;
         }
         match outcome {
@@ -183,12 +183,12 @@ impl Inner {
             }
             Ok(Err(FetchError::Origin(error))) => Err(error.into()),
             // It cannot be kept, or does not come: pass it on.
-            Ok(Err(_)) | Err(_) => self.pass_on(repository, digest, asker).await,
+            Ok(Err(_)) | Err(_) => self.unkept(repository, digest, asker).await,
         }
     }
 
     /// A manifest from its origin, kept nowhere.
-    async fn pass_on(
+    async fn unkept(
         &self,
         repository: &Repository,
         digest: Digest,

@@ -12,7 +12,7 @@ use std::{
 use api::DirectoryClient;
 use engine::Engine;
 use mirror::Mirror;
-use origin::Origin;
+use origin::{Origin, Web};
 use store::{OpenError, Store};
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -31,6 +31,7 @@ use crate::{
     push::Uploads,
     record::Records,
     shelf::StoreShelf,
+    site::{SiteError, Sites},
     trackers,
 };
 
@@ -67,6 +68,8 @@ impl Node {
     /// What could not be started, and why. Nothing is left running then.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let origin = Origin::new(&config.origin)?;
+        let sites = Sites::new(&config)?;
+        let web = Web::new(&sites.web(&config), &origin)?;
         let directory = directory(&config).await?;
         let store = open_store(&config.data).await?;
         let uploads = Uploads::open(config.data.join("uploads"))
@@ -87,6 +90,8 @@ impl Node {
             store,
             engine,
             origin,
+            web,
+            sites,
             directory,
             records: Records::default(),
             to_clients: AtomicU64::new(0),
@@ -291,6 +296,12 @@ pub enum StartError {
     /// The mirror's certificate.
     #[error("[mirror] {0}")]
     Certificate(#[from] CertificateError),
+    /// An entry of `[proxy]` or `[[ostree]]`.
+    #[error(transparent)]
+    Site(#[from] SiteError),
+    /// A host of `[proxy]`, or a CA file of `[[ostree]]`.
+    #[error("[proxy] and [[ostree]]: {0}")]
+    Web(#[from] origin::WebConfigError),
     /// The default registry of the configuration.
     #[error("mirror.default_registry: {0}")]
     DefaultRegistry(#[from] origin::ReferenceError),

@@ -56,8 +56,8 @@ struct Upload {
 }
 
 /// A file with the bytes of an upload. It goes with the value.
-struct Spool {
-    path: PathBuf,
+pub(crate) struct Spool {
+    pub(crate) path: PathBuf,
     length: u64,
 }
 
@@ -78,7 +78,7 @@ impl Uploads {
         Ok(Self { folder, next: AtomicU64::new(0), under_way: Mutex::default() })
     }
 
-    fn spool(&self) -> Spool {
+    pub(crate) fn spool(&self) -> Spool {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         Spool { path: self.folder.join(number.to_string()), length: 0 }
     }
@@ -234,7 +234,7 @@ impl Inner {
     /// Puts a blob that the registry has taken into the store, in the background.
     fn keep_pushed(self: &Arc<Self>, repository: &Repository, digest: Digest, spool: Spool, asker: &Asker) {
         self.forget_verdict(repository, digest, asker);
-        let (flight, ours) = self.flight(repository, digest, Want::Pushed(spool.path.clone()), asker);
+        let (flight, ours) = self.flight(&repository.into(), digest, Want::Pushed(spool.path.clone()), asker);
         if !ours {
             return;
         }

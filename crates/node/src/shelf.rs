@@ -16,6 +16,6 @@ impl Shelf for StoreShelf {
         let torrent = Torrent::from_info(blob.info?).ok()?;
         let file = self.0.open_blob(&digest).ok()?;
         self.0.touch(&digest);
-        Some(ShelfItem { torrent, file })
+        Some(ShelfItem { torrent, file, open: blob.public })
     }
 }

@@ -7,7 +7,7 @@ use engine::Torrent;
 use futures_util::stream;
 use hash::Digest;
 use mirror::{Asker, BlobStream, ContentError, Span};
-use origin::{BlobBody, Origin, Repository};
+use origin::{BlobBody, Home, Origin, Version};
 use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 
 use crate::{
@@ -18,6 +18,8 @@ use crate::{
 
 /// When a flight brings nothing for this long, the client is served from the origin directly.
 const STALL: Duration = Duration::from_secs(30);
+/// The same for what lives in the web, also while another node fetches it: OSTree leaves after 30 s.
+const WEB_STALL: Duration = Duration::from_secs(20);
 
 /// A span of a file that is whole. The next part is read while the last is sent.
 pub(crate) fn stored(inner: Arc<Inner>, file: Arc<File>, span: Span) -> BlobStream {
@@ -39,7 +41,7 @@ pub(crate) fn stored(inner: Arc<Inner>, file: Arc<File>, span: Span) -> BlobStre
 pub(crate) fn following(
     inner: Arc<Inner>,
     flight: &Flight,
-    repository: Repository,
+    home: Home,
     asker: Asker,
     span: Span,
 ) -> BlobStream {
@@ -47,7 +49,7 @@ pub(crate) fn following(
         progress: flight.progress(),
         at: span.offset,
         end: span.offset + span.length,
-        repository,
+        home,
         asker,
         digest: flight.digest,
         inner,
@@ -61,18 +63,12 @@ pub(crate) fn following(
 }
 
 /// A span straight from the origin, kept nowhere.
-pub(crate) fn direct(
-    inner: Arc<Inner>,
-    repository: Repository,
-    digest: Digest,
-    asker: Asker,
-    span: Span,
-) -> BlobStream {
+pub(crate) fn direct(inner: Arc<Inner>, home: Home, digest: Digest, asker: Asker, span: Span) -> BlobStream {
     let follower = Follower {
         progress: watch::Sender::default().subscribe(),
         at: span.offset,
         end: span.offset + span.length,
-        repository,
+        home,
         asker,
         digest,
         inner,
@@ -90,7 +86,7 @@ struct Follower {
     inner: Arc<Inner>,
     progress: watch::Receiver<Progress>,
     /// What the client asks for, and with what rights.
-    repository: Repository,
+    home: Home,
     asker: Asker,
     digest: Digest,
     at: u64,
@@ -134,7 +130,8 @@ impl Follower {
                 }
                 (None, torrent) => {
                     // Whoever waits for a lease asks the origin itself when that takes too long.
-                    let patience = if progress.waiting { inner_patience(&self.inner) } else { STALL };
+                    let patience =
+                        if progress.waiting { self.patience() } else { STALL.min(self.patience()) };
                     if timeout(patience, self.wait(torrent.clone())).await.is_err() {
                         tracing::info!(digest = %self.digest, "nothing comes; serving the rest from the origin");
                         self.direct = Some(None);
@@ -183,11 +180,24 @@ impl Follower {
         }
     }
 
+    /// Longer than a flight waits for another's lease; but clients of web servers do not wait for as long.
+    fn patience(&self) -> Duration {
+        match self.home {
+            Home::Registry(_) => self.inner.config.content.lease_patience() + STALL,
+            Home::Web(_) => WEB_STALL,
+        }
+    }
+
     async fn straight(&mut self) -> Result<Bytes, ContentError> {
         if let Some(None) = self.direct {
-            let (repository, digest, at) = (&self.repository, &self.digest, self.at);
-            let ask = |origin: Origin| async move { origin.blob(repository, digest, at).await };
-            let (body, _) = self.inner.with_rights(&repository.into(), &self.asker, ask).await?;
+            let (digest, at) = (&self.digest, self.at);
+            let body = match &self.home {
+                Home::Registry(repository) => {
+                    let ask = |origin: Origin| async move { origin.blob(repository, digest, at).await };
+                    self.inner.with_rights(&repository.into(), &self.asker, ask).await?.0
+                }
+                Home::Web(url) => self.inner.web.file(url, at, Version::Verified).await?.1,
+            };
             self.direct = Some(Some(body));
         }
         let Some(Some(body)) = &mut self.direct else { return Err(ContentError::NotFound) };
@@ -199,13 +209,12 @@ impl Follower {
     }
 }
 
-/// Longer than a flight waits for another's lease.
-fn inner_patience(inner: &Inner) -> Duration {
-    inner.config.content.lease_patience() + STALL
-}
-
 /// Begins at once to read, `length` bytes or what one buffer holds.
-fn read(file: Arc<File>, at: u64, length: u64) -> impl Future<Output = Result<Bytes, ContentError>> + use<> {
+pub(crate) fn read(
+    file: Arc<File>,
+    at: u64,
+    length: u64,
+) -> impl Future<Output = Result<Bytes, ContentError>> + use<> {
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     let read = spawn_blocking(move || buffers::read(&file, at, length));
     async move {

@@ -3,14 +3,15 @@
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use hash::Digest;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::Response;
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    Origin, OriginError, Repository,
+    Origin, OriginError, Patience, Repository,
     client::{Ask, reason},
     manifest::{accept_headers, content_length, pull_scope},
+    web::FileOpener,
 };
 
 /// Headway that gives a body its full number of attempts back.
@@ -22,9 +23,7 @@ const HEADWAY: u64 = 64 * 1024;
 /// The bytes are as the registry gave them: whoever takes them must hash them.
 #[derive(Debug)]
 pub struct BlobBody {
-    origin: Origin,
-    repository: Repository,
-    digest: Digest,
+    opener: Opener,
     size: Option<u64>,
     start: u64,
     offset: u64,
@@ -34,9 +33,16 @@ pub struct BlobBody {
     headway: u64,
 }
 
+/// What is opened again where it breaks.
+#[derive(Debug)]
+pub(crate) enum Opener {
+    Blob { origin: Origin, repository: Repository, digest: Digest },
+    File(Box<FileOpener>),
+}
+
 /// Where the next bytes come from.
 #[derive(Debug)]
-enum Part {
+pub(crate) enum Part {
     /// This answer, after dropping `skip` bytes that were not asked for.
     Open {
         response: Response,
@@ -48,9 +54,10 @@ enum Part {
 }
 
 /// What an answer says about itself.
-struct Opened {
-    size: Option<u64>,
-    part: Part,
+pub(crate) struct Opened {
+    pub(crate) size: Option<u64>,
+    pub(crate) part: Part,
+    pub(crate) headers: HeaderMap,
 }
 
 impl Origin {
@@ -62,18 +69,9 @@ impl Origin {
         digest: &Digest,
         from: u64,
     ) -> Result<BlobBody, OriginError> {
-        let Opened { size, part } = self.open_blob(repository, digest, from, None).await?;
-        Ok(BlobBody {
-            origin: self.clone(),
-            repository: repository.clone(),
-            digest: *digest,
-            size,
-            start: from,
-            offset: from,
-            part,
-            failures: 0,
-            headway: from,
-        })
+        let opened = self.open_blob(repository, digest, from, None).await?;
+        let opener = Opener::Blob { origin: self.clone(), repository: repository.clone(), digest: *digest };
+        Ok(BlobBody::new(opener, from, opened))
     }
 
     /// The size of a blob in bytes: by HEAD, or where the storage refuses that, by asking for its first byte.
@@ -111,47 +109,113 @@ impl Origin {
         let path = blob_path(repository, digest);
         let mut ask = ask(repository, digest, &path, Method::GET);
         if from > 0 {
-            let range =
-                HeaderValue::from_str(&format!("bytes={from}-")).map_err(|e| ask.invalid(e.to_string()))?;
-            ask.headers.insert(header::RANGE, range);
+            ask.range_from(from)?;
         }
         let response = self.send(&ask, &[StatusCode::RANGE_NOT_SATISFIABLE]).await?;
-        let opened = match response.status() {
-            StatusCode::OK => {
-                let size = content_length(response.headers());
-                if size.is_some_and(|size| from > size) {
-                    return Err(ask.invalid(format!("it ends before byte {from}")));
-                }
-                Opened { size, part: Part::Open { response, skip: from } }
+        opened(&ask, response, from, known)
+    }
+}
+
+impl Ask<'_> {
+    /// Asks for the bytes from here on.
+    pub(crate) fn range_from(&mut self, from: u64) -> Result<(), OriginError> {
+        let range =
+            HeaderValue::from_str(&format!("bytes={from}-")).map_err(|e| self.invalid(e.to_string()))?;
+        self.headers.insert(header::RANGE, range);
+        Ok(())
+    }
+}
+
+/// What an answer to a question for the bytes from `from` on holds; `known` is the size that was said before.
+pub(crate) fn opened(
+    ask: &Ask<'_>,
+    response: Response,
+    from: u64,
+    known: Option<u64>,
+) -> Result<Opened, OriginError> {
+    let headers = response.headers().clone();
+    let (size, part) = match response.status() {
+        StatusCode::OK => {
+            let size = content_length(response.headers());
+            if size.is_some_and(|size| from > size) {
+                return Err(ask.invalid(format!("it ends before byte {from}")));
             }
-            StatusCode::PARTIAL_CONTENT if from > 0 => {
-                let range = content_range(&response)
-                    .ok_or_else(|| ask.invalid("a partial answer without a Content-Range".into()))?;
-                if range.first != from || range.size.is_some_and(|size| range.last >= size) {
-                    let asked = format!("asked for bytes {from}-, got {}-{}", range.first, range.last);
-                    return Err(ask.invalid(asked));
-                }
-                Opened { size: range.size, part: Part::Open { response, skip: 0 } }
-            }
-            // Nothing is left after the last byte: that is an empty rest, not an error.
-            StatusCode::RANGE_NOT_SATISFIABLE if from > 0 && unsatisfied_size(&response) == Some(from) => {
-                Opened { size: Some(from), part: Part::Ended }
-            }
-            StatusCode::RANGE_NOT_SATISFIABLE => {
-                return Err(ask.invalid(format!("it has no byte {from}")));
-            }
-            status => return Err(ask.invalid(format!("status {} for a blob", status.as_u16()))),
-        };
-        if let (Some(before), Some(now)) = (known, opened.size)
-            && before != now
-        {
-            return Err(ask.invalid(format!("its size was {before} bytes and is {now} now")));
+            (size, Part::Open { response, skip: from })
         }
-        Ok(opened)
+        StatusCode::PARTIAL_CONTENT if from > 0 => {
+            let range = content_range(&response)
+                .ok_or_else(|| ask.invalid("a partial answer without a Content-Range".into()))?;
+            if range.first != from || range.size.is_some_and(|size| range.last >= size) {
+                let asked = format!("asked for bytes {from}-, got {}-{}", range.first, range.last);
+                return Err(ask.invalid(asked));
+            }
+            (range.size, Part::Open { response, skip: 0 })
+        }
+        // Nothing is left after the last byte: that is an empty rest, not an error.
+        StatusCode::RANGE_NOT_SATISFIABLE if from > 0 && unsatisfied_size(&response) == Some(from) => {
+            (Some(from), Part::Ended)
+        }
+        StatusCode::RANGE_NOT_SATISFIABLE => {
+            return Err(ask.invalid(format!("it has no byte {from}")));
+        }
+        status => return Err(ask.invalid(format!("status {} for a blob", status.as_u16()))),
+    };
+    if let (Some(before), Some(now)) = (known, size)
+        && before != now
+    {
+        return Err(ask.invalid(format!("its size was {before} bytes and is {now} now")));
+    }
+    Ok(Opened { size, part, headers })
+}
+
+impl Opener {
+    async fn open(&mut self, from: u64, known: Option<u64>) -> Result<Opened, OriginError> {
+        match self {
+            Self::Blob { origin, repository, digest } => {
+                origin.open_blob(repository, digest, from, known).await
+            }
+            Self::File(file) => file.open(from, known).await,
+        }
+    }
+
+    fn origin(&self) -> &Origin {
+        match self {
+            Self::Blob { origin, .. } => origin,
+            Self::File(file) => file.origin(),
+        }
+    }
+
+    fn patience(&self) -> &Patience {
+        match self {
+            Self::Blob { origin, .. } => origin.patience(),
+            Self::File(file) => file.patience(),
+        }
+    }
+
+    fn invalid(&self, reason: String) -> OriginError {
+        match self {
+            Self::Blob { repository, digest, .. } => ask(repository, digest, "", Method::GET).invalid(reason),
+            Self::File(file) => file.ask().invalid(reason),
+        }
+    }
+
+    fn unreachable(&self, url: &url::Url, reason: &str) -> OriginError {
+        match self {
+            Self::Blob { repository, digest, .. } => {
+                let ask = ask(repository, digest, "", Method::GET);
+                ask.unreachable(url, format!("blob {digest} {reason}"))
+            }
+            Self::File(file) => file.ask().unreachable(url, format!("{} {reason}", file.url.path())),
+        }
     }
 }
 
 impl BlobBody {
+    pub(crate) fn new(opener: Opener, from: u64, opened: Opened) -> Self {
+        let Opened { size, part, .. } = opened;
+        Self { opener, size, start: from, offset: from, part, failures: 0, headway: from }
+    }
+
     /// The size of the whole blob in bytes, if the registry said it.
     pub fn size(&self) -> Option<u64> {
         self.size
@@ -175,18 +239,17 @@ impl BlobBody {
             let (response, skip) = match &mut self.part {
                 Part::Ended => return Ok(None),
                 Part::Broken => {
-                    let opened =
-                        self.origin.open_blob(&self.repository, &self.digest, self.offset, self.size).await?;
+                    let opened = self.opener.open(self.offset, self.size).await?;
                     self.size = self.size.or(opened.size);
                     self.part = opened.part;
                     continue;
                 }
                 Part::Open { response, skip } => (response, skip),
             };
-            let idle = self.origin.patience().idle;
+            let idle = self.opener.patience().idle;
             let why = match timeout(idle, response.chunk()).await {
                 Ok(Ok(Some(mut chunk))) => {
-                    self.origin.count(chunk.len());
+                    self.opener.origin().count(chunk.len());
                     let drop = (*skip).min(chunk.len() as u64);
                     *skip -= drop;
                     let chunk = chunk.split_off(drop as usize);
@@ -223,9 +286,7 @@ impl BlobBody {
         self.offset += chunk.len() as u64;
         if let Some(size) = self.size.filter(|size| self.offset > *size) {
             self.part = Part::Broken;
-            let path = blob_path(&self.repository, &self.digest);
-            let ask = ask(&self.repository, &self.digest, &path, Method::GET);
-            return Err(ask.invalid(format!("its body goes on after byte {size}")));
+            return Err(self.opener.invalid(format!("its body goes on after byte {size}")));
         }
         if self.offset - self.headway >= HEADWAY {
             self.headway = self.offset;
@@ -236,15 +297,11 @@ impl BlobBody {
 
     async fn count_failure(&mut self, url: &url::Url, why: String) -> Result<(), OriginError> {
         self.failures += 1;
-        let patience = *self.origin.patience();
-        let path = blob_path(&self.repository, &self.digest);
-        let ask = ask(&self.repository, &self.digest, &path, Method::GET);
+        let patience = *self.opener.patience();
         if self.failures >= patience.attempts {
-            return Err(
-                ask.unreachable(url, format!("blob {} broke at byte {}: {why}", self.digest, self.offset))
-            );
+            return Err(self.opener.unreachable(url, &format!("broke at byte {}: {why}", self.offset)));
         }
-        tracing::debug!(digest = %self.digest, offset = self.offset, %why, "taking up a broken blob");
+        tracing::debug!(host = url.host_str(), path = url.path(), offset = self.offset, %why, "taking up a broken body");
         sleep(patience.backoff_before(self.failures)).await;
         Ok(())
     }

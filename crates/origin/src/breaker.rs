@@ -1,5 +1,5 @@
-//! Registries that could not be reached lately. To ask them again would only make clients wait for what they can have
-//! from elsewhere, or for an error.
+//! Registries and web servers that could not be reached lately. To ask them again would only make clients wait for what
+//! they can have from elsewhere, or for an error.
 
 use std::{
     collections::HashMap,
@@ -8,6 +8,8 @@ use std::{
 };
 
 use tokio::time::Instant;
+
+use crate::OriginError;
 
 /// How long a registry is left alone at first; it doubles with each further failure.
 const FIRST: Duration = Duration::from_secs(5);
@@ -40,6 +42,14 @@ impl Breaker {
             entry.until = now + entry.pause;
         }
         left
+    }
+
+    /// Learns from how it went: an answer of any kind is one.
+    pub(crate) fn note<T>(&self, registry: &str, outcome: &Result<T, OriginError>) {
+        match outcome {
+            Err(OriginError::Unreachable { status: None, .. }) => self.failed(registry),
+            _ => self.answered(registry),
+        }
     }
 
     /// It could not be reached, however often that was tried.

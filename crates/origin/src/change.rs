@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::Stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use reqwest::{RequestBuilder, Response};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -104,33 +105,8 @@ impl Origin {
             request = request.header(header::AUTHORIZATION, value);
         }
         self.check_reach(&ask, &endpoint, &url)?;
-        let first_byte = self.patience().first_byte;
-        let (seen, mut watch) = watch::channel(());
-        let request = match body {
-            Some(body) => request.body(reqwest::Body::wrap_stream(Watched { body: Box::pin(body), seen })),
-            None => {
-                drop(seen);
-                request.body(Vec::new())
-            }
-        };
-        let quiet = async {
-            loop {
-                match timeout(STALL, watch.changed()).await {
-                    Ok(Ok(())) => {}
-                    // All of it has been sent.
-                    Ok(Err(_)) => {
-                        sleep(first_byte).await;
-                        return format!("no answer within {} s", first_byte.as_secs_f32());
-                    }
-                    Err(_) => return format!("nothing moved for {} s", STALL.as_secs()),
-                }
-            }
-        };
-        let response = tokio::select! {
-            response = request.send() => response,
-            why = quiet => return Err(ask.unreachable(&url, why)),
-        };
-        let mut response = response.map_err(|error| ask.unreachable(&url, reason(&error)))?;
+        let sent = send_watched(request, body, self.patience().first_byte).await;
+        let mut response = sent.map_err(|why| ask.unreachable(&url, why))?;
         let (status, received) = (response.status(), std::mem::take(response.headers_mut()));
         let location = received.get(header::LOCATION).and_then(|value| url.join(value.to_str().ok()?).ok());
         let body = self.read_document(&ask, response, ANSWER_LIMIT).await?;
@@ -143,6 +119,43 @@ impl Origin {
         }
         let at_registry = location.as_ref().is_some_and(|location| same_origin(location, &endpoint.base));
         Ok(ChangeAnswer { status, headers, location, at_registry, body })
+    }
+}
+
+/// Sends a request with the body as it comes. There is no deadline while it moves, and `first_byte` from when it has
+/// ended. An error is said in words.
+pub(crate) async fn send_watched<S>(
+    request: RequestBuilder,
+    body: Option<S>,
+    first_byte: Duration,
+) -> Result<Response, String>
+where
+    S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+{
+    let (seen, mut watch) = watch::channel(());
+    let request = match body {
+        Some(body) => request.body(reqwest::Body::wrap_stream(Watched { body: Box::pin(body), seen })),
+        None => {
+            drop(seen);
+            request.body(Vec::new())
+        }
+    };
+    let quiet = async {
+        loop {
+            match timeout(STALL, watch.changed()).await {
+                Ok(Ok(())) => {}
+                // All of it has been sent.
+                Ok(Err(_)) => {
+                    sleep(first_byte).await;
+                    return format!("no answer within {} s", first_byte.as_secs_f32());
+                }
+                Err(_) => return format!("nothing moved for {} s", STALL.as_secs()),
+            }
+        }
+    };
+    tokio::select! {
+        response = request.send() => response.map_err(|error| reason(&error)),
+        why = quiet => Err(why),
     }
 }
 

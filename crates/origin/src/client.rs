@@ -64,6 +64,7 @@ struct Inner {
 }
 
 /// What to ask for, in one registry.
+#[derive(Debug)]
 pub(crate) struct Ask<'a> {
     pub(crate) place: Place,
     /// For errors: `manifest 1.2`, `blob sha256:…`.
@@ -77,7 +78,7 @@ pub(crate) struct Ask<'a> {
 }
 
 /// How one attempt failed, and whether another may help.
-enum Failure {
+pub(crate) enum Failure {
     Final(OriginError),
     Again { error: OriginError, after: Option<Duration> },
 }
@@ -172,9 +173,7 @@ impl Origin {
         let (head, endpoint) = (self.patience().head, self.endpoint(&ask.place)?);
         let (breaker, registry) = (&self.inner.breaker, &ask.place.registry);
         if let Some(left) = breaker.left(registry) {
-            let reason =
-                format!("it could not be a moment ago, and is left alone for {} s", left.as_secs() + 1);
-            return Err(ask.unreachable(&endpoint.base, reason));
+            return Err(ask.left_alone(&endpoint.base, left));
         }
         let outcome = match timeout(head, self.send_with_retries(ask, welcome)).await {
             Ok(outcome) => outcome,
@@ -182,10 +181,7 @@ impl Origin {
                 Err(ask.unreachable(&endpoint.base, format!("no answer within {} s", head.as_secs_f32())))
             }
         };
-        match &outcome {
-            Err(OriginError::Unreachable { status: None, .. }) => breaker.failed(registry),
-            _ => breaker.answered(registry),
-        }
+        breaker.note(registry, &outcome);
         outcome
     }
 
@@ -299,12 +295,12 @@ impl Origin {
                     challenge_header(&response).filter(|_| same_origin(response.url(), &endpoint.base));
                 return Err(ask.unauthorized("the client's were refused", header).into());
             }
-            return self.judge(ask, response, welcome);
+            return verdict(ask, response, welcome);
         }
         let used = self.known_authorization(ask, endpoint).await?;
         let response = self.send_following(ask, endpoint, used.as_ref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
-            return self.judge(ask, response, welcome);
+            return verdict(ask, response, welcome);
         }
         let header = challenge_header(&response);
         if !same_origin(response.url(), &endpoint.base) {
@@ -323,7 +319,7 @@ impl Origin {
             let why = if login.is_some() { "they were refused" } else { "there are none" };
             return Err(ask.unauthorized(why, header).into());
         }
-        self.judge(ask, response, welcome)
+        verdict(ask, response, welcome)
     }
 
     /// Sends to the endpoint and follows redirects; `authorization` goes to the endpoint's own origin only.
@@ -394,27 +390,6 @@ impl Origin {
             return Err(ask.not_allowed(NOT_PUBLIC));
         }
         Ok(())
-    }
-
-    fn judge(&self, ask: &Ask<'_>, response: Response, welcome: &[StatusCode]) -> Result<Response, Failure> {
-        let status = response.status();
-        if status.is_success() || welcome.contains(&status) {
-            return Ok(response);
-        }
-        let (place, what) = (ask.place.clone(), ask.what.clone());
-        Err(match status.as_u16() {
-            404 | 410 => OriginError::NotFound { place, what }.into(),
-            403 => OriginError::Denied { place, what }.into(),
-            429 => {
-                let after = retry_after(response.headers());
-                Failure::Again { error: OriginError::Throttled { place, retry_after: after }, after }
-            }
-            408 | 500..=599 => Failure::Again {
-                error: ask.failing(response.url(), status.as_u16()),
-                after: retry_after(response.headers()),
-            },
-            status => OriginError::Unexpected { place, what, status }.into(),
-        })
     }
 
     pub(crate) fn client(&self, endpoint: &Endpoint) -> &reqwest::Client {
@@ -587,6 +562,12 @@ impl Ask<'_> {
         OriginError::Unreachable { place: self.place.clone(), host: host(url), status: None, reason }
     }
 
+    /// It did not answer lately, and is not asked now.
+    pub(crate) fn left_alone(&self, url: &Url, left: Duration) -> OriginError {
+        let seconds = left.as_secs() + 1;
+        self.unreachable(url, format!("it could not be a moment ago, and is left alone for {seconds} s"))
+    }
+
     /// It answers, but not what it should: 5xx, mostly.
     fn failing(&self, url: &Url, status: u16) -> OriginError {
         let (place, reason) = (self.place.clone(), format!("status {status}"));
@@ -610,6 +591,32 @@ impl Patience {
     }
 }
 
+/// What an answer that is no redirect or challenge comes to: success is 2xx, or one of `welcome`.
+pub(crate) fn verdict(
+    ask: &Ask<'_>,
+    response: Response,
+    welcome: &[StatusCode],
+) -> Result<Response, Failure> {
+    let status = response.status();
+    if status.is_success() || welcome.contains(&status) {
+        return Ok(response);
+    }
+    let (place, what) = (ask.place.clone(), ask.what.clone());
+    Err(match status.as_u16() {
+        404 | 410 => OriginError::NotFound { place, what }.into(),
+        403 => OriginError::Denied { place, what }.into(),
+        429 => {
+            let after = retry_after(response.headers());
+            Failure::Again { error: OriginError::Throttled { place, retry_after: after }, after }
+        }
+        408 | 500..=599 => Failure::Again {
+            error: ask.failing(response.url(), status.as_u16()),
+            after: retry_after(response.headers()),
+        },
+        status => OriginError::Unexpected { place, what, status }.into(),
+    })
+}
+
 /// What of an error may be said: its causes, without the URL, whose query may be a signature.
 pub(crate) fn reason(error: &reqwest::Error) -> String {
     let mut causes: Vec<String> = Vec::new();
@@ -630,7 +637,7 @@ fn challenge_header(response: &Response) -> Option<String> {
     (!texts.is_empty()).then(|| texts.join(", "))
 }
 
-fn redirect(from: &Url, headers: &HeaderMap) -> Result<Url, String> {
+pub(crate) fn redirect(from: &Url, headers: &HeaderMap) -> Result<Url, String> {
     let location = headers
         .get(header::LOCATION)
         .and_then(|value| value.to_str().ok())
@@ -653,7 +660,7 @@ pub(crate) fn same_origin(a: &Url, b: &Url) -> bool {
 }
 
 /// The URL's host, where it is an address and no name.
-fn literal(url: &Url) -> Option<IpAddr> {
+pub(crate) fn literal(url: &Url) -> Option<IpAddr> {
     match url.host()? {
         url::Host::Ipv4(address) => Some(address.into()),
         url::Host::Ipv6(address) => Some(address.into()),
@@ -661,7 +668,7 @@ fn literal(url: &Url) -> Option<IpAddr> {
     }
 }
 
-fn host(url: &Url) -> String {
+pub(crate) fn host(url: &Url) -> String {
     let name = url.host_str().unwrap_or_default();
     match url.port_or_known_default() {
         Some(port) => format!("{name}:{port}"),

@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use hash::Digest;
-use longshore_origin::{Origin, OriginConfig, OriginError, Patience, Repository, Target, Upstream};
+use http::HeaderMap;
+use longshore_origin::{
+    Document, Origin, OriginConfig, OriginError, Patience, Repository, Target, Upstream, Web, WebConfig,
+};
 use rustls::{ServerConfig, ServerConnection, Stream, pki_types::PrivateKeyDer};
 use std::{
     io::{Read as _, Write as _},
@@ -118,4 +121,30 @@ async fn a_registry_that_speaks_plain_http_is_known_and_the_way_to_say_so_is_tol
     let outcome = origin(&registry, None).manifest(&repository, &Target::Tag("1".into()), &[]).await;
     let error = outcome.unwrap_err().to_string();
     assert!(error.contains(&format!("--upstream {registry}=http://{registry}")), "{error}");
+}
+
+#[tokio::test]
+async fn a_ca_file_makes_a_web_server_trusted_for_what_is_below_its_base_alone() {
+    let (addr, pem) =
+        start(|_| "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok".to_owned());
+    let base = format!("https://localhost:{}/repo/", addr.port());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), pem).unwrap();
+    let patience = Patience { attempts: 1, ..Patience::default() };
+    let web = |ca: Option<&std::path::Path>| {
+        let bases = vec![(base.parse().unwrap(), ca.map(Into::into))];
+        let origin = Origin::new(&OriginConfig::default()).unwrap();
+        Web::new(&WebConfig { bases, patience, ..WebConfig::default() }, &origin).unwrap()
+    };
+    let ask = async |web: &Web, path: &str| {
+        let url = format!("https://localhost:{}{path}", addr.port()).parse().unwrap();
+        web.document(&url, HeaderMap::new(), 100).await
+    };
+    let trusting = web(Some(file.path()));
+    let Document::New(_, bytes) = ask(&trusting, "/repo/summary").await.unwrap() else { panic!("nothing") };
+    assert_eq!(bytes.as_ref(), b"ok");
+    let outside = ask(&trusting, "/other").await.unwrap_err();
+    assert!(matches!(outside, OriginError::NotAllowed { .. }), "{outside}");
+    let error = ask(&web(None), "/repo/summary").await.unwrap_err();
+    assert!(error.to_string().contains("certificate"), "{error}");
 }

@@ -17,13 +17,20 @@ const DAEMON: &str = "etc/docker/daemon.json";
 const HOSTS: &str = "etc/containerd/certs.d/_default/hosts.toml";
 const CONFIG: &str = "etc/containerd/config.toml";
 const REGISTRIES: &str = "etc/containers/registries.conf.d/longshore.conf";
+const REMOTE: &str = "etc/ostree/remotes.d/os.conf";
+const REPOSITORY: &str = "ostree/repo/config";
+
+/// Runtimes whose files are made where they are not there.
+const MADE: [Runtime; 3] = [Runtime::Docker, Runtime::Containerd, Runtime::Podman];
 
 impl System {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let keeper = Keeper::new(Root::new(folder.path()), folder.path().join("state"));
         let registries = vec!["docker.io".into(), "quay.io".into()];
-        let setup = Setup { mirror: "127.0.0.1:5555".parse().expect("an address"), registries };
+        let repositories = vec![("os".into(), "http://a.test/repo".into())];
+        let mirror = "127.0.0.1:5555".parse().expect("an address");
+        let setup = Setup { mirror, registries, repositories };
         Self { folder, keeper, setup }
     }
 
@@ -101,9 +108,7 @@ fn readme(behind: &str) -> String {
 #[test]
 fn what_is_written_is_what_the_readme_says() {
     let system = System::new();
-    Runtime::ALL
-        .into_iter()
-        .for_each(|runtime| assert!(system.install(runtime).iter().all(|d| *d == Done::Written)));
+    MADE.into_iter().for_each(|runtime| assert!(system.install(runtime).iter().all(|d| *d == Done::Written)));
     assert_eq!(system.get(DAEMON), readme("`/etc/docker/daemon.json`"));
     assert_eq!(system.get(HOSTS), readme("`/etc/containerd/certs.d/_default/hosts.toml`"));
     assert_eq!(system.get(CONFIG), readme("`/etc/containerd/config.toml`"));
@@ -114,9 +119,7 @@ fn what_is_written_is_what_the_readme_says() {
         by_hand.put(path, &system.get(path));
     }
     let before = by_hand.tree();
-    Runtime::ALL
-        .into_iter()
-        .for_each(|runtime| assert!(by_hand.install(runtime).iter().all(|d| *d == Done::There)));
+    MADE.into_iter().for_each(|runtime| assert!(by_hand.install(runtime).iter().all(|d| *d == Done::There)));
     assert_eq!(by_hand.tree(), before);
     assert!(system.get(CONFIG).starts_with("version = 2\n"));
     let third = readme("A configuration of version 3");
@@ -127,7 +130,7 @@ fn what_is_written_is_what_the_readme_says() {
 
 #[test]
 fn nothing_is_left_of_what_was_made() {
-    for runtime in Runtime::ALL {
+    for runtime in MADE {
         let system = System::new();
         system.install(runtime);
         assert!(system.uninstall(runtime).iter().all(|undone| *undone == Undone::Removed));
@@ -137,7 +140,7 @@ fn nothing_is_left_of_what_was_made() {
 }
 
 /// Files as people have them, with what must be in them afterwards.
-const EXISTING: [(Runtime, &str, &str, &str); 12] = [
+const EXISTING: [(Runtime, &str, &str, &str); 14] = [
     (
         Runtime::Docker,
         DAEMON,
@@ -200,6 +203,19 @@ const EXISTING: [(Runtime, &str, &str, &str); 12] = [
          [[registry]]\nprefix = \"quay.io\"\nlocation = \"quay.io\"\n\n\
          [[registry.mirror]]\nlocation = \"127.0.0.1:5555/quay.io\"\ninsecure = true\n",
     ),
+    (
+        Runtime::Ostree,
+        REPOSITORY,
+        "[core]\nmode=bare\n\n[remote \"up\"]\nurl=http://a.test/repo/\n[remote \"b\"]\nurl=http://b\n",
+        "[core]\nmode=bare\n\n[remote \"up\"]\ncontenturl=http://127.0.0.1:5555/ostree/os\nurl=http://a.test/repo/\n\
+         [remote \"b\"]\nurl=http://b\n",
+    ),
+    (
+        Runtime::Ostree,
+        REMOTE,
+        "[remote \"up\"]\nurl = http://a.test/repo",
+        "[remote \"up\"]\ncontenturl=http://127.0.0.1:5555/ostree/os\nurl = http://a.test/repo",
+    ),
 ];
 
 #[test]
@@ -245,8 +261,15 @@ fn links_are_followed_within_the_root_and_stay() {
 fn what_others_changed_since_stays_and_only_our_part_goes() {
     // Text now for text then, in the words of whoever changes it, and what has to be left.
     type Case = (Runtime, &'static str, Option<&'static str>, fn(&str) -> String, &'static str);
-    let cases: [Case; 9] = [
+    let cases: [Case; 10] = [
         (Runtime::Docker, DAEMON, None, |t| t.replace(" }", ", \"debug\": true }"), "{ \"debug\": true }\n"),
+        (
+            Runtime::Ostree,
+            REMOTE,
+            Some("[remote \"up\"]\nurl=http://a.test/repo\n"),
+            |t| t.replace("contenturl", "gpg-verify=false\ncontenturl"),
+            "[remote \"up\"]\ngpg-verify=false\nurl=http://a.test/repo\n",
+        ),
         (
             Runtime::Docker,
             DAEMON,
@@ -367,6 +390,7 @@ fn a_crash_between_any_two_steps_harms_nothing() {
         (Runtime::Containerd, HOSTS, None),
         (Runtime::Containerd, CONFIG, Some("version = 2\n")),
         (Runtime::Podman, REGISTRIES, None),
+        (Runtime::Ostree, REMOTE, Some("[remote \"up\"]\nurl=http://a.test/repo\n")),
     ] {
         for first_address in [false, true] {
             for stop in 0.. {

@@ -1,4 +1,4 @@
-//! The configuration files of container runtimes: a mirror put into them, and taken out again.
+//! The configuration files of container runtimes and of OSTree: a mirror put into them, and taken out again.
 //!
 //! [`Setup`] says which files a runtime reads, and what has to stand in each: a list of [`Change`]s. A [`Part`] is what
 //! is ours in a file: it is put into the text that is there with as few new bytes as possible, and found again when
@@ -22,6 +22,7 @@ mod place;
 mod preview;
 mod record;
 mod registries;
+mod remotes;
 mod setup;
 mod tables;
 
@@ -31,4 +32,7 @@ pub use keeper::{Done, KeepError, Keeper, Outcome, Planned, PlannedUndo, Undone}
 pub use part::{EditError, Part};
 pub use place::Root;
 pub use preview::preview;
-pub use setup::{CERTS as CONTAINERD_FOLDER, Change, Runtime, Setup, SetupError, default_state};
+pub use remotes::OstreeRemote;
+pub use setup::{
+    CERTS as CONTAINERD_FOLDER, Change, Runtime, Setup, SetupError, default_state, ostree_remotes,
+};

@@ -1,8 +1,10 @@
 //! What is ours in a file, whatever the file's form.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{containerd, daemon, hosts, registries, tables};
+use crate::{containerd, daemon, hosts, registries, remotes, tables};
 
 const BY_HAND: &str = "it is written in a way that cannot be added to: add it by hand";
 const TANGLED: &str = "our part is no longer to be told from the rest: take it out by hand";
@@ -32,6 +34,11 @@ pub enum Part {
         mirror: String,
         /// Names without a port.
         registries: Vec<String>,
+    },
+    /// In a file with OSTree's remotes: `contenturl` of some.
+    OstreeContent {
+        /// By remote, `http://ADDRESS/ostree/NAME`.
+        urls: BTreeMap<String, String>,
     },
 }
 
@@ -85,6 +92,7 @@ impl Part {
             Self::ContainerdHost { url } => hosts::insert(text, url)?,
             Self::ContainerdFolder { folder } => containerd::insert(text, folder)?,
             Self::RegistryMirrors { mirror, registries } => registries::insert(text, mirror, registries)?,
+            Self::OstreeContent { urls } => remotes::insert(text, urls)?,
         };
         if let Some(edited) = &edited {
             // What was there was understood, so that an error here is about what we have made of it.
@@ -115,6 +123,7 @@ impl Part {
                     Self::RegistryMirrors { mirror, registries } => {
                         registries::remove(text, mirror, registries)?
                     }
+                    Self::OstreeContent { urls } => remotes::remove(text, urls)?,
                     Self::DockerMirror { .. } => text.to_owned(),
                 },
             },
@@ -137,6 +146,7 @@ impl Part {
             Self::ContainerdHost { url } => hosts::is_named(text, url),
             Self::ContainerdFolder { folder } => containerd::is_named(text, folder),
             Self::RegistryMirrors { mirror, registries } => registries::is_named(text, mirror, registries),
+            Self::OstreeContent { urls } => remotes::is_named(text, urls),
         }
     }
 
@@ -151,6 +161,7 @@ impl Part {
             Self::RegistryMirrors { mirror, registries } => {
                 registries::rest(old, mirror, registries)? == registries::rest(new, mirror, registries)?
             }
+            Self::OstreeContent { urls } => remotes::rest(old, urls)? == remotes::rest(new, urls)?,
         };
         let stands = self.stands_in(new)?;
         if same && stands == has { Ok(()) } else { Err(EditError::Form(TANGLED.to_owned())) }

@@ -1,6 +1,7 @@
 //! Which files a runtime reads, and what has to stand in each for it to pull through a mirror.
 
 use std::{
+    collections::BTreeMap,
     fmt, io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -11,6 +12,7 @@ use crate::{
     part::{EditError, Part},
     place::Root,
     registries::{self, Claim},
+    remotes::{self, OstreeRemote},
     tables,
 };
 
@@ -23,11 +25,13 @@ pub enum Runtime {
     Containerd,
     /// Podman, skopeo, Buildah, CRI-O.
     Podman,
+    /// OSTree, and what updates systems by it.
+    Ostree,
 }
 
 impl Runtime {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Docker, Self::Containerd, Self::Podman];
+    pub const ALL: [Self; 4] = [Self::Docker, Self::Containerd, Self::Podman, Self::Ostree];
 
     /// Its name on the command line.
     pub const fn name(self) -> &'static str {
@@ -35,6 +39,7 @@ impl Runtime {
             Self::Docker => "docker",
             Self::Containerd => "containerd",
             Self::Podman => "podman",
+            Self::Ostree => "ostree",
         }
     }
 
@@ -44,6 +49,7 @@ impl Runtime {
             Self::Docker => &["dockerd"],
             Self::Containerd => &["containerd"],
             Self::Podman => &["podman", "skopeo", "buildah", "crio"],
+            Self::Ostree => &["ostree", "rpm-ostree"],
         }
     }
 }
@@ -70,6 +76,8 @@ pub struct Setup {
     pub mirror: SocketAddr,
     /// For which registries, where a runtime has to be told each. Names without a port.
     pub registries: Vec<String>,
+    /// OSTree repositories that the mirror has: the name that each has there, and its URL.
+    pub repositories: Vec<(String, String)>,
 }
 
 /// Where records are kept unless another place is given: not with the node's content, which belongs to the node's
@@ -84,6 +92,9 @@ const CONTAINERD: &str = "/etc/containerd/config.toml";
 pub const CERTS: &str = "/etc/containerd/certs.d";
 const REGISTRIES: &str = "/etc/containers/registries.conf";
 const DROP_INS: &str = "/etc/containers/registries.conf.d";
+/// The system's OSTree repository, and files with remotes besides its own.
+const REPOSITORY: &str = "/ostree/repo/config";
+const REMOTES: &str = "/etc/ostree/remotes.d";
 
 impl Setup {
     /// What has to stand in a runtime's files, in the order in which it is to be written; and what a person should
@@ -99,6 +110,7 @@ impl Setup {
             )),
             Runtime::Containerd => self.containerd(root),
             Runtime::Podman => self.podman(root).map(|change| (vec![change], vec![])),
+            Runtime::Ostree => self.ostree(root),
         }
     }
 
@@ -161,6 +173,59 @@ impl Setup {
         }
         Ok(Change { path: ours, part: Part::RegistryMirrors { mirror, registries: self.registries.clone() } })
     }
+
+    /// Content of remotes is asked for at the mirror where it has the repository at their URL.
+    fn ostree(&self, root: &Root) -> Result<(Vec<Change>, Vec<String>), SetupError> {
+        let (mut changes, mut notes, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        for (path, found) in remotes_of(root)? {
+            let mut urls = BTreeMap::new();
+            for remote in found {
+                let Some((name, _)) =
+                    self.repositories.iter().find(|(_, url)| remotes::same(url, &remote.url))
+                else {
+                    others.push(format!("{} ({})", remote.name, remote.url));
+                    continue;
+                };
+                if remote.proxied {
+                    notes.push(format!(
+                        "{} of {} has a proxy, which is asked for the mirror too: it has to lead there",
+                        remote.name,
+                        path.display()
+                    ));
+                }
+                urls.insert(remote.name, format!("{}/ostree/{name}", self.url()));
+            }
+            if !urls.is_empty() {
+                changes.push(Change { path, part: Part::OstreeContent { urls } });
+            }
+        }
+        if changes.is_empty() {
+            return Err(SetupError::NoRemote(others));
+        }
+        Ok((changes, notes))
+    }
+}
+
+/// The remotes that a system's OSTree has.
+///
+/// # Errors
+/// A file with remotes cannot be read.
+pub fn ostree_remotes(root: &Root) -> Result<Vec<OstreeRemote>, SetupError> {
+    Ok(remotes_of(root)?.into_iter().flat_map(|(_, remotes)| remotes).collect())
+}
+
+fn remotes_of(root: &Root) -> Result<Vec<(PathBuf, Vec<OstreeRemote>)>, SetupError> {
+    let mut files = vec![PathBuf::from(REPOSITORY)];
+    let others = list(root, Path::new(REMOTES))?.into_iter();
+    files.extend(others.filter(|file| file.extension().is_some_and(|extension| extension == "conf")));
+    let read = |path: PathBuf| {
+        let text = root.read(&path).map_err(|source| SetupError::Read { path: path.clone(), source })?;
+        match remotes::remotes(&text.unwrap_or_default()) {
+            Ok(remotes) => Ok((path, remotes)),
+            Err(source) => Err(SetupError::Edit { path, source }),
+        }
+    };
+    files.into_iter().map(read).collect()
 }
 
 /// Whether a name can stand in a mirror's location.
@@ -204,6 +269,12 @@ pub enum SetupError {
              configuration (`registry` and `endpoint` of [[origin.upstreams]]), and use that"
     )]
     Registry(String),
+    /// None of OSTree's remotes is one whose repository the node knows.
+    #[error(
+        "no remote of OSTree has the URL of an [[ostree]] repository in the node's configuration (remotes: {})",
+        if .0.is_empty() { "none".to_owned() } else { .0.join(", ") }
+    )]
+    NoRemote(Vec<String>),
     /// These runtimes know no IPv6 there.
     #[error(
         "Podman, skopeo, Buildah and CRI-O take no IPv6 address as a mirror ({0}): have the node listen on \

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 /// The map, from the top. A crate may depend on those below it.
-const MAP: [&str; 20] = [
+const MAP: [&str; 21] = [
     "longshore",
     "longshore-lab",
     "longshore-node",
@@ -24,6 +24,7 @@ const MAP: [&str; 20] = [
     "longshore-announce",
     "longshore-wire",
     "longshore-metainfo",
+    "longshore-ostree",
     "longshore-bencode",
     "longshore-hash",
 ];
@@ -40,6 +41,7 @@ const KEEPS_OFF: [Rule; 8] = [
             "longshore-announce",
             "longshore-wire",
             "longshore-metainfo",
+            "longshore-ostree",
             "longshore-bencode",
             "longshore-hash",
         ],

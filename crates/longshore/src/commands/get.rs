@@ -89,6 +89,7 @@ async fn fetch(engine: &Engine, named: Named, args: &Args) -> anyhow::Result<Arc
         have: place.have,
         log: Box::new(place.log),
         rests: false,
+        open: true,
     };
     let running = engine.add(spec).await?;
     let resumed = running.status().borrow().bytes;

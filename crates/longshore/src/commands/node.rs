@@ -52,9 +52,14 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let mut signals = StopSignals::listen()?;
+    let signals = StopSignals::listen()?;
     let json = args.json;
     let node = Node::start(config(args)?).await.map_err(explain)?;
+    serve(node, signals, json).await
+}
+
+/// Says where a node listens, and stops it at a signal.
+pub(crate) async fn serve(node: Node, mut signals: StopSignals, json: bool) -> anyhow::Result<()> {
     if json {
         screen::say_json(&json!({
             "event": "listening",
@@ -121,7 +126,7 @@ fn upstream(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), url.to_owned()))
 }
 
-fn explain(error: StartError) -> anyhow::Error {
+pub(crate) fn explain(error: StartError) -> anyhow::Error {
     let failure = match &error {
         StartError::Directory(ClientError::BadAddress { .. }) => Failure::bad_input("the node cannot start")
             .hint("--directory is a URL here, a tracker's mostly; its file is for `longshore tracker --directory`"),

@@ -2,6 +2,7 @@
 
 mod check;
 mod files;
+mod ostree;
 mod place;
 mod program;
 mod pull;
@@ -37,9 +38,10 @@ fn parse(text: &str) -> Result<runtime::Runtime, String> {
     match text.to_ascii_lowercase().as_str() {
         "docker" => Ok(runtime::Runtime::Docker),
         "containerd" => Ok(runtime::Runtime::Containerd),
+        "ostree" | "rpm-ostree" => Ok(runtime::Runtime::Ostree),
         "podman" | "skopeo" | "buildah" | "cri-o" | "crio" => Ok(runtime::Runtime::Podman),
         _ => {
-            Err("known are docker, containerd and podman (which stands for skopeo, Buildah and CRI-O too)"
+            Err("known are docker, containerd, podman (which stands for skopeo, Buildah and CRI-O too) and ostree"
                 .into())
         }
     }

@@ -82,14 +82,21 @@ async fn find(torrent: &Torrent, args: &Args) -> anyhow::Result<TorrentSpec> {
         if partial {
             let place = resume::open(&torrent, &folder, true, |done, _| show.set_position(done))?;
             let resume::Place { layout, have, log } = place;
-            return anyhow::Ok(TorrentSpec { torrent, layout, have, log: Box::new(log), rests: false });
+            return anyhow::Ok(TorrentSpec {
+                torrent,
+                layout,
+                have,
+                log: Box::new(log),
+                rests: false,
+                open: true,
+            });
         }
         let layout = Layout::seed(&torrent.info, &folder);
         let have = engine::check(&torrent.info, &layout, |bytes| {
             show.inc(bytes);
             true
         })?;
-        Ok(TorrentSpec { log: Box::new(engine::NoLog), torrent, layout, have, rests: false })
+        Ok(TorrentSpec { log: Box::new(engine::NoLog), torrent, layout, have, rests: false, open: true })
     })
     .await?;
     bar.finish_and_clear();

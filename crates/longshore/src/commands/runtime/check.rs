@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{
+    ostree,
     place::{self, Mirror, System},
     program::run as ask,
     pull::Puller,
@@ -26,12 +27,13 @@ const ANSWER: Duration = Duration::from_secs(30);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// docker, containerd, podman [default: those that are installed]
+    /// docker, containerd, podman, ostree [default: those that are installed, but not ostree]
     #[arg(value_name = "RUNTIME", value_parser = super::parse)]
     runtimes: Vec<Runtime>,
     #[command(flatten)]
     mirror: Mirror,
-    /// The image to pull; it is removed again [default: hello-world or busybox of Docker Hub]
+    /// The image to pull; it is removed again [default: hello-world or busybox of Docker Hub]. For ostree a branch
+    /// [default: the first of the remote's summary]
     #[arg(long, value_name = "REF")]
     image: Option<String>,
     /// How long the pull may take
@@ -45,17 +47,17 @@ pub(crate) struct Args {
 }
 
 /// What was looked at, and how it is.
-struct Finding {
+pub(super) struct Finding {
     step: &'static str,
     ok: bool,
     words: String,
 }
 
-fn good(step: &'static str, words: impl Into<String>) -> Finding {
+pub(super) fn good(step: &'static str, words: impl Into<String>) -> Finding {
     Finding { step, ok: true, words: words.into() }
 }
 
-fn bad(step: &'static str, words: impl Into<String>) -> Finding {
+pub(super) fn bad(step: &'static str, words: impl Into<String>) -> Finding {
     Finding { step, ok: false, words: words.into() }
 }
 
@@ -101,6 +103,9 @@ fn recorded(runtime: Runtime, root: &Root, system: &System) -> Option<SocketAddr
             url.strip_prefix("http://")?.parse().ok()
         }
         Part::RegistryMirrors { mirror, .. } => mirror.parse().ok(),
+        Part::OstreeContent { urls } => {
+            urls.values().next()?.strip_prefix("http://")?.split('/').next()?.parse().ok()
+        }
         _ => None,
     })
 }
@@ -113,18 +118,34 @@ async fn look(
 ) -> anyhow::Result<Vec<Finding>> {
     let mut findings = node(args).await?;
     findings.push(answers(mirror).await);
+    if runtime == Runtime::Ostree {
+        let (finding, remote) = ostree::configured(mirror, root);
+        findings.push(finding);
+        let ready = findings.iter().all(|finding| finding.ok);
+        let pulled = match remote.filter(|_| ready) {
+            Some(remote) => pull_commit(&remote, args).await?,
+            None => not_tried(),
+        };
+        findings.push(pulled);
+        return Ok(findings);
+    }
     let (finding, puller) = match runtime {
         Runtime::Docker => docker(mirror, root).await,
         Runtime::Containerd => containerd(mirror, root).await,
         Runtime::Podman => podman(mirror, root, args.image.as_deref()).await,
+        Runtime::Ostree => return Ok(findings),
     };
     findings.push(finding);
     let pulled = match puller {
         Some(puller) if findings.iter().all(|finding| finding.ok) => pull(&puller, args).await?,
-        _ => bad("pull", "was not tried, as it would prove nothing before the rest is in order"),
+        _ => not_tried(),
     };
     findings.push(pulled);
     Ok(findings)
+}
+
+fn not_tried() -> Finding {
+    bad("pull", "was not tried, as it would prove nothing before the rest is in order")
 }
 
 /// Whether the node runs and does its work.
@@ -167,10 +188,10 @@ async fn answers(mirror: SocketAddr) -> Finding {
     }
 }
 
-const CONFIGURATION: &str = "configuration";
+pub(super) const CONFIGURATION: &str = "configuration";
 
 /// The advice where a file does not name the mirror.
-fn install(runtime: Runtime) -> String {
+pub(super) fn install(runtime: Runtime) -> String {
     format!("set it up with `longshore runtime install {runtime}`")
 }
 
@@ -288,30 +309,48 @@ async fn podman(mirror: SocketAddr, root: &Root, image: Option<&str>) -> (Findin
     (finding, Some(Puller::Podman))
 }
 
+const PULL: &str = "pull";
+
+/// How many bytes clients were given so far.
+async fn given(args: &Args) -> anyhow::Result<u64> {
+    let status = args.mirror.connection.client()?.status().await;
+    status.map(|status| status.totals.to_clients).map_err(|error| args.mirror.connection.explain(error))
+}
+
+/// Pulls a commit, and looks whether the node was asked for it.
+async fn pull_commit(remote: &ostree::Remote, args: &Args) -> anyhow::Result<Finding> {
+    let before = given(args).await?;
+    let branch = match remote.pull(args.image.as_deref(), Duration::from_secs(args.timeout)).await {
+        Ok(branch) => branch,
+        Err(words) => return Ok(bad(PULL, format!("no commit could be pulled: {words}"))),
+    };
+    let bytes = given(args).await?.saturating_sub(before);
+    Ok(if bytes > 0 {
+        good(PULL, format!("the commit of {branch} came through the node, {}", quantity::size(bytes)))
+    } else {
+        bad(PULL, format!("the commit of {branch} was pulled, but not through the node"))
+    })
+}
+
 /// Pulls, and looks whether the node was asked for it.
 async fn pull(puller: &Puller, args: &Args) -> anyhow::Result<Finding> {
-    const STEP: &str = "pull";
     let image = match puller.choose(args.image.as_deref()).await {
         Ok(image) => image,
-        Err(words) => return Ok(bad(STEP, words)),
+        Err(words) => return Ok(bad(PULL, words)),
     };
-    let given = async || {
-        let status = args.mirror.connection.client()?.status().await;
-        status.map(|status| status.totals.to_clients).map_err(|error| args.mirror.connection.explain(error))
-    };
-    let before = given().await?;
+    let before = given(args).await?;
     if let Err(words) = puller.pull(&image, Duration::from_secs(args.timeout)).await {
-        return Ok(bad(STEP, format!("{image} could not be pulled: {words}")));
+        return Ok(bad(PULL, format!("{image} could not be pulled: {words}")));
     }
-    let bytes = given().await?.saturating_sub(before);
+    let bytes = given(args).await?.saturating_sub(before);
     Ok(if bytes > 0 {
-        good(STEP, format!("{image} came through the node, {}", quantity::size(bytes)))
+        good(PULL, format!("{image} came through the node, {}", quantity::size(bytes)))
     } else {
         let why = if puller.runtime() == Runtime::Docker && !image.starts_with("docker.io/") {
             ": Docker asks mirrors for images of Docker Hub only"
         } else {
             ""
         };
-        bad(STEP, format!("{image} was pulled, but not through the node{why}"))
+        bad(PULL, format!("{image} was pulled, but not through the node{why}"))
     })
 }

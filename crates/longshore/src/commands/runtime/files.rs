@@ -15,7 +15,8 @@ const RESTART: Duration = Duration::from_secs(180);
 
 #[derive(clap::Args)]
 pub(crate) struct InstallArgs {
-    /// docker, containerd, podman (for skopeo, Buildah and CRI-O too) [default: those that are installed]
+    /// docker, containerd, podman (for skopeo, Buildah and CRI-O too), ostree [default: those that are installed, but
+    /// not ostree]
     #[arg(value_name = "RUNTIME", value_parser = super::parse)]
     runtimes: Vec<Runtime>,
     #[command(flatten)]
@@ -36,7 +37,7 @@ pub(crate) struct InstallArgs {
 
 #[derive(clap::Args)]
 pub(crate) struct UninstallArgs {
-    /// docker, containerd, podman [default: all that were set up]
+    /// docker, containerd, podman, ostree [default: all that were set up]
     #[arg(value_name = "RUNTIME", value_parser = super::parse)]
     runtimes: Vec<Runtime>,
     #[command(flatten)]
@@ -66,7 +67,9 @@ pub(super) async fn install(args: InstallArgs) -> anyhow::Result<()> {
             .hint("start `longshore node`, or name the address: --mirror 127.0.0.1:5555")
             .into());
     };
-    let setup = Setup { mirror, registries: registries(&args.registries, config.as_ref()) };
+    let repositories = config.iter().flat_map(|config| &config.ostree);
+    let repositories = repositories.map(|known| (known.name.clone(), known.url.clone())).collect();
+    let setup = Setup { mirror, registries: registries(&args.registries, config.as_ref()), repositories };
     if root.is_system() && runtimes.contains(&Runtime::Docker) {
         host::blocking(no_flag).await??;
     }
@@ -251,7 +254,7 @@ async fn take_up(
         Runtime::Podman if place::is_there("crio", root) => {
             ("reload", "crio", "CRI-O takes it up at a reload")
         }
-        Runtime::Podman => return Ok(()),
+        Runtime::Podman | Runtime::Ostree => return Ok(()),
     };
     if !restart {
         // A mirror that is no longer named stays with Docker at a reload.
@@ -292,6 +295,9 @@ fn no_flag() -> anyhow::Result<()> {
 fn refuse(error: &SetupError) -> anyhow::Error {
     match error {
         SetupError::Registry(_) => Failure::bad_input(error.to_string()).into(),
+        SetupError::NoRemote(_) => Failure::new(error.to_string())
+            .hint("add the repository to it, by the URL that the remote has; the node's configuration is given with --config")
+            .into(),
         SetupError::Edit { .. } => unusable(error),
         SetupError::Read { source, .. } => told(error, source),
         _ => Failure::new(error.to_string()).hint("nothing was changed").into(),

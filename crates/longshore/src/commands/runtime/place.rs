@@ -40,7 +40,9 @@ impl System {
     pub(super) fn runtimes(&self, named: &[Runtime], root: &Root) -> anyhow::Result<Vec<Runtime>> {
         let mut runtimes = named.to_vec();
         if runtimes.is_empty() {
-            runtimes.extend(Runtime::ALL.into_iter().filter(|runtime| found(*runtime, root).is_some()));
+            // OSTree is there for other reasons often, and is named if it is meant.
+            let meant = |runtime: &Runtime| *runtime != Runtime::Ostree && found(*runtime, root).is_some();
+            runtimes.extend(Runtime::ALL.into_iter().filter(meant));
         }
         runtimes.sort();
         runtimes.dedup();

@@ -1,6 +1,11 @@
 //! A pull of an image by a runtime itself, of which nothing is left.
 
-use std::{fs, os::unix::fs::DirBuilderExt as _, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use runtime::Runtime;
 use tokio::process::Command;
@@ -146,14 +151,18 @@ fn full(name: &str) -> String {
 }
 
 /// A folder that goes with its handle.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new() -> Result<Self, String> {
+    pub(super) fn new() -> Result<Self, String> {
         let path = std::env::temp_dir().join(format!("longshore-check-{}", std::process::id()));
         let made = fs::DirBuilder::new().mode(0o700).create(&path);
         made.map_err(|error| format!("cannot make the folder {}: {error}", path.display()))?;
         Ok(Self(path))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
     }
 }
 

@@ -1,0 +1,767 @@
+//! Files of the web: OSTree repositories, rules and the proxy, with servers that do as they are told or do not.
+#![allow(clippy::expect_used, reason = "tests fail by panicking, their helpers too")]
+
+mod support;
+
+use std::{
+    collections::HashMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use base64::Engine as _;
+use futures_util::{StreamExt as _, stream};
+use hash::Digest;
+use longshore_node::{Config, Node, OstreeConfig, RuleConfig};
+use support::{Registry, fetch_as, noise, tracker};
+use tempfile::tempdir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+
+/// What a web server holds, and how often each file was sent whole or in part.
+#[derive(Default)]
+struct Folder {
+    files: Mutex<HashMap<String, File>>,
+    sent: Mutex<HashMap<String, usize>>,
+    /// All requests: method, path, and `Authorization`.
+    asked: Mutex<Vec<(String, String, Option<String>)>>,
+    down: AtomicBool,
+}
+
+#[derive(Clone, Default)]
+struct File {
+    bytes: Bytes,
+    headers: Vec<(&'static str, String)>,
+    /// Breaks off after the first half of what was asked for, so many times.
+    breaks: usize,
+    redirect: Option<String>,
+    /// Its length is not said.
+    unsized_: bool,
+    /// Is given slowly to the first who asks.
+    slow: bool,
+    /// Is given only to those who show this as `X-Token`.
+    token: Option<&'static str>,
+}
+
+struct Web {
+    folder: Arc<Folder>,
+    address: SocketAddr,
+}
+
+impl Web {
+    async fn start() -> Self {
+        let folder = Arc::new(Folder::default());
+        let router = Router::new().fallback(serve).with_state(folder.clone());
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { folder, address }
+    }
+
+    fn put(&self, path: &str, bytes: impl Into<Bytes>, headers: &[(&'static str, &str)]) {
+        let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        let file = File { bytes: bytes.into(), headers, ..File::default() };
+        self.put_file(path, file);
+    }
+
+    fn put_file(&self, path: &str, file: File) {
+        self.folder.files.lock().expect("unpoisoned").insert(path.to_owned(), file);
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// How many bytes of a file have left.
+    fn sent(&self, path: &str) -> usize {
+        self.folder.sent.lock().expect("unpoisoned").get(path).copied().unwrap_or(0)
+    }
+
+    fn go_down(&self) {
+        self.folder.down.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn serve(State(folder): State<Arc<Folder>>, request: Request) -> Response {
+    let path = request.uri().path().to_owned();
+    let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let shown = shown.map(str::to_owned);
+    folder.asked.lock().expect("unpoisoned").push((request.method().to_string(), path.clone(), shown));
+    if folder.down.load(Ordering::Relaxed) {
+        return StatusCode::BAD_GATEWAY.into_response();
+    }
+    let (file, broken) = {
+        let mut files = folder.files.lock().expect("unpoisoned");
+        let Some(file) = files.get_mut(&path) else { return StatusCode::NOT_FOUND.into_response() };
+        let broken = file.breaks > 0 && request.method() == "GET";
+        file.breaks -= usize::from(broken);
+        let now = file.clone();
+        file.slow &= request.method() != "GET";
+        (now, broken)
+    };
+    let shown = request.headers().get("x-token").and_then(|value| value.to_str().ok());
+    if file.token.is_some() && file.token != shown {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let mut response = Response::new(Body::empty());
+    for (name, value) in &file.headers {
+        response.headers_mut().insert(*name, value.parse().expect("a value"));
+    }
+    if let Some(to) = file.redirect {
+        *response.status_mut() = StatusCode::FOUND;
+        response.headers_mut().insert(header::LOCATION, to.parse().expect("a value"));
+        return response;
+    }
+    let etag = response.headers().get(header::ETAG).cloned();
+    if etag.is_some() && request.headers().get(header::IF_NONE_MATCH) == etag.as_ref() {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        return response;
+    }
+    let from = from(request.headers()).unwrap_or(0).min(file.bytes.len());
+    let (rest, total) = (file.bytes.slice(from..), file.bytes.len());
+    if !file.unsized_ {
+        response.headers_mut().insert(header::CONTENT_LENGTH, rest.len().into());
+    }
+    if from > 0 {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let range = format!("bytes {from}-{}/{total}", total - 1);
+        response.headers_mut().insert(header::CONTENT_RANGE, range.parse().expect("ascii"));
+    }
+    if request.method() == "HEAD" {
+        return response;
+    }
+    let given = if broken { rest.slice(..rest.len() / 2) } else { rest };
+    let end = stream::iter(broken.then_some(())).then(async |()| {
+        // What was given before goes out first.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Err(std::io::Error::other("broken"))
+    });
+    let pieces = (0..given.len()).step_by(PIECE).map(move |at| given.slice(at..given.len().min(at + PIECE)));
+    // Counted as they go out.
+    let pieces = stream::iter(pieces).then(move |piece| {
+        let (folder, path) = (folder.clone(), path.clone());
+        async move {
+            if file.slow {
+                tokio::time::sleep(Duration::from_millis(4)).await;
+            }
+            *folder.sent.lock().expect("unpoisoned").entry(path).or_default() += piece.len();
+            Ok(piece)
+        }
+    });
+    *response.body_mut() = Body::from_stream(pieces.chain(end));
+    response
+}
+
+/// What a server sends at once.
+const PIECE: usize = 64 * 1024;
+
+fn from(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::RANGE)?.to_str().ok()?.strip_prefix("bytes=")?.split('-').next()?.parse().ok()
+}
+
+/// A node that has the server for an OSTree repository `os` at `/repo`, and is a proxy for it.
+async fn node(data: &Path, tracker: &str, web: &Web, change: impl FnOnce(&mut Config)) -> Node {
+    let registry = Registry::start().await;
+    support::node_with(data, tracker, &registry, |config| {
+        let (name, url) = ("os".to_owned(), web.url("/repo"));
+        config.ostree.push(OstreeConfig { name, url, ca: None, stale: true });
+        config.proxy.enabled = true;
+        config.proxy.private_hosts.push(web.address.to_string());
+        change(config);
+    })
+    .await
+}
+
+fn rule(url: String) -> RuleConfig {
+    RuleConfig { url, digest_header: None, stale: true }
+}
+
+struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    body: Vec<u8>,
+    whole: bool,
+}
+
+async fn ask(request: reqwest::RequestBuilder) -> Answer {
+    let mut response = request.timeout(Duration::from_secs(60)).send().await.expect("answers");
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let (mut body, mut whole) = (Vec::new(), true);
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => break,
+            Err(_) => {
+                whole = false;
+                break;
+            }
+        }
+    }
+    Answer { status, headers, body, whole }
+}
+
+/// By the node's own address.
+async fn get(node: &Node, path: &str) -> Answer {
+    let client = reqwest::Client::builder().no_proxy().build().expect("client");
+    ask(client.get(format!("http://{}{path}", node.mirrors()[0]))).await
+}
+
+/// With the node for a proxy.
+fn through(node: &Node) -> reqwest::Client {
+    let proxy = reqwest::Proxy::http(format!("http://{}", node.mirrors()[0])).expect("a proxy");
+    let redirects = reqwest::redirect::Policy::none();
+    reqwest::Client::builder().proxy(proxy).redirect(redirects).build().expect("client")
+}
+
+fn object(digest: &Digest, kind: &str) -> String {
+    let hex = digest.hex();
+    format!("objects/{}/{}.{kind}", &hex[..2], &hex[2..])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_leaves_its_server_once_and_the_fleet_has_it_without() {
+    let web = Web::start().await;
+    let (dirtree, content) = (noise(300_000, 1), noise(400_000, 2));
+    let tree = object(&Digest::of(&dirtree), "dirtree");
+    let filez = object(&Digest::of(b"what is packed"), "filez");
+    web.put(&format!("/repo/{tree}"), dirtree.clone(), &[]);
+    web.put(&format!("/repo/{filez}"), content.clone(), &[]);
+    web.put("/repo/summary", "one", &[("etag", "\"1\"")]);
+    web.put("/repo/config", "[core]", &[]);
+    let (tracker, url) = tracker().await;
+    let (one, two) = (tempdir().expect("temp"), tempdir().expect("temp"));
+    let first = node(one.path(), &url, &web, |_| {}).await;
+    let second = node(two.path(), &url, &web, |_| {}).await;
+    let proxied = through(&first);
+    for _ in 0..2 {
+        assert_eq!(get(&first, &format!("/ostree/os/{tree}")).await.body, dirtree);
+        assert_eq!(ask(proxied.get(web.url(&format!("/repo/{tree}")))).await.body, dirtree);
+        assert_eq!(get(&first, &format!("/ostree/os/{filez}")).await.body, content);
+        assert_eq!(ask(proxied.get(web.url(&format!("/repo/{filez}")))).await.body, content);
+    }
+    let summary = get(&first, "/ostree/os/summary").await;
+    assert_eq!((summary.body.as_slice(), summary.headers.get("warning")), (b"one".as_slice(), None));
+    get(&first, "/ostree/os/summary").await;
+    assert_eq!(web.sent("/repo/summary"), 3, "the second time it had not changed");
+    web.put("/repo/summary", "three", &[("etag", "\"2\"")]);
+    assert_eq!(get(&first, "/ostree/os/summary").await.body, b"three", "a change is seen at once");
+    get(&first, "/ostree/os/config").await;
+    assert_eq!(get(&first, "/ostree/os/summary.sig").await.status, 404);
+    // The fleet is told behind the answers.
+    for path in ["config", "summary"] {
+        while get(&second, &format!("/ostree/os/{path}")).await.status != 200 {}
+    }
+    web.go_down();
+    assert_eq!(get(&second, &format!("/ostree/os/{tree}")).await.body, dirtree);
+    assert_eq!(get(&second, &format!("/ostree/os/{filez}")).await.body, content);
+    let summary = get(&second, "/ostree/os/summary").await;
+    assert_eq!(summary.body, b"three");
+    assert!(summary.headers["warning"].to_str().expect("text").contains("cannot be reached"));
+    assert_eq!(get(&second, "/ostree/os/config").await.body, b"[core]");
+    // OSTree does without these, and would not without an answer.
+    for path in ["summary.sig", "refs/heads/main", "deltas/ab/c/superblock"] {
+        assert_eq!(get(&second, &format!("/ostree/os/{path}")).await.status, 404, "{path}");
+    }
+    assert_eq!(web.sent(&format!("/repo/{tree}")), dirtree.len());
+    assert_eq!(web.sent(&format!("/repo/{filez}")), content.len());
+    first.stop().await;
+    second.stop().await;
+    tracker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_that_want_the_same_unnamed_file_at_once_make_one_copy() {
+    let web = Web::start().await;
+    let content = noise(3_000_000, 3);
+    let filez = object(&Digest::of(b"x"), "filez");
+    web.put(&format!("/repo/{filez}"), content.clone(), &[]);
+    let (tracker, url) = tracker().await;
+    let (one, two) = (tempdir().expect("temp"), tempdir().expect("temp"));
+    let first = node(one.path(), &url, &web, |_| {}).await;
+    let second = node(two.path(), &url, &web, |_| {}).await;
+    let path = format!("/ostree/os/{filez}");
+    let (a, b, c) = tokio::join!(get(&first, &path), get(&second, &path), get(&first, &path));
+    for answer in [a, b, c] {
+        assert!(answer.whole && answer.body == content);
+    }
+    assert_eq!(web.sent(&format!("/repo/{filez}")), content.len());
+    first.stop().await;
+    second.stop().await;
+    tracker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_bytes_are_cut_and_kept_nowhere_and_broken_answers_taken_up() {
+    let web = Web::start().await;
+    let (right, wrong) = (noise(500_000, 4), noise(500_000, 5));
+    let named = object(&Digest::of(&right), "commit");
+    web.put(&format!("/repo/{named}"), wrong, &[]);
+    let (tracker, url) = tracker().await;
+    let one = tempdir().expect("temp");
+    let node = node(one.path(), &url, &web, |_| {}).await;
+    let answer = get(&node, &format!("/ostree/os/{named}")).await;
+    assert!(!answer.whole && answer.body.len() < right.len());
+    let broken = |path: &str, headers| {
+        let file = File { bytes: right.clone().into(), breaks: 1, headers, ..File::default() };
+        web.put_file(&format!("/repo/{path}"), file);
+    };
+    broken(&named, Vec::new());
+    let answer = get(&node, &format!("/ostree/os/{named}")).await;
+    assert!(answer.whole && answer.body == right, "its digest holds whatever it was put together from");
+    let filez = |n: u8| object(&Digest::of(&[n]), "filez");
+    broken(&filez(1), vec![("etag", "\"same\"".to_owned())]);
+    let answer = get(&node, &format!("/ostree/os/{}", filez(1))).await;
+    assert!(answer.whole && answer.body == right);
+    broken(&filez(2), Vec::new());
+    let answer = get(&node, &format!("/ostree/os/{}", filez(2))).await;
+    assert!(!answer.whole, "nothing says that the rest is of the same file");
+    assert_eq!(get(&node, &format!("/ostree/os/{}", filez(2))).await.body, right, "and it was not kept");
+    node.stop().await;
+    tracker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_leads_inside_or_to_hosts_that_are_not_listed() {
+    let (web, inside) = (Web::start().await, Web::start().await);
+    inside.put("/secret", "secret", &[]);
+    let digest = Digest::of(b"secret");
+    let commit = object(&digest, "commit");
+    let lead = |to: String| File { redirect: Some(to), ..File::default() };
+    web.put_file(&format!("/repo/{commit}"), lead(inside.url("/secret")));
+    web.put_file("/repo/summary", lead(inside.url("/secret")));
+    web.put_file("/repo/config", lead("/repo/config".to_owned()));
+    let (tracker, url) = tracker().await;
+    let one = tempdir().expect("temp");
+    let node = node(one.path(), &url, &web, |_| {}).await;
+    for path in [commit.as_str(), "summary"] {
+        assert_eq!(get(&node, &format!("/ostree/os/{path}")).await.status, 403, "{path}");
+    }
+    assert_eq!(get(&node, "/ostree/os/config").await.status, 503, "a redirect to itself ends");
+    let proxied = through(&node);
+    assert_eq!(ask(proxied.get(inside.url("/secret"))).await.status, 403);
+    assert_eq!(ask(proxied.get(format!("http://{}/v2/", node.mirrors()[0]))).await.status, 403);
+    assert_eq!(get(&node, "/ostree/other/config").await.status, 404);
+    let direct = reqwest::Client::builder().no_proxy().build().expect("client");
+    let own = format!("http://{}/ostree/os/x", node.mirrors()[0]);
+    for post in [proxied.post(web.url("/repo/x")), direct.post(own)] {
+        assert_eq!(ask(post.body("y")).await.status, 403, "a repository is for reading");
+    }
+    for path in ["..%2f..%2fsecret", "refs/%2e%2e/%2e%2e/x"] {
+        assert_eq!(get(&node, &format!("/ostree/os/{path}")).await.status, 404, "{path}");
+    }
+    assert!(inside.folder.asked.lock().expect("unpoisoned").is_empty());
+    // A redirect is passed on where the request is: the client's next question is judged anew.
+    web.put_file("/elsewhere", lead(inside.url("/secret")));
+    let answer = ask(proxied.get(web.url("/elsewhere"))).await;
+    assert_eq!(answer.status, 302);
+    assert_eq!(answer.headers["location"], inside.url("/secret").as_str());
+    node.stop().await;
+    tracker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_for_with_rights_is_passed_on_and_kept_nowhere() {
+    let web = Web::start().await;
+    let content = noise(50_000, 6);
+    let commit = object(&Digest::of(&content), "commit");
+    web.put(&format!("/repo/{commit}"), content.clone(), &[]);
+    let (tracker, url) = tracker().await;
+    let one = tempdir().expect("temp");
+    let node = node(one.path(), &url, &web, |_| {}).await;
+    for (name, value) in [("authorization", "Basic eA=="), ("cookie", "a=b")] {
+        for _ in 0..2 {
+            let path = web.url(&format!("/repo/{commit}"));
+            assert_eq!(ask(through(&node).get(path).header(name, value)).await.body, content);
+        }
+    }
+    assert_eq!(web.sent(&format!("/repo/{commit}")), 4 * content.len());
+    let asked = web.folder.asked.lock().expect("unpoisoned").clone();
+    assert_eq!(asked.iter().filter(|(.., shown)| shown.as_deref() == Some("Basic eA==")).count(), 2);
+    node.stop().await;
+    tracker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn private_content_that_lies_here_is_not_given_for_its_digest_in_a_url() {
+    let (web, registry) = (Web::start().await, Registry::start().await);
+    let layer = noise(200_000, 7);
+    let (_, digests) = registry.add_image(std::slice::from_ref(&layer));
+    registry.shop.closed.lock().expect("unpoisoned").insert("app".into(), "Basic eA==".into());
+    let one = tempdir().expect("temp");
+    let node = support::node_with(one.path(), "http://127.0.0.1:1/announce", &registry, |config| {
+        config.trackers.clear();
+        let (name, url) = ("os".to_owned(), web.url("/repo"));
+        config.ostree.push(OstreeConfig { name, url, ca: None, stale: true });
+    })
+    .await;
+    let path = format!("blobs/{}", digests[0]);
+    assert_eq!(fetch_as(&node, "app", &path, Some("Basic eA==")).await.body, layer);
+    let commit = object(&digests[0], "commit");
+    let at = format!("/ostree/os/{commit}");
+    assert_eq!(get(&node, &at).await.status, 404, "the web server has no such thing");
+    // One that says it had, and has not, gives no more than its own bytes.
+    web.put(&format!("/repo/{commit}"), noise(200_000, 8), &[]);
+    assert_ne!(get(&node, &at).await.body, layer);
+    assert_eq!(fetch_as(&node, "app", &path, None).await.status, 401, "nor is it for everybody now");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_a_rule_are_known_by_url_header_or_etag() {
+    let web = Web::start().await;
+    let files: Vec<Vec<u8>> = (10..14).map(|seed| noise(150_000, seed)).collect();
+    let digest = |n: usize| Digest::of(&files[n]);
+    let base64 = base64::engine::general_purpose::STANDARD.encode(digest(1).as_bytes());
+    let paths =
+        [format!("/by-hash/{}", digest(0).hex()), "/a/digest".into(), "/a/etag".into(), "/a/none".into()];
+    web.put(&paths[0], files[0].clone(), &[]);
+    web.put(&paths[1], files[1].clone(), &[("repr-digest", &format!("sha-256=:{base64}:"))]);
+    web.put(&paths[2], files[2].clone(), &[("etag", "\"v1\""), ("content-type", "text/x-mine")]);
+    web.put(&paths[3], files[3].clone(), &[("etag", "W/\"v1\"")]);
+    let (tracker, url) = tracker().await;
+    let (one, two) = (tempdir().expect("temp"), tempdir().expect("temp"));
+    let rules = |config: &mut Config| {
+        config.proxy.rules = vec![rule(web.url("/by-hash/{sha256}")), rule(web.url("/a/**"))];
+    };
+    let first = node(one.path(), &url, &web, rules).await;
+    let second = node(two.path(), &url, &web, rules).await;
+    for _ in 0..2 {
+        for node in [&first, &second] {
+            for (path, bytes) in paths.iter().zip(&files) {
+                let answer = ask(through(node).get(web.url(path))).await;
+                assert!(answer.whole && answer.body == *bytes, "{path}");
+            }
+        }
+    }
+    let sent: Vec<usize> = paths.iter().map(|path| web.sent(path) / 150_000).collect();
+    assert_eq!(sent, [1, 1, 1, 4], "what cannot be told from another version is passed on");
+    let part = ask(through(&first).get(web.url(&paths[2])).header("range", "bytes=100-199")).await;
+    assert_eq!((part.status, part.body.as_slice()), (206, &files[2][100..200]));
+    // A new version is seen.
+    web.put(&paths[2], files[3].clone(), &[("etag", "\"v2\"")]);
+    assert_eq!(ask(through(&first).get(web.url(&paths[2]))).await.body, files[3]);
+    web.go_down();
+    let old = ask(through(&second).get(web.url(&paths[1]))).await;
+    assert!(old.body == files[1] && old.headers.contains_key("warning"));
+    first.stop().await;
+    second.stop().await;
+    tracker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tunnels_lead_to_listed_hosts_and_ports_only() {
+    let web = Web::start().await;
+    web.put("/hello", "hello", &[]);
+    let one = tempdir().expect("temp");
+    let node = node(one.path(), "http://127.0.0.1:1/announce", &web, |config| config.trackers.clear()).await;
+    let connect = async |to: &str| {
+        let mut stream = TcpStream::connect(node.mirrors()[0]).await.expect("connects");
+        // What comes behind the head belongs into the tunnel.
+        let request = format!(
+            "CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\nGET /hello HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut text = Vec::new();
+        stream.read_to_end(&mut text).await.expect("read");
+        String::from_utf8_lossy(&text).into_owned()
+    };
+    let text = connect(&web.address.to_string()).await;
+    let (head, rest) = text.split_once("\r\n\r\n").expect("a head");
+    assert!(head.starts_with("HTTP/1.1 200") && rest.ends_with("hello"), "{text}");
+    for to in [node.mirrors()[0].to_string(), "127.0.0.1:22".to_owned(), "localhost:443".to_owned()] {
+        assert!(connect(&to).await.starts_with("HTTP/1.1 403"), "{to}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_is_no_proxy_says_so() {
+    let web = Web::start().await;
+    let one = tempdir().expect("temp");
+    let node = node(one.path(), "http://127.0.0.1:1/announce", &web, |config| {
+        config.trackers.clear();
+        config.proxy.enabled = false;
+    })
+    .await;
+    let answer = ask(through(&node).get(web.url("/repo/config"))).await;
+    assert_eq!(answer.status, 403);
+    assert!(String::from_utf8_lossy(&answer.body).contains("[proxy]"));
+    assert!(web.folder.asked.lock().expect("unpoisoned").is_empty());
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_that_another_node_draws_for_long_leaves_its_server_about_once() {
+    let web = Web::start().await;
+    let content = noise(32 << 20, 20);
+    let filez = object(&Digest::of(b"large"), "filez");
+    let headers = vec![("etag", "\"1\"".to_owned())];
+    let file = File { bytes: content.clone().into(), headers, slow: true, ..File::default() };
+    web.put_file(&format!("/repo/{filez}"), file);
+    let (tracker, url) = tracker().await;
+    let (one, two) = (tempdir().expect("temp"), tempdir().expect("temp"));
+    let impatient = |config: &mut Config| config.content.stall_seconds = 1;
+    let first = node(one.path(), &url, &web, impatient).await;
+    let second = node(two.path(), &url, &web, impatient).await;
+    let path = format!("/ostree/os/{filez}");
+    let later = async {
+        while web.sent(&format!("/repo/{filez}")) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        get(&second, &path).await
+    };
+    let (a, b) = tokio::join!(get(&first, &path), later);
+    for answer in [a, b] {
+        assert!(answer.whole && answer.body == content);
+    }
+    let sent = web.sent(&format!("/repo/{filez}"));
+    // What a trickle costs is what the sockets' buffers hold.
+    assert!(sent < content.len() + content.len() / 2, "{sent}");
+    first.stop().await;
+    second.stop().await;
+    tracker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_there_is_no_room_for_is_passed_on_whole_and_not_kept() {
+    let web = Web::start().await;
+    let content = noise(3_000_000, 21);
+    let put = |path: &str, unsized_: bool| {
+        let headers = vec![("etag", "\"1\"".to_owned())];
+        web.put_file(path, File { bytes: content.clone().into(), headers, unsized_, ..File::default() });
+    };
+    put("/a/said", false);
+    put("/a/unsaid", true);
+    let one = tempdir().expect("temp");
+    let node = node(one.path(), "http://127.0.0.1:1/announce", &web, |config| {
+        config.trackers.clear();
+        config.proxy.rules = vec![rule(web.url("/a/**"))];
+        config.proxy.spool_mib = 1;
+    })
+    .await;
+    for _ in 0..2 {
+        for path in ["/a/said", "/a/unsaid"] {
+            let answer = ask(through(&node).get(web.url(path))).await;
+            assert!(answer.whole && answer.body == content, "{path}");
+        }
+    }
+    assert_eq!(web.sent("/a/said"), 2 * content.len());
+    // A small one has room all the same, now that nothing is on its way.
+    web.put("/a/small", vec![7; 1000], &[("etag", "\"1\"")]);
+    for _ in 0..2 {
+        assert_eq!(ask(through(&node).get(web.url("/a/small"))).await.body, vec![7; 1000]);
+    }
+    assert_eq!(web.sent("/a/small"), 1000);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_made_for_one_asker_is_passed_on_and_kept_nowhere() {
+    let web = Web::start().await;
+    let content = noise(50_000, 22);
+    let all = [
+        ("/a/private", ("cache-control", "private, max-age=60")),
+        ("/a/vary", ("vary", "Accept")),
+        ("/a/packed", ("content-encoding", "gzip")),
+        ("/a/cookie", ("set-cookie", "a=b")),
+    ];
+    for (path, header) in all {
+        web.put(path, content.clone(), &[("etag", "\"1\""), header]);
+    }
+    let secret = File { bytes: content.clone().into(), token: Some("s3cret"), ..File::default() };
+    web.put_file("/a/token", secret);
+    let one = tempdir().expect("temp");
+    let node = node(one.path(), "http://127.0.0.1:1/announce", &web, |config| {
+        config.trackers.clear();
+        config.proxy.rules = vec![rule(web.url("/a/**"))];
+    })
+    .await;
+    for _ in 0..2 {
+        for (path, (name, value)) in all {
+            let answer = ask(through(&node).get(web.url(path))).await;
+            assert!(answer.whole && answer.body == content, "{path}");
+            assert_eq!(answer.headers[name], value);
+        }
+        // Rights that are shown in a way of a server's own.
+        let with = ask(through(&node).get(web.url("/a/token")).header("x-token", "s3cret")).await;
+        assert!(with.whole && with.body == content);
+        assert_eq!(ask(through(&node).get(web.url("/a/token"))).await.status, 401);
+    }
+    for path in all.map(|(path, _)| path).into_iter().chain(["/a/token"]) {
+        assert_eq!(web.sent(path), 2 * content.len(), "{path}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_leads_inside_is_refused_whatever_it_is_called() {
+    let inside = Web::start().await;
+    inside.put("/secret", "secret", &[]);
+    let port = inside.address.port();
+    let one = tempdir().expect("temp");
+    let node = node(one.path(), "http://127.0.0.1:1/announce", &inside, |config| {
+        config.trackers.clear();
+        config.ostree.clear();
+        config.proxy.private_hosts.clear();
+        config.proxy.hosts = vec!["*".into(), format!("localhost:{port}"), format!("127.0.0.1:{port}")];
+        config.proxy.connect_ports = vec![443, port];
+    })
+    .await;
+    let proxied = through(&node);
+    for host in ["localhost", "127.0.0.1", "LOCALHOST", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"] {
+        let answer = ask(proxied.get(format!("http://{host}:{port}/secret"))).await;
+        assert_eq!(answer.status, 403, "{host}");
+        let mut stream = TcpStream::connect(node.mirrors()[0]).await.expect("connects");
+        let request = format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut text = Vec::new();
+        stream.read_to_end(&mut text).await.expect("read");
+        let text = String::from_utf8_lossy(&text);
+        assert!(text.starts_with("HTTP/1.1 403"), "{host}: {text}");
+    }
+    assert!(inside.folder.asked.lock().expect("unpoisoned").is_empty());
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_goes_in_a_circle_ends() {
+    let web = Web::start().await;
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let address = free.local_addr().expect("bound");
+    drop(free);
+    let one = tempdir().expect("temp");
+    let node = node(one.path(), "http://127.0.0.1:1/announce", &web, |config| {
+        config.trackers.clear();
+        config.mirror.listen = vec![address];
+        let (name, url) = ("circle".to_owned(), format!("http://{address}/ostree/circle"));
+        config.ostree.push(OstreeConfig { name, url, ca: None, stale: false });
+    })
+    .await;
+    let commit = object(&Digest::of(b"x"), "commit");
+    for path in ["config", "what/else", commit.as_str()] {
+        let answer = get(&node, &format!("/ostree/circle/{path}")).await;
+        assert!(matches!(answer.status, 403 | 404), "{path}: {}", answer.status);
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_server_that_does_not_answer_is_left_alone_for_a_while() {
+    let (web, dead) =
+        (Web::start().await, TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port"));
+    let address = dead.local_addr().expect("bound");
+    let tries = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = tries.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = dead.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            drop(stream);
+        }
+    });
+    let one = tempdir().expect("temp");
+    let node = node(one.path(), "http://127.0.0.1:1/announce", &web, |config| {
+        config.trackers.clear();
+        let (name, url) = ("dead".to_owned(), format!("http://{address}/repo"));
+        config.ostree.push(OstreeConfig { name, url, ca: None, stale: true });
+    })
+    .await;
+    assert_eq!(get(&node, "/ostree/dead/config").await.status, 503);
+    let first = tries.load(Ordering::Relaxed);
+    assert!(first > 1, "it was tried more than once");
+    for path in ["config", "what/else"] {
+        assert_eq!(get(&node, &format!("/ostree/dead/{path}")).await.status, 503, "{path}");
+    }
+    // What OSTree can do without is not there, at once.
+    assert_eq!(get(&node, "/ostree/dead/summary.sig").await.status, 404);
+    assert_eq!(tries.load(Ordering::Relaxed), first);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delta_indexes_and_superblocks_are_asked_for_at_each_use_and_given_while_the_server_is_down() {
+    let web = Web::start().await;
+    let paths = ["delta-indexes/ab/cdef.index", "deltas/ab/cdef/superblock"];
+    for path in paths {
+        web.put(&format!("/repo/{path}"), "one", &[("etag", "\"1\"")]);
+    }
+    let one = tempdir().expect("temp");
+    let node = node(one.path(), "http://127.0.0.1:1/announce", &web, |config| config.trackers.clear()).await;
+    for (etag, bytes) in [("\"1\"", "one"), ("\"2\"", "three")] {
+        for path in paths {
+            web.put(&format!("/repo/{path}"), bytes, &[("etag", etag)]);
+            for _ in 0..2 {
+                assert_eq!(get(&node, &format!("/ostree/os/{path}")).await.body, bytes.as_bytes());
+            }
+        }
+    }
+    assert_eq!(web.sent("/repo/delta-indexes/ab/cdef.index"), "onethree".len());
+    web.go_down();
+    for path in paths {
+        let answer = get(&node, &format!("/ostree/os/{path}")).await;
+        assert!(answer.body == b"three" && answer.headers.contains_key("warning"), "{path}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_says_its_length_once_and_no_line_of_it_is_another_header() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head).await;
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\nConnection: close, X-Hop\r\n\
+                X-Hop: 1\r\nKeep-Alive: 9\r\nProxy-Authenticate: Basic\r\nX-End: a\r\n\r\nhello";
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    let web = Web::start().await;
+    let one = tempdir().expect("temp");
+    let node = node(one.path(), "http://127.0.0.1:1/announce", &web, |config| {
+        config.trackers.clear();
+        config.proxy.private_hosts.push(address.to_string());
+    })
+    .await;
+    let answer = ask(through(&node).get(format!("http://{address}/x"))).await;
+    assert!(answer.whole && answer.body == b"hello");
+    assert!(answer.headers.get_all("content-length").iter().count() <= 1);
+    for name in ["x-hop", "keep-alive", "proxy-authenticate"] {
+        assert!(!answer.headers.contains_key(name), "{name}");
+    }
+    assert_eq!(answer.headers["x-end"], "a");
+    // The URL says the host, whatever the header says; and a body of two lengths is no request.
+    let exchange = async |text: String| {
+        let mut stream = TcpStream::connect(node.mirrors()[0]).await.expect("connects");
+        stream.write_all(text.as_bytes()).await.expect("sent");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("read");
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    web.put("/where", "here", &[]);
+    let url = web.url("/where");
+    let text = exchange(format!("GET {url} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")).await;
+    assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("here"), "{text}");
+    for smuggled in
+        ["Content-Length: 4\r\nContent-Length: 5", "Content-Length: 4\r\nTransfer-Encoding: chunked, x"]
+    {
+        let text =
+            format!("POST {url} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{smuggled}\r\n\r\n0\r\n\r\n");
+        assert!(exchange(text).await.starts_with("HTTP/1.1 400"), "{smuggled}");
+    }
+    node.stop().await;
+}
