@@ -24,7 +24,7 @@ mod outbox;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Weak, atomic::Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -114,7 +114,7 @@ impl Cluster {
             closing.clone(),
             door::run(cluster.clone(), listener, tasks.clone(), closing.clone()),
         ));
-        tasks.spawn(until(closing.clone(), pump(Arc::downgrade(&cluster))));
+        tasks.spawn(until(closing.clone(), pump(cluster.clone())));
         cluster
     }
 
@@ -152,13 +152,12 @@ async fn until(closing: CancellationToken, work: impl Future<Output = ()>) {
 }
 
 /// Takes what has happened to every link.
-async fn pump(cluster: Weak<Cluster>) {
+async fn pump(cluster: Arc<Cluster>) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut taken = Vec::new();
     loop {
         ticks.tick().await;
-        let Some(cluster) = cluster.upgrade() else { return };
         let mut writer = Writer::new(cluster.stamp());
         for shard in 0..cluster.outbox.shards() {
             cluster.outbox.take(shard, &mut taken);

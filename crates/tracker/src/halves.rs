@@ -29,7 +29,11 @@ impl<K: Eq + Hash, V> Halves<K, V> {
     }
 
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
-        self.younger.remove(key).or_else(|| self.elder.remove(key))
+        // An empty one would hash it all the same.
+        [&mut self.younger, &mut self.elder]
+            .into_iter()
+            .filter(|half| !half.is_empty())
+            .find_map(|half| half.remove(key))
     }
 
     /// Forgets the elder half.

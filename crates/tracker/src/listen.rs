@@ -204,6 +204,7 @@ impl Listeners {
     }
 
     fn add_https(&mut self, socket: TcpListener) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
         let address = socket.local_addr()?;
         self.endpoints.push(Endpoint::Https(address));
         self.https.push(Door { at: address.into(), socket });

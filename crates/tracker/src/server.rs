@@ -231,7 +231,8 @@ impl Tracker {
                 tasks: tasks.clone(),
                 closing: stop.tasks.clone(),
             });
-            tasks.spawn(secure.run(door.socket));
+            let listener = TcpListener::from_std(door.socket).map_err(StartError::System)?;
+            tasks.spawn(secure.run(listener));
         }
         tasks.spawn(take(to_serve, router, tasks.clone(), stop.tasks.clone()));
         tasks.spawn(sweep(Arc::clone(&shared), stop.tasks.clone()));

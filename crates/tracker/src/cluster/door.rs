@@ -3,10 +3,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -20,7 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Cluster,
-    frames::{Broken, Side, shake_hands},
+    frames::{Broken, Incoming, Outgoing, Side, shake_hands},
     until,
 };
 use crate::{http::connection::Connections, seldom::Seldom, tally::Counter};
@@ -38,18 +35,12 @@ const SOURCES: usize = 2 * MEMBERS;
 pub(super) struct Door {
     strangers: Connections,
     members: Semaphore,
-    sources: Mutex<HashMap<Instance, Arc<Source>>>,
+    /// News of how many peers came from each.
+    sources: Mutex<HashMap<Instance, Arc<Counter>>>,
     /// Wakes who waits when a member has come in.
     pub(super) arrived: Notify,
     /// People are told of strangers: anybody can be one, as often as he likes.
     told: Seldom,
-}
-
-/// What came from a run of a member.
-#[derive(Debug, Default)]
-struct Source {
-    received: Counter,
-    connected: AtomicBool,
 }
 
 impl Door {
@@ -62,17 +53,16 @@ impl Door {
     /// News of how many peers came from a run of a member.
     pub(super) fn received(&self, instance: &Instance) -> u64 {
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        sources.get(instance).map_or(0, |source| source.received.get())
+        sources.get(instance).map_or(0, |received| received.get())
     }
 
-    fn source(&self, instance: Instance) -> Arc<Source> {
+    /// The counter of a run of a member, which is kept as long as somebody has it, and while there is room.
+    fn source(&self, instance: Instance) -> Arc<Counter> {
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         if sources.len() >= SOURCES {
-            sources.retain(|_, source| source.connected.load(Relaxed));
+            sources.retain(|_, received| Arc::strong_count(received) > 1);
         }
-        let source = sources.entry(instance).or_default().clone();
-        source.connected.store(true, Relaxed);
-        source
+        sources.entry(instance).or_default().clone()
     }
 }
 
@@ -90,7 +80,7 @@ pub(super) async fn run(
             }
             Err(error) => {
                 // Out of descriptors, mostly: some are given back soon, and until then this must not spin.
-                tracing::debug!(%error, "cannot accept a member's connection");
+                cluster.door.strangers.cannot_accept(cluster.clock.elapsed(), &error);
                 sleep(Duration::from_millis(50)).await;
             }
         }
@@ -112,20 +102,19 @@ async fn greet(cluster: Arc<Cluster>, stream: TcpStream, from: SocketAddr) {
     if instance == cluster.instance {
         return;
     }
-    let source = cluster.door.source(instance);
+    let received = cluster.door.source(instance);
     cluster.door.arrived.notify_waiters();
-    if let Err(error) = hear(&cluster, &source, incoming, outgoing).await {
+    if let Err(error) = hear(&cluster, &received, incoming, outgoing).await {
         tracing::debug!(%from, %error, "a member's connection ends");
     }
-    source.connected.store(false, Relaxed);
 }
 
 /// Takes in what a member tells.
 async fn hear(
     cluster: &Cluster,
-    source: &Source,
-    mut incoming: super::frames::Incoming,
-    mut outgoing: super::frames::Outgoing,
+    received: &Counter,
+    mut incoming: Incoming,
+    mut outgoing: Outgoing,
 ) -> Result<(), Broken> {
     let mut receipt = Vec::new();
     loop {
@@ -135,7 +124,7 @@ async fn hear(
             cluster.desk.hear(now, &info_hash, &news);
             peers += 1;
         }
-        source.received.add(peers);
+        received.add(peers);
         receipt.clear();
         encode_receipt(stamp, &mut receipt);
         outgoing.write(&receipt).await?;

@@ -1,11 +1,6 @@
 //! HTTPS: a task for each connection, which reads what is in it and has it answered as the workers do.
 
-use std::{
-    io,
-    net::{IpAddr, TcpListener},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use announce::http::preface::Preface;
 use arc_swap::ArcSwap;
@@ -14,7 +9,7 @@ use bytes::Bytes;
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -59,12 +54,6 @@ type Stream = TlsStream<Rewound<TcpStream>>;
 impl Secure {
     /// Takes connections until it is told to stop.
     pub(crate) async fn run(self: Arc<Self>, listener: TcpListener) {
-        let listener =
-            listener.set_nonblocking(true).and_then(|()| tokio::net::TcpListener::from_std(listener));
-        let listener = match listener {
-            Ok(listener) => listener,
-            Err(error) => return tracing::error!(%error, "HTTPS cannot be served"),
-        };
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,

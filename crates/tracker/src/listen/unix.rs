@@ -3,14 +3,14 @@
 use std::{
     fs::{self, File},
     io::{self, ErrorKind},
-    os::unix::{
-        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown},
-        net::UnixStream,
-    },
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, chownat},
+    process::{Gid, Uid, umask},
+};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::BACKLOG;
@@ -32,13 +32,21 @@ pub(crate) fn bind(
 ) -> io::Result<(Socket, SocketFile)> {
     clear(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.bind(&SockAddr::unix(path)?)?;
+    // It is made with its mode: whoever may write to the folder could put another file in its place for a later change.
+    let address = SockAddr::unix(path)?;
+    let before = umask(Mode::from_raw_mode(!mode.bits() & 0o777));
+    let bound = socket.bind(&address);
+    umask(before);
+    bound?;
     let held = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     let file = SocketFile { path: path.to_owned(), file: held.into() };
-    if let Some(owner) = owner {
-        chown(path, Some(owner.uid.as_raw()), Some(owner.gid.as_raw()))?;
+    if !file.file.metadata()?.file_type().is_socket() {
+        return Err(io::Error::other("another file has taken its place"));
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(mode.bits()))?;
+    if let Some(owner) = owner {
+        let (uid, gid) = (Uid::from_raw(owner.uid.as_raw()), Gid::from_raw(owner.gid.as_raw()));
+        chownat(&file.file, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
+    }
     // Not before: until here nobody can connect.
     socket.listen(BACKLOG)?;
     Ok((socket, file))
@@ -57,7 +65,10 @@ fn clear(path: &Path) -> io::Result<()> {
             "there is a file of that name, and it is no socket",
         ));
     }
-    match UnixStream::connect(path) {
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Where its queue is full, we would wait.
+    probe.set_nonblocking(true)?;
+    match probe.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
             tracing::info!(path = %path.display(), "replaces a socket that nobody listens on");
             fs::remove_file(path)
@@ -107,5 +118,29 @@ mod tests {
         let error = bind(&path, SocketMode::GROUP, None).expect_err("no socket").to_string();
         assert!(error.contains("no socket"), "{error}");
         assert_eq!(fs::read(&path).expect("there"), b"precious");
+    }
+
+    #[test]
+    fn a_live_socket_that_takes_no_more_connections_does_not_hold_up_the_start() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("t.sock");
+        let (address, socket) =
+            (SockAddr::unix(&path).expect("short"), || Socket::new(Domain::UNIX, Type::STREAM, None));
+        let busy = socket().expect("a socket");
+        busy.bind(&address).expect("bound");
+        busy.listen(0).expect("listens");
+        let mut waiting = Vec::new();
+        loop {
+            let client = socket().expect("a socket");
+            client.set_nonblocking(true).expect("set");
+            if client.connect(&address).is_err() {
+                break;
+            }
+            waiting.push(client);
+        }
+        assert_eq!(
+            bind(&path, SocketMode::GROUP, None).map(drop).map_err(|error| error.kind()),
+            Err(ErrorKind::AddrInUse)
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! What the tests ask trackers with: blocking clients for those that look at bytes and connections, and plain requests
 //! for the rest.
 #![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::{
     io::Read,
