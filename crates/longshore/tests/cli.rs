@@ -542,6 +542,7 @@ fn what_the_environment_of_a_proxy_says_wrong_is_told_by_its_name() {
     }
     let help = run(&["proxy", "--help"]);
     let help = String::from_utf8_lossy(&help.stdout);
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
     for name in
         ["PORT", "INTERFACE", "REGISTRY_NO_SSL", "REGISTRY_LOCATION", "TRACKER", "ETCD_HOST", "ETCD_PORT"]
     {
