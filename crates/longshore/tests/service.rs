@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use interop::{Process, skip, wait_until};
+use interop::{Process, free_port, skip, wait_until};
 
 fn longshore() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
@@ -213,6 +213,27 @@ fn a_tracker_started_by_root_gives_up_all_rights_in_all_threads() {
     let mut tracker = Process::start(start(&of_cluster).arg(&list));
     tracker.event("listening");
     std::net::TcpStream::connect("127.0.0.77:819").expect("bound");
+}
+
+#[test]
+fn a_cluster_whose_trackers_start_one_after_the_other_warns_of_nothing() {
+    let members = [free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
+    let start = |own: &String| {
+        let mut command = longshore();
+        command.env("LONGSHORE_TRACKER_CLUSTER_KEY", "k".repeat(40)).args(["-vv", "tracker", "--json"]);
+        command.args(["--listen", "127.0.0.1:0", "--cluster-listen", own, "--cluster", &members.join(",")]);
+        Process::start(&mut command)
+    };
+    let says = |tracker: &Process, words: &str| tracker.stderr().contains(words);
+    let one = start(&members[0]);
+    wait_until("the first to miss the second", || says(&one, "no connection to this member yet"));
+    let two = start(&members[1]);
+    for tracker in [&one, &two] {
+        wait_until("both to be connected", || {
+            says(tracker, "this member of the cluster is told of our peers")
+        });
+        assert!(!says(tracker, "WARN") && !says(tracker, "ERROR"), "{}", tracker.stderr());
+    }
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use std::{
     collections::HashSet,
-    fs, io,
+    fs,
+    io::{self, Read as _},
     net::IpAddr,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -291,15 +293,18 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 fn read(path: &Path) -> Result<String, ContentError> {
-    let there = fs::metadata(path)?;
-    if !there.is_file() {
-        // A pipe would be waited for.
+    // A pipe would be waited for.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no ordinary file").into());
     }
-    if there.len() > LONGEST {
+    let mut text = String::new();
+    // It may grow meanwhile.
+    if file.take(LONGEST + 1).read_to_string(&mut text)? as u64 > LONGEST {
         return Err(ContentError::TooLong);
     }
-    Ok(fs::read_to_string(path)?)
+    Ok(text)
 }
 
 fn within(networks: &[Network], ip: IpAddr) -> bool {

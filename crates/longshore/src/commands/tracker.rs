@@ -260,9 +260,11 @@ fn explain(error: StartError) -> anyhow::Error {
         StartError::Config(_) | StartError::User(_) | StartError::Key(_) => Failure::bad_input(start),
         StartError::Listen { at: Listen::Unix(_), error } => no_socket(start, error),
         StartError::Listen { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
-            Failure::new(start).hint("start it as root with --user, or choose another address with --listen")
+            Failure::new(start).hint("start it as root with --user, or choose another port, above 1023")
         }
-        StartError::Listen { .. } => Failure::new(start).hint("choose another address with --listen"),
+        StartError::Listen { .. } => {
+            Failure::new(start).hint("choose another address (--listen, --tls-listen, --cluster-listen)")
+        }
         StartError::File(file) => match &file.error {
             ContentError::Io(error) if !is_given_wrong(error) => unreadable(start),
             _ => Failure::bad_input(start),
