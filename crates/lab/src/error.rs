@@ -9,7 +9,9 @@ use crate::{config::MAX_NODES, image::ImageError};
 #[non_exhaustive]
 pub enum LabError {
     /// A speed, but no links that could have it.
-    #[error("--rate and --origin-rate need --netns: loopback addresses share one link, whose speed cannot be set")]
+    #[error(
+        "--rate and --origin-rate need --netns: loopback addresses share one link, whose speed cannot be set"
+    )]
     RateWithoutNamespaces,
     /// Not root.
     #[error("--netns needs root, to make network namespaces: run it with sudo, or without --netns")]
