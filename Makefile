@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-clients lint bench bench-tracker bench-flood fuzz build
+.PHONY: help demo test test-clients lint bench bench-tracker bench-mirror bench-flood fuzz build
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -57,6 +57,11 @@ bench-tracker: ## trackers under load, against answerers that keep nothing and w
 	$(CARGO) build --release --locked --package longshore-tracker --example load
 	python3 benches/tracker.py --longshore $(TARGET)/release/longshore --load $(TARGET)/release/examples/load $(ARGS)
 	python3 benches/forwarders.py --longshore $(TARGET)/release/longshore
+
+bench-mirror: ## pulls through a node beside the registry itself and beside docker-registry as a cache; ten nodes at once
+	@scripts/setup.sh build peers
+	$(CARGO) build --release --locked --package longshore
+	python3 benches/mirror.py --longshore $(TARGET)/release/longshore $(ARGS)
 
 bench-flood: ## what a client of the tracker notices while another address floods it
 	$(CARGO) build --release --locked --package longshore

@@ -103,6 +103,8 @@ pub(crate) fn router(shared: App) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), check_place));
     Router::new()
         .route("/scrape", any(full_or_named_scrape))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(health))
         .route("/health", get(health))
         .route("/favicon.ico", get(icon))
         .merge(directory)
