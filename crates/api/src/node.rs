@@ -102,6 +102,9 @@ pub struct Totals {
     pub to_clients: u64,
     /// Bytes that failed a check and were thrown away.
     pub wasted: u64,
+    /// Bytes of blobs that left the store to make room.
+    #[serde(default)]
+    pub evicted: u64,
 }
 
 /// Some blobs, in the order of their digests.

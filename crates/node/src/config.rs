@@ -29,6 +29,8 @@ pub struct Config {
     pub data: PathBuf,
     /// The node's name in leases; empty for one of its own making.
     pub name: String,
+    /// How much is kept of it.
+    pub store: StoreConfig,
     /// The engine.
     pub peer: PeerConfig,
     /// The registry mirror.
@@ -44,6 +46,27 @@ pub struct Config {
     /// OSTree repositories.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ostree: Vec<OstreeConfig>,
+}
+
+/// The part of the configuration about how much is kept. What was used least lately goes first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "the table [store]")]
+pub struct StoreConfig {
+    /// The most that all blobs may take, in MiB; 0 for no limit.
+    pub limit_mib: u64,
+    /// How much of the disk stays free, in percent; 0 for nothing.
+    #[serde(deserialize_with = "percent")]
+    pub free_percent: u8,
+    /// What was not used for so many days goes; 0 for never.
+    pub unused_days: u64,
+    /// What was used within so many minutes stays in any case.
+    pub keep_minutes: u64,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { limit_mib: 0, free_percent: 10, unused_days: 0, keep_minutes: 10 }
+    }
 }
 
 /// The part of the configuration about peers.
@@ -114,6 +137,7 @@ impl Default for Config {
             directory_token_file: None,
             data: PathBuf::from("/var/lib/longshore"),
             name: String::new(),
+            store: StoreConfig::default(),
             peer: PeerConfig::default(),
             mirror: MirrorSection::default(),
             api: ApiConfig::default(),
@@ -246,6 +270,14 @@ impl ContentConfig {
     pub(crate) const fn consent(&self) -> Duration {
         Duration::from_secs(self.consent_seconds)
     }
+}
+
+fn percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    let percent = u8::deserialize(deserializer)?;
+    if percent > 100 {
+        return Err(D::Error::custom("a share of the disk is at most 100 percent"));
+    }
+    Ok(percent)
 }
 
 /// Reads an address to listen on: `0.0.0.0:6881`, `[::1]:5555`.

@@ -70,6 +70,8 @@ pub(crate) struct Inner {
     pub(crate) records: Records,
     /// Content bytes given to clients.
     pub(crate) to_clients: AtomicU64,
+    /// Bytes of blobs that have left the store for want of room.
+    pub(crate) evicted: AtomicU64,
     pub(crate) flights: Mutex<HashMap<Digest, Arc<Flight>>>,
     pub(crate) access: Access,
     pub(crate) uploads: Uploads,
@@ -142,6 +144,17 @@ impl Inner {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A blob that is here, and its file, for a client: it counts as used.
+    pub(crate) async fn used(&self, digest: Digest) -> Result<Option<(Blob, Arc<File>)>, ContentError> {
+        let found = self.stored(digest).await;
+        if matches!(found, Ok(Some(_))) {
+            let store = self.store.clone();
+            // It may write those of many at once.
+            self.tasks.spawn_blocking(move || store.touch(&digest));
+        }
+        found
+    }
+
     /// A blob that is here, and its file. One whose file somebody has removed or cut is here no more, and is forgotten.
     /// While the disk hangs nothing is here.
     pub(crate) async fn stored(&self, digest: Digest) -> Result<Option<(Blob, Arc<File>)>, ContentError> {
@@ -154,7 +167,6 @@ impl Inner {
             let failed = |error: io::Error| format!("opening {digest} failed: {error}");
             match store.open_blob(&digest) {
                 Ok(file) if file.metadata().map_err(failed)?.len() == blob.size => {
-                    store.touch(&digest);
                     return Ok(Some((blob, Arc::new(file))));
                 }
                 Ok(_) => {}
@@ -412,7 +424,7 @@ impl Inner {
         asker: &Asker,
         range: Option<ByteRange>,
     ) -> Result<Option<BlobAnswer>, ContentError> {
-        let Some((blob, file)) = self.stored(*digest).await? else { return Ok(None) };
+        let Some((blob, file)) = self.used(*digest).await? else { return Ok(None) };
         if !blob.public {
             self.may_have_of(asker, home, *digest, &Want::Blob).await?;
         }

@@ -115,6 +115,7 @@ pub(crate) fn totals(inner: &Inner) -> Totals {
         to_peers: inner.engine.uploaded(),
         to_clients: inner.to_clients.load(Ordering::Relaxed),
         wasted: inner.engine.wasted(),
+        evicted: inner.evicted.load(Ordering::Relaxed),
     }
 }
 

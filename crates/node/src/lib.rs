@@ -21,6 +21,7 @@ mod config;
 mod content;
 mod draft;
 mod draw;
+mod eviction;
 mod fetch;
 mod flight;
 mod from_origin;
@@ -43,6 +44,8 @@ mod trackers;
 mod web;
 
 pub use certificate::CertificateError;
-pub use config::{ApiConfig, Config, ConfigError, ContentConfig, EXAMPLE, PeerConfig, parse_listen};
+pub use config::{
+    ApiConfig, Config, ConfigError, ContentConfig, EXAMPLE, PeerConfig, StoreConfig, parse_listen,
+};
 pub use node::{Node, StartError};
 pub use site::{OstreeConfig, ProxyConfig, RuleConfig, SiteError};

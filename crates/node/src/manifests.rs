@@ -210,7 +210,7 @@ impl Inner {
         asker: &Asker,
         want: &Want,
     ) -> Result<Option<ManifestAnswer>, ContentError> {
-        let Some((blob, file)) = self.stored(digest).await? else { return Ok(None) };
+        let Some((blob, file)) = self.used(digest).await? else { return Ok(None) };
         if !blob.public {
             self.may_have(asker, repository, digest, want).await?;
         }

@@ -25,6 +25,11 @@ pub(crate) fn text(totals: &Totals) -> Result<String, std::fmt::Error> {
     registry.register("peer_upload_bytes", "Content bytes to peers", counter(totals.to_peers));
     registry.register("client_bytes", "Content bytes to runtimes", counter(totals.to_clients));
     registry.register("wasted_bytes", "Bytes that failed a check or came twice", counter(totals.wasted));
+    registry.register(
+        "evicted_bytes",
+        "Bytes of blobs that left the store to make room",
+        counter(totals.evicted),
+    );
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)

@@ -27,7 +27,7 @@ use crate::{
     certificate::{self, CertificateError},
     config::Config,
     content::{Content, Inner},
-    http,
+    eviction, http,
     push::Uploads,
     record::Records,
     shelf::StoreShelf,
@@ -95,6 +95,7 @@ impl Node {
             directory,
             records: Records::default(),
             to_clients: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
             flights: std::sync::Mutex::default(),
             access: Access::default(),
             uploads,
@@ -129,6 +130,7 @@ impl Node {
         }
         inner.tasks.spawn(announce_all(content.clone()));
         inner.tasks.spawn(forget_lost(content.clone()));
+        inner.tasks.spawn(eviction::run(inner.clone()));
         Ok(Self { content, mirrors, socket, servers, serving })
     }
 

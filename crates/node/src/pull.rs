@@ -253,7 +253,7 @@ async fn blob(
     events: &mpsc::Sender<PullEvent>,
 ) -> Result<Vec<SourceBytes>, String> {
     let failed = |error: &dyn std::fmt::Display| format!("blob {digest}: {error}");
-    if content.0.stored(digest).await.map_err(|e| failed(&e))?.is_some() {
+    if content.0.used(digest).await.map_err(|e| failed(&e))?.is_some() {
         return Ok(Vec::new());
     }
     let flight = content.bring(repository, digest, Want::Blob);

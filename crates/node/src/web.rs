@@ -251,7 +251,7 @@ impl Inner {
 
     /// All of a small blob that is here and for everybody.
     async fn whole(&self, digest: Digest) -> Option<Bytes> {
-        let (blob, file) = self.stored(digest).await.ok().flatten()?;
+        let (blob, file) = self.used(digest).await.ok().flatten()?;
         let size = usize::try_from(blob.size).ok().filter(|size| *size <= DOCUMENT_LIMIT)?;
         if !blob.public {
             return None;

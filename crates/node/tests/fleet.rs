@@ -11,6 +11,7 @@ use api::{
 };
 use futures_util::future::{join, join_all};
 use hash::Digest;
+use longshore_node::Config;
 use support::{Registry, api, fetch, node, node_with, noise, tracker};
 use tempfile::tempdir;
 use tokio::time::{sleep, timeout};
@@ -518,4 +519,47 @@ async fn what_is_no_image_or_lies_about_its_sizes_is_not_said_to_be_here() {
         let Some(api::node::PullEvent::Failed { error }) = last else { panic!("{tag}: {last:?}") };
         assert!(error.contains(why), "{tag}: {error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_used_least_lately_leaves_a_store_that_is_too_large_and_comes_again() {
+    let registry = Registry::start().await;
+    let layers = [noise(3_000_000, 1), noise(3_000_001, 2), noise(3_000_002, 3)];
+    let (_, digests) = registry.add_image(&layers);
+    let (_tracker, url) = tracker().await;
+    let dir = tempdir().expect("temp");
+    let first = node(dir.path(), &url, &registry).await;
+    for digest in [&digests[1], &digests[0], &digests[2]] {
+        assert!(fetch(&first, &format!("blobs/{digest}")).await.whole);
+        complete(dir.path(), digest).await;
+        // Uses are told apart by the second.
+        sleep(Duration::from_millis(1100)).await;
+    }
+    let directory = api::DirectoryClient::new([url.trim_end_matches("/announce")], None).expect("client");
+    let seeds =
+        async |digest: &Digest| directory.get(digest).await.expect("answers").and_then(|e| e.complete);
+    assert_eq!(seeds(&digests[1]).await, Some(1));
+    first.stop().await;
+
+    let limited = |config: &mut Config| (config.store.limit_mib, config.store.keep_minutes) = (6, 0);
+    let second = node_with(dir.path(), &url, &registry, limited).await;
+    let gone = async {
+        while api(dir.path()).status().await.expect("answers").totals.evicted == 0 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), gone).await.expect("soon");
+    assert_eq!(api(dir.path()).blob(&digests[1]).await.expect("answers"), None);
+    for digest in [&digests[0], &digests[2]] {
+        assert_eq!(complete(dir.path(), digest).await.state, BlobState::Complete);
+    }
+    assert_eq!(api(dir.path()).status().await.expect("answers").totals.evicted, 3_000_001);
+    let withdrawn = async {
+        while seeds(&digests[1]).await != Some(0) || seeds(&digests[0]).await != Some(1) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), withdrawn).await.expect("soon");
+    let again = fetch(&second, &format!("blobs/{}", digests[1])).await;
+    assert!(again.whole && again.body == layers[1]);
 }
