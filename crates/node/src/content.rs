@@ -294,6 +294,10 @@ impl MirrorContent for Content {
             }
             return Ok(BlobHead { size: blob.size, media_type: blob.media_type });
         }
+        if inner.was_wrong(digest) {
+            // Docker asks so before each attempt, and goes elsewhere at once.
+            return Err(ContentError::NotFound);
+        }
         if let Some(directory) = &inner.directory
             && let Ok(Some(entry)) = directory.get(digest).await
             && entry.public
@@ -324,8 +328,7 @@ impl MirrorContent for Content {
         if inner.disk.is_open() {
             return direct(inner.size_for(asker, repository, *digest).await?);
         }
-        // The rest of what was cut short for its wrong bytes would be cut again: Docker asks for it five times more, and
-        // goes elsewhere at once when it is not here.
+        // The rest of what was cut short for its wrong bytes would be cut again.
         if range.is_some_and(ByteRange::is_resumption) && inner.was_wrong(digest) {
             return Err(ContentError::NotFound);
         }
