@@ -269,7 +269,7 @@ impl Origin {
         welcome: &[StatusCode],
     ) -> Result<Response, OriginError> {
         let endpoint = self.endpoint(&ask.place)?;
-        let mut attempt = 1;
+        let (mut attempt, mut throttled) = (1, 0);
         loop {
             let (error, after) = match self.attempt(ask, &endpoint, welcome).await {
                 Ok(response) => return Ok(response),
@@ -278,9 +278,11 @@ impl Origin {
             };
             let patience = self.patience();
             // Whoever asks us has patience of their own, and the same answer to expect elsewhere.
-            let throttled = matches!(error, OriginError::Throttled { .. });
-            let most = if throttled { patience.attempts.min(THROTTLED) } else { patience.attempts };
-            if attempt >= most || after.is_some_and(|wait| wait > patience.backoff_limit) {
+            throttled += u32::from(matches!(error, OriginError::Throttled { .. }));
+            if attempt >= patience.attempts
+                || throttled >= THROTTLED
+                || after.is_some_and(|wait| wait > patience.backoff_limit)
+            {
                 return Err(error);
             }
             let wait = after.unwrap_or_default().max(patience.backoff_before(attempt));
