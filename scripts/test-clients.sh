@@ -70,16 +70,21 @@ if [[ -z ${keep:-} ]]; then
         ostree python3-grpcio util-linux >/dev/null 2>"$rows" || skipped "apt-get: $(tail -1 "$rows")"
     rm -rf "$root"/var/cache/apt/archives/*.deb
 fi
+# A root of its own and no chroot: `nsenter` leaves those. For that it has to be a mount.
+mount --bind "$root" "$root"
+mounted+=("$root")
+# A tmpfs, as overlays of /etc lie there, and an overlay cannot lie on some of the others.
+mount -t tmpfs -o size=4g none "$root/tmp"
+mounted+=("$root/tmp")
 for folder in /proc /sys /dev "$repository" "$target"; do
     mkdir -p "$root$folder"
     mount --rbind --make-rslave "$folder" "$root$folder"
     mounted+=("$root$folder")
 done
-# A tmpfs, as overlays of /etc lie there, and an overlay cannot lie on some of the others.
-mount -t tmpfs -o size=4g none "$root/tmp"
-mounted+=("$root/tmp")
 cp /etc/resolv.conf "$root/etc/resolv.conf"
-inside=(chroot "$root" env LONGSHORE_BIN="$LONGSHORE_BIN" LONGSHORE_CLIENTS=all LONGSHORE_TABLE=/tmp/table)
+mkdir -p "$root/old"
+inside=(unshare --mount bash -c 'mount --make-rprivate / && cd "$0" && pivot_root . old && umount --lazy /old && cd / &&
+    exec "$@"' "$root" env LONGSHORE_BIN="$LONGSHORE_BIN" LONGSHORE_CLIENTS=all LONGSHORE_TABLE=/tmp/table)
 versions "Debian 13" "${inside[@]}"
 "${inside[@]}" "$faults" --nocapture --test-threads 1 || outcome=1
 "${inside[@]}" "$runtimes" --test-threads 1 token_service containerd podman || outcome=1

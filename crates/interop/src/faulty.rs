@@ -178,7 +178,7 @@ impl Shared {
             client.write_all(
                 b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n",
             )?;
-            return finish(client);
+            return finish(&client);
         }
         let head = read_head(&mut client)?;
         let Some((method, path)) = head.first().and_then(|line| line.rsplit_once(' ')?.0.split_once(' '))
@@ -221,7 +221,7 @@ impl Shared {
                         thread::sleep(Duration::from_millis(200));
                         reset(&client)
                     }
-                    _ => finish(client),
+                    _ => finish(&client),
                 };
             }
         }
@@ -229,7 +229,7 @@ impl Shared {
         if with_body {
             client.write_all(&answer.body)?;
         }
-        finish(client)
+        finish(&client)
     }
 
     /// The fault that this request meets, if it meets one.
@@ -342,10 +342,10 @@ fn read_head(from: &mut TcpStream) -> io::Result<Vec<String>> {
 }
 
 /// Ends with FIN, and reads on so that no reset comes of it.
-fn finish(client: TcpStream) -> io::Result<()> {
+fn finish(client: &TcpStream) -> io::Result<()> {
     client.shutdown(Shutdown::Write)?;
     client.set_read_timeout(Some(Duration::from_secs(1)))?;
-    let _ = io::copy(&mut Read::take(&client, 1 << 20), &mut io::sink());
+    let _ = io::copy(&mut Read::take(client, 1 << 20), &mut io::sink());
     Ok(())
 }
 

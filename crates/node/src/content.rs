@@ -50,8 +50,8 @@ use crate::{
 const SIZE: Duration = Duration::from_secs(2);
 /// How long the disk may take to say whether a blob is there. Past it clients are served past it for a while.
 const DISK: Duration = Duration::from_secs(5);
-/// For how long it is remembered that the origin gave wrong bytes.
-const WRONG: Duration = Duration::from_secs(60);
+/// For how long it is remembered that the origin could not be brought to give a blob.
+const FAILED: Duration = Duration::from_secs(60);
 
 /// The content service. Cheap to share.
 #[derive(Clone)]
@@ -82,8 +82,8 @@ pub(crate) struct Inner {
     pub(crate) disk: Breaker,
     /// What peers give.
     pub(crate) swarms: Breaker,
-    /// Blobs of which the origin gave wrong bytes lately.
-    pub(crate) wrong: Mutex<HashMap<Digest, (Instant, ())>>,
+    /// Blobs that the origin could not be brought to give lately, and whether it gave wrong bytes.
+    pub(crate) failed: Mutex<HashMap<Digest, (Instant, bool)>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
@@ -306,6 +306,10 @@ impl MirrorContent for Content {
             }
             return Ok(BlobHead { size: blob.size, media_type: blob.media_type });
         }
+        if inner.failed_lately(digest).is_some() {
+            // Docker asks so before each attempt, and goes elsewhere at once.
+            return Err(ContentError::NotFound);
+        }
         if let Some(directory) = &inner.directory
             && let Ok(Some(entry)) = directory.get(digest).await
             && entry.public
@@ -341,9 +345,8 @@ impl MirrorContent for Content {
         if inner.disk.is_open() {
             return direct(inner.size_of(asker, home, *digest).await?);
         }
-        // The rest of what was cut short for its wrong bytes would be cut again: Docker asks for it five times more, and
-        // goes elsewhere at once when it is not here.
-        if range.is_some_and(ByteRange::is_resumption) && inner.was_wrong(digest) {
+        // The rest of what was cut short for its wrong bytes would be cut again.
+        if range.is_some_and(ByteRange::is_resumption) && inner.failed_lately(digest) == Some(true) {
             return Err(ContentError::NotFound);
         }
         let (mut flight, ours) = inner.flight(home, *digest, Want::Blob, asker);
@@ -433,10 +436,11 @@ impl Inner {
         Ok(Some(BlobAnswer { size: blob.size, span, media_type: blob.media_type, body }))
     }
 
-    /// Whether the origin gave something else for it lately.
-    fn was_wrong(&self, digest: &Digest) -> bool {
-        let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-        wrong.get(digest).is_some_and(|(at, ())| at.elapsed() < WRONG)
+    /// Whether the origin could not be brought to give it lately, and if so, whether it gave wrong bytes.
+    fn failed_lately(&self, digest: &Digest) -> Option<bool> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, wrong) = failed.get(digest)?;
+        (at.elapsed() < FAILED).then_some(*wrong)
     }
 
     /// Whether the configuration lets this place be asked.
@@ -515,8 +519,8 @@ impl Drop for Landing {
         if let Err(error) = &outcome {
             let (digest, home) = (self.flight.digest, &self.flight.home);
             tracing::warn!(%digest, %home, "not fetched: {error}");
-            if error.is_wrong() {
-                put(&self.inner.wrong, digest, (), |()| WRONG);
+            if error.is_wrong() || matches!(error, FetchError::Origin(error) if error.is_transient()) {
+                put(&self.inner.failed, digest, error.is_wrong(), |_| FAILED);
             }
         }
         // What is here by then is found in the store; what failed may be tried anew.

@@ -11,7 +11,7 @@ use crate::content::{Content, Inner};
 /// How long disk and threads may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What is written to see whether anything can be.
-const PROBE: [u8; 64 * 1024] = [0; 64 * 1024];
+static PROBE: [u8; 64 * 1024] = [0; 64 * 1024];
 
 impl Content {
     /// Whether the node's insides move: what only a restart could mend is wrong otherwise.

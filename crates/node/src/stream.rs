@@ -13,7 +13,7 @@ use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 use crate::{
     buffers,
     content::{Inner, count},
-    flight::{Flight, Progress},
+    flight::{FetchError, Flight, Progress},
 };
 
 /// When a flight brings nothing for this long, the client is served from the origin directly.
@@ -124,6 +124,10 @@ impl Follower {
                 }
                 // The origin's bytes were wrong: the rest of them must not make a whole of it.
                 (Some(Err(error)), _) if error.is_wrong() => return Err(error.clone().into()),
+                // It was asked as often as it makes sense.
+                (Some(Err(FetchError::Origin(error))), _) if error.is_transient() => {
+                    return Err(error.clone().into());
+                }
                 (Some(Err(error)), _) => {
                     tracing::info!(digest = %self.digest, %error, "serving the rest from the origin");
                     self.direct = Some(None);

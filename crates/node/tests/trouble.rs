@@ -108,7 +108,7 @@ async fn the_rest_of_what_was_cut_for_its_wrong_bytes_is_not_here_and_a_new_atte
     let (dir, (_tracker, url)) = (tempdir().expect("temp"), tracker().await);
     let node = node(dir.path(), &url, &registry).await;
     let layer = noise(2_000_000, 2);
-    let (_, layers) = registry.add_image(&[layer.clone()]);
+    let (_, layers) = registry.add_image(std::slice::from_ref(&layer));
     let path = format!("blobs/{}", layers[0]);
     registry.shop.lies.store(true, Ordering::Relaxed);
     let answer = fetch(&node, &path).await;

@@ -31,6 +31,8 @@ use crate::{
 
 /// How many redirects are followed for one request.
 const REDIRECTS: usize = 5;
+/// How often what is answered with 429 is asked for.
+const THROTTLED: u32 = 2;
 /// Largest answer of a token service.
 const TOKEN_LIMIT: usize = 256 * 1024;
 /// The life of a token whose service does not say, by the token spec.
@@ -263,7 +265,7 @@ impl Origin {
         welcome: &[StatusCode],
     ) -> Result<Response, OriginError> {
         let endpoint = self.endpoint(&ask.place)?;
-        let mut attempt = 1;
+        let (mut attempt, mut throttled) = (1, 0);
         loop {
             let (error, after) = match self.attempt(ask, &endpoint, welcome).await {
                 Ok(response) => return Ok(response),
@@ -271,7 +273,12 @@ impl Origin {
                 Err(Failure::Again { error, after }) => (error, after),
             };
             let patience = self.patience();
-            if attempt >= patience.attempts || after.is_some_and(|wait| wait > patience.backoff_limit) {
+            // Whoever asks us has patience of their own, and the same answer to expect elsewhere.
+            throttled += u32::from(matches!(error, OriginError::Throttled { .. }));
+            if attempt >= patience.attempts
+                || throttled >= THROTTLED
+                || after.is_some_and(|wait| wait > patience.backoff_limit)
+            {
                 return Err(error);
             }
             let wait = after.unwrap_or_default().max(patience.backoff_before(attempt));

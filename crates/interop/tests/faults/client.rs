@@ -122,8 +122,8 @@ impl Client {
         let at = |name: &str| place.join(name).display().to_string();
         fs::create_dir_all(place.join("certs").join(REGISTRY)).expect("made");
         let mut hosts = format!("server = \"http://{}\"\n", way.front.address());
-        if let Some(mirror) = way.mirror {
-            hosts += &format!("[host.\"http://{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n");
+        for host in way.mirror.map(str::to_owned).into_iter().chain([way.front.address().to_string()]) {
+            hosts += &format!("[host.\"http://{host}\"]\n  capabilities = [\"pull\", \"resolve\"]\n");
         }
         fs::write(place.join("certs").join(REGISTRY).join("hosts.toml"), hosts).expect("written");
         let cri = "plugins.\"io.containerd.grpc.v1.cri\"";

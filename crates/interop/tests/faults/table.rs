@@ -32,6 +32,9 @@ pub(crate) fn fill<R: Display + Sync>(
     attempt: impl Fn(Client, &R) -> Verdict + Sync,
 ) {
     let clients = clients();
+    // `LONGSHORE_FAULTS`: only rows in whose words this stands.
+    let part = env::var("LONGSHORE_FAULTS").unwrap_or_default();
+    let rows: Vec<&R> = rows.iter().filter(|row| row.to_string().contains(&part)).collect();
     let cells: Vec<(usize, usize)> =
         (0..rows.len()).flat_map(|row| (0..clients.len()).map(move |column| (row, column))).collect();
     let (next, verdicts) = (AtomicUsize::new(0), Mutex::new(vec![None; cells.len()]));
@@ -39,7 +42,7 @@ pub(crate) fn fill<R: Display + Sync>(
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some((row, column)) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let verdict = attempt(clients[*column], &rows[*row]);
+                    let verdict = attempt(clients[*column], rows[*row]);
                     let at = row * clients.len() + column;
                     verdicts.lock().expect("no panic")[at] = Some(verdict);
                 }
