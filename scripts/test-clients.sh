@@ -60,7 +60,8 @@ else
 fi
 trap clean EXIT
 if [[ -z ${keep:-} ]]; then
-    debootstrap --variant=minbase --include=ca-certificates trixie "$root" "${mirror:-http://deb.debian.org/debian}" \
+    [[ -n $mirror ]] || skipped "no mirror of Debian in the sources of apt: set DEBIAN_MIRROR"
+    debootstrap --variant=minbase --include=ca-certificates trixie "$root" "$mirror" \
         >/dev/null 2>"$rows" || skipped "debootstrap: $(tail -1 "$rows")"
     cp /etc/apt/apt.conf.d/*proxy* "$root/etc/apt/apt.conf.d/" 2>/dev/null || true
     printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
