@@ -48,6 +48,9 @@ pub struct Status {
     /// The trackers of its configuration, and how it gets on with them.
     #[serde(default)]
     pub trackers: Vec<TrackerStatus>,
+    /// Whether it finds peers in the local network too.
+    #[serde(default)]
+    pub local_discovery: bool,
     /// Seconds since it started.
     pub uptime: u64,
     /// Sums over all that it holds and moves.

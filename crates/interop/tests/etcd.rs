@@ -212,11 +212,13 @@ async fn an_etcd_that_is_down_at_the_start_is_waited_for_and_a_dead_member_is_pa
     assert_eq!(said.lines().filter(|line| line.contains("WARN")).count(), 1, "one outage, one line: {said}");
     etcd.begin(0);
     let mut leased = None;
-    for _ in 0..20 {
+    // A directory that fails slowly is left alone for a while.
+    for _ in 0..600 {
         if let Ok(Claim::Leased(lease)) = client.claim(&digest, "a", Duration::ZERO).await {
             leased = Some(lease);
             break;
         }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let lease = leased.expect("it comes");
     assert!(matches!(client.renew(&digest, &lease.lease, "a").await, Ok(Renewal::Leased(_))));

@@ -146,7 +146,10 @@ impl<C: Content> Answerer<C> {
             Route::Upload(..) => return misrouted(&RouteError::Unknown),
             Route::Ping => match self.content.challenge().filter(|_| asker.authorization.is_none()) {
                 None => Ok(Answer::new("application/json").bytes(Bytes::from_static(b"{}"))),
-                challenge => Err((Kind::Ping, ContentError::Unauthorized { challenge })),
+                challenge => {
+                    let reason = "the default registry asks for it".to_owned();
+                    Err((Kind::Ping, ContentError::Unauthorized { challenge, reason }))
+                }
             },
             Route::Manifest(repository, target) => {
                 let outcome = if is_head {
@@ -434,7 +437,7 @@ pub(crate) fn failed(kind: Kind, is_head: bool, error: &ContentError, path: &str
             }
             response
         }
-        ContentError::Unauthorized { challenge: Some(challenge) }
+        ContentError::Unauthorized { challenge: Some(challenge), .. }
             if HeaderValue::from_str(challenge).is_ok() =>
         {
             let mut response = refusal(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", &message);

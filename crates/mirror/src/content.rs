@@ -310,8 +310,10 @@ pub enum ContentError {
     #[error("not found")]
     NotFound,
     /// The client must log in upstream first.
-    #[error("login needed")]
+    #[error("login needed: {reason}")]
     Unauthorized {
+        /// What was refused, and to whom.
+        reason: String,
         /// The upstream's `WWW-Authenticate`, that the client may satisfy it.
         challenge: Option<String>,
     },
@@ -339,7 +341,9 @@ impl From<OriginError> for ContentError {
     fn from(error: OriginError) -> Self {
         match error {
             OriginError::NotFound { .. } => Self::NotFound,
-            OriginError::Unauthorized { challenge, .. } => Self::Unauthorized { challenge },
+            OriginError::Unauthorized { ref challenge, .. } => {
+                Self::Unauthorized { challenge: challenge.clone(), reason: error.to_string() }
+            }
             OriginError::Denied { .. } | OriginError::NotAllowed { .. } => Self::Denied(error.to_string()),
             other => Self::Unavailable(other.to_string()),
         }

@@ -47,8 +47,11 @@ struct Fake {
 fn error(repository: &Repository) -> Result<(), ContentError> {
     Err(match repository.name() {
         "bad/missing" => ContentError::NotFound,
-        "bad/login" => ContentError::Unauthorized { challenge: Some(CHALLENGE.into()) },
-        "bad/nologin" => ContentError::Unauthorized { challenge: None },
+        "bad/login" => ContentError::Unauthorized {
+            challenge: Some(CHALLENGE.into()),
+            reason: "they were refused".into(),
+        },
+        "bad/nologin" => ContentError::Unauthorized { challenge: None, reason: "there are none".into() },
         "bad/denied" => ContentError::Denied("private".into()),
         "bad/away" => ContentError::Unavailable("no peers".into()),
         "bad/busy" => ContentError::TooBusy,

@@ -97,6 +97,7 @@ async fn status(State(api): State<Api>) -> Json<Status> {
         version: env!("CARGO_PKG_VERSION").into(),
         addresses,
         trackers,
+        local_discovery: inner.config.peer.local_discovery,
         uptime,
         totals: totals(inner),
     })

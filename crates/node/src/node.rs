@@ -117,6 +117,11 @@ impl Node {
         let api = http::serve(api, content.clone(), mirrors.clone(), serving.clone());
         let servers = vec![tokio::spawn(mirror.serve(listeners, serving.clone())), tokio::spawn(api)];
         let urls = inner.config.trackers.clone();
+        if urls.is_empty() && !inner.config.peer.local_discovery {
+            tracing::warn!(
+                "no tracker is configured: this node finds no peers, and all content comes from registries"
+            );
+        }
         inner.tasks.spawn(trackers::watch(urls, inner.engine.clone(), inner.stop.clone()));
         if let Some(directory) = &inner.directory {
             let runs = trackers::watch_runs(directory.clone(), inner.engine.clone(), inner.stop.clone());

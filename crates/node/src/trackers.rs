@@ -42,12 +42,6 @@ pub(crate) fn status(
 /// Tries the trackers that nothing was announced to yet, until each can be reached, so that a wrong address shows
 /// before it is needed.
 pub(crate) async fn watch(urls: Vec<String>, engine: Engine, stop: CancellationToken) {
-    if urls.is_empty() {
-        tracing::warn!(
-            "no tracker is configured: this node finds no peers, and all content comes from registries"
-        );
-        return;
-    }
     let mut ticks = interval(TRY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut untried = urls;

@@ -41,6 +41,8 @@ pub struct Login {
     known: Mutex<Option<(Instant, Identity)>>,
     /// One reads at a time.
     reading: Semaphore,
+    /// When it was last told that it was refused.
+    told: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -103,8 +105,8 @@ impl Login {
             check_helper(&name)?;
             Source::Helper(name)
         };
-        let (known, reading) = (Mutex::default(), Semaphore::new(1));
-        Ok(Self { registry: registry.to_owned(), source, known, reading })
+        let (known, reading, told) = (Mutex::default(), Semaphore::new(1), Mutex::default());
+        Ok(Self { registry: registry.to_owned(), source, known, reading, told })
     }
 
     /// Who to be. Errors are for people, and say no secret.
@@ -125,9 +127,17 @@ impl Login {
         Ok(identity)
     }
 
-    /// The registry took it no longer: the next who asks reads it anew.
+    /// The registry took it no longer: the next who asks reads it anew. Told once in a while.
     pub(crate) fn refused(&self) {
         self.lock().take_if(|(at, _)| at.elapsed() >= RETRY);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|at| at.elapsed() >= LIFE) {
+            *told = Some(now());
+            tracing::warn!(
+                registry = self.registry,
+                "the registry refuses the `credentials` of the configuration"
+            );
+        }
     }
 
     fn known(&self) -> Option<Identity> {

@@ -1,6 +1,10 @@
 //! `longshore status`: what the node holds and does, and where it came from.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use api::{
@@ -15,21 +19,31 @@ use crate::{failure::Failure, host, quantity, screen};
 /// How to reach the node.
 #[derive(clap::Args)]
 pub(crate) struct Connection {
-    /// The node's unix socket
-    #[arg(long, value_name = "PATH", env = "LONGSHORE_SOCKET", default_value = "/run/longshore/node.sock")]
-    socket: PathBuf,
+    /// The node's unix socket [default: /run/longshore/node.sock]
+    #[arg(long, value_name = "PATH", env = "LONGSHORE_SOCKET")]
+    socket: Option<PathBuf>,
 }
 
 impl Connection {
     pub(crate) fn client(&self) -> anyhow::Result<NodeClient> {
-        NodeClient::new(&Endpoint::Unix(self.socket.clone()), None).context("cannot set up the client")
+        let socket = self.socket().to_owned();
+        NodeClient::new(&Endpoint::Unix(socket), None).context("cannot set up the client")
+    }
+
+    /// Where the node is to be looked for if nobody says it.
+    pub(crate) fn fall_back(&mut self, socket: &Path) {
+        self.socket.get_or_insert_with(|| socket.to_owned());
+    }
+
+    fn socket(&self) -> &Path {
+        self.socket.as_deref().unwrap_or(Path::new("/run/longshore/node.sock"))
     }
 
     /// An error of a call, with what to do about it.
     pub(crate) fn explain(&self, error: CallError) -> anyhow::Error {
         match error {
             CallError::Unreachable { .. } => {
-                let what = format!("no node answers at {}", self.socket.display());
+                let what = format!("no node answers at {}", self.socket().display());
                 Failure::new(what).hint("start `longshore node`, or say where it is with --socket").into()
             }
             CallError::NotAllowed { .. } => self.not_allowed().into(),
@@ -40,8 +54,8 @@ impl Connection {
 
     /// The socket is not this user's: whose it is, or whose the folder is that does not let this user look.
     fn not_allowed(&self) -> Failure {
-        let socket = self.socket.display();
-        let owned = self.socket.ancestors().find_map(|path| Some((path, fs::metadata(path).ok()?)));
+        let socket = self.socket().display();
+        let owned = self.socket().ancestors().find_map(|path| Some((path, fs::metadata(path).ok()?)));
         let hint = match owned {
             Some((path, meta)) => {
                 let owner = user_name(meta.uid());
@@ -110,8 +124,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     for tracker in &status.trackers {
         screen::say(&tracker_line(tracker, host::unix_time()));
     }
-    if status.trackers.is_empty() {
-        screen::say("tracker  none is configured: this node finds no peers");
+    match (status.trackers.is_empty(), status.local_discovery) {
+        (true, true) => screen::say("tracker  none: peers are found in the local network"),
+        (true, false) => screen::say("tracker  none is configured: this node finds no peers"),
+        _ => {}
     }
     health.problems.iter().for_each(|problem| screen::say(&format!("problem  {problem}")));
     blobs.iter().flat_map(blob_lines).for_each(|line| screen::say(&line));

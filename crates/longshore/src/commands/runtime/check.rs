@@ -61,10 +61,13 @@ pub(super) fn bad(step: &'static str, words: impl Into<String>) -> Finding {
     Finding { step, ok: false, words: words.into() }
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(mut args: Args) -> anyhow::Result<()> {
     let root = args.system.root()?;
     let runtimes = args.system.runtimes(&args.runtimes, &root)?;
     let config = args.mirror.config(&root)?;
+    if let Some(config) = &config {
+        args.mirror.connection.fall_back(&config.api.socket);
+    }
     let known = args.mirror.address(&root, config.as_ref()).await?;
     let mut wrong = Vec::new();
     for runtime in runtimes {
