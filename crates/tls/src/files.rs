@@ -1,7 +1,7 @@
 //! A certificate and its key, from files.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -118,6 +118,10 @@ fn secret(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
 
 fn bytes(path: &Path) -> Result<Vec<u8>, PemError> {
     let mut bytes = Vec::new();
+    // A pipe would be waited for.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no ordinary file").into());
+    }
     let read = File::open(path)?.take(LONGEST + 1).read_to_end(&mut bytes)?;
     if read as u64 > LONGEST { Err(PemError::TooLong) } else { Ok(bytes) }
 }

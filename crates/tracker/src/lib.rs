@@ -66,7 +66,7 @@ pub use etcd::{AddressError, Password};
 pub use forward::{Forwarder, ListError, read_list};
 pub use listen::{Inherited, InheritedSocket, Listeners};
 pub use network::{Network, NetworkError};
-pub use policy::{ContentError, FileError};
+pub use policy::{ContentError, FileError, open_ordinary};
 pub use server::{Tracker, run};
 pub use store::{Announce, Announced, Limits, Name, Outcome, PeerStore, Peers, TorrentStats};
 pub use tls::{PemError, TlsError};

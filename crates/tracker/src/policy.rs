@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     fs,
     io::{self, Read as _},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -216,12 +216,8 @@ impl Policy {
         let values = field(&self.real_ip_header);
         let addresses = values.iter().rev().flat_map(|value| value.rsplit(|byte| *byte == b','));
         for address in addresses.map(parse_ip) {
-            // Before what nobody can read stands what anybody may have written. Nobody comes from this machine by way of
-            // another.
-            let Some(address) = address else { break };
-            if address.is_loopback() && from.is_some_and(|from| !from.is_loopback()) {
-                break;
-            }
+            // Before what nobody can read stands what anybody may have written.
+            let Some(address) = address.filter(|address| is_credible(*address, from)) else { break };
             client = Some(address);
             if !within(&self.proxies, address) {
                 break;
@@ -242,6 +238,15 @@ impl Pace {
             min_interval: seconds(config.min_interval),
         }
     }
+}
+
+/// Whether a proxy at `from`, which is known but for a unix socket, can be believed that its client is at an address:
+/// nobody comes from this machine by way of another, or from where nobody is.
+pub(crate) fn is_credible(client: IpAddr, from: Option<IpAddr>) -> bool {
+    let client = client.to_canonical();
+    let is_nobody =
+        client.is_unspecified() || client.is_multicast() || client == IpAddr::from(Ipv4Addr::BROADCAST);
+    !is_nobody && (!client.is_loopback() || from.is_none_or(|from| from.to_canonical().is_loopback()))
 }
 
 /// Reads the list of forwarders.
@@ -293,18 +298,25 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 fn read(path: &Path) -> Result<String, ContentError> {
-    // A pipe would be waited for.
-    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no ordinary file").into());
-    }
     let mut text = String::new();
     // It may grow meanwhile.
-    if file.take(LONGEST + 1).read_to_string(&mut text)? as u64 > LONGEST {
+    if open_ordinary(path)?.take(LONGEST + 1).read_to_string(&mut text)? as u64 > LONGEST {
         return Err(ContentError::TooLong);
     }
     Ok(text)
+}
+
+/// Opens an ordinary file to read it: a pipe would be waited for.
+///
+/// # Errors
+/// Those of the system, and that it is another kind of file.
+pub fn open_ordinary(path: &Path) -> io::Result<fs::File> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no ordinary file"));
+    }
+    Ok(file)
 }
 
 fn within(networks: &[Network], ip: IpAddr) -> bool {
@@ -428,6 +440,26 @@ mod tests {
         let missing = Config { keys: Some("/nonexistent/keys".into()), ..Config::default() };
         let error = Policy::read(&missing, None).err().expect("no file").to_string();
         assert!(error.contains("`keys`") && error.contains("/nonexistent/keys"), "{error}");
+    }
+
+    #[test]
+    fn a_proxy_is_not_believed_that_its_client_is_this_machine_or_nobody() {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        for (client, from, credible) in [
+            ("10.0.0.9", Some("192.0.2.2"), true),
+            ("127.0.0.1", Some("192.0.2.2"), false),
+            ("::ffff:127.0.0.1", Some("::ffff:192.0.2.2"), false),
+            ("::1", Some("2001:db8::1"), false),
+            ("127.0.0.1", Some("::ffff:127.0.0.1"), true),
+            ("::1", None, true),
+            ("0.0.0.0", Some("127.0.0.1"), false),
+            ("::", None, false),
+            ("224.0.0.1", Some("192.0.2.2"), false),
+            ("ff02::1", None, false),
+            ("255.255.255.255", None, false),
+        ] {
+            assert_eq!(is_credible(ip(client), from.map(ip)), credible, "{client} by {from:?}");
+        }
     }
 
     proptest! {

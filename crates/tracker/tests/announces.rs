@@ -635,3 +635,28 @@ async fn without_udp_only_tcp_is_bound() {
     assert!(UdpSocket::bind(to).is_ok());
     tracker.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_answer_comes_also_to_a_client_that_has_sent_more() {
+    let tracker = Tracker::start(Config { listen: vec![support::local().into()], ..Config::default() })
+        .await
+        .expect("starts");
+    let address = tracker.local_addr().expect("bound");
+    with(move || {
+        let request = |fields: &str| get(&target(&peer(1, 1, 1)), &format!("Connection: close\r\n{fields}"));
+        // As much as is read by one call, so that what is behind it stays unread.
+        let room = 16 * 1024 - request("X: \r\n").len();
+        let long = request(&format!("X: {}\r\n", "x".repeat(room)));
+        for _ in 0..20 {
+            let mut stream = tcp(address);
+            stream.write_all(&[&long[..], &[b'x'; 1000]].concat()).expect("sends");
+            assert!(read(&mut stream).0.starts_with("HTTP/1.1 200"));
+            let mut stream = tcp(address);
+            stream.set_nodelay(true).expect("set");
+            stream.write_all(&request("")).expect("sends");
+            let _ = stream.write_all(b"\r\n");
+            assert!(read(&mut stream).0.starts_with("HTTP/1.1 200"));
+        }
+    })
+    .await;
+}

@@ -437,6 +437,9 @@ async fn hostile_prefaces_are_closed_and_counted() {
             v2(0x21, 0x11, b"short"),
             v2(0x2f, 0x11, &[0; 12]),
             v2(0x20, 0, &[0; 60_000])[..16].to_vec(),
+            // From where nobody is.
+            [b"PROXY TCP4 0.0.0.0 1.1.1.1 1 2\r\n", &announce(1, 1, "")[..]].concat(),
+            [v2(0x21, 0x11, &[224, 0, 0, 1, 10, 0, 0, 1, 0, 1, 0, 2]), announce(1, 1, "")].concat(),
         ]
     };
     let count = with(move || {

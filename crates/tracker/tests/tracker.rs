@@ -224,6 +224,8 @@ async fn so_many_publications_are_taken_in_at_a_time_and_the_next_is_told_to_try
     let refused = client.publish(&known.digest, &publication(&known)).await;
     assert!(matches!(refused, Err(CallError::Unavailable { status: 503, .. })), "{refused:?}");
     slow.pop();
+    // Another client: this one leaves a directory alone for a moment that has made it wait.
+    let client = directory(&tracker).with_deadline(WAIT);
     client.publish(&known.digest, &publication(&known)).await.expect("there is a place again");
 }
 

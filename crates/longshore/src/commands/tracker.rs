@@ -1,6 +1,10 @@
 //! `longshore tracker`: runs a tracker until a signal.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{
+    io::{self, Read as _},
+    net::SocketAddr,
+    path::PathBuf,
+};
 
 use anyhow::Context as _;
 use serde_json::json;
@@ -400,12 +404,21 @@ fn fit_times(args: &Args, config: &mut Config) {
     }
 }
 
+/// The longest configuration file, in bytes.
+const MAX_CONFIG: u64 = 1024 * 1024;
+
 /// The file, then environment and flags above it.
 fn config(args: &Args) -> anyhow::Result<Config> {
     let mut config = match &args.config {
         Some(path) => {
             let unusable = || Failure::bad_input(format!("cannot use the configuration {}", path.display()));
-            let text = std::fs::read_to_string(path).with_context(unusable)?;
+            let mut text = String::new();
+            let file = tracker::open_ordinary(path).with_context(unusable)?;
+            if file.take(MAX_CONFIG + 1).read_to_string(&mut text).with_context(unusable)? as u64 > MAX_CONFIG
+            {
+                let what = format!("the configuration {} is too long to be one", path.display());
+                return Err(Failure::bad_input(what).into());
+            }
             toml::from_str(&text).with_context(unusable)?
         }
         None => Config::default(),

@@ -88,7 +88,12 @@ pub(super) async fn run(
 }
 
 async fn greet(cluster: Arc<Cluster>, stream: TcpStream, from: SocketAddr) {
-    let Ok(place) = cluster.door.strangers.enter(Some(from.ip()), false) else { return };
+    let Ok(place) = cluster.door.strangers.enter(Some(from.ip()), false) else {
+        if cluster.door.told.may(cluster.clock.elapsed()) {
+            tracing::warn!(%from, "too many at the cluster's door who do not say who they are: one was sent away");
+        }
+        return;
+    };
     let shaken = shake_hands(stream, Side::Acceptor, &cluster.key, &cluster.instance).await;
     drop(place);
     let (incoming, outgoing, instance) = match shaken {

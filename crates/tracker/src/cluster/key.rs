@@ -5,14 +5,14 @@
 //! this connection. Messages are sealed with ChaCha20-Poly1305 and counted, so that none can be left out, moved,
 //! sent twice or sent back.
 
-use std::{fmt, fs::File, io::Read as _, path::Path};
+use std::{fmt, io::Read as _, path::Path};
 
 use ring::{
     aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
     hkdf::{HKDF_SHA256, KeyType, Salt},
 };
 
-use crate::StartError;
+use crate::{StartError, open_ordinary};
 
 /// The shortest key, in bytes: it must not be guessed, since who records a handshake can try any number of them.
 const SHORTEST: usize = 32;
@@ -61,7 +61,7 @@ impl ClusterKey {
     pub(crate) fn read(path: &Path) -> Result<Self, StartError> {
         let fail = |error| StartError::KeyFile { path: path.to_owned(), error };
         let mut text = Vec::new();
-        let file = File::open(path).map_err(fail)?;
+        let file = open_ordinary(path).map_err(fail)?;
         file.take(2 * LONGEST as u64).read_to_end(&mut text).map_err(fail)?;
         Ok(Self::new(&text)?)
     }

@@ -8,7 +8,7 @@
 //! A call to etcd may arrive more than once, so each is written to do no harm twice.
 
 use std::{
-    fs, io,
+    io::{self, Read as _},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -32,7 +32,7 @@ use super::{
     records::{self, About, Blob, Holder, Keys, MAX_PARTS, PART, Pointer},
     with_content,
 };
-use crate::{config::Config, error::DirectoryError, registered::Registered, server::Clock};
+use crate::{config::Config, error::DirectoryError, open_ordinary, registered::Registered, server::Clock};
 
 /// How often a claim or renewal begins again since the lease changed hands under it.
 const ROUNDS: usize = 20;
@@ -563,10 +563,12 @@ fn read_entry(digest: &Digest, row: &KeyValue, parts: &[KeyValue]) -> Result<Ent
 
 fn file(path: &PathBuf) -> Result<Vec<u8>, DirectoryError> {
     let unusable = |error| DirectoryError::File { path: path.clone(), error };
-    if fs::metadata(path).map_err(unusable)?.len() > MAX_FILE {
+    let mut bytes = Vec::new();
+    let read = open_ordinary(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
+    if read.map_err(unusable)? as u64 > MAX_FILE {
         return Err(unusable(io::Error::other("it is larger than a certificate or a password is")));
     }
-    fs::read(path).map_err(unusable)
+    Ok(bytes)
 }
 
 #[cfg(test)]

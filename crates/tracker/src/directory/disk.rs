@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::Path,
     sync::{
         Mutex, MutexGuard, PoisonError, RwLock,
@@ -224,11 +225,20 @@ fn open_file(
     }
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&new)?;
+    // Not through a link that somebody else has put there.
+    let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).custom_flags(flags).open(&new)?;
     // Whoever has it makes it; and who comes when he has, finds it.
     file.try_lock().map_err(|_| redb::Error::DatabaseAlreadyOpen)?;
     if is_there(path)? {
         return Err(redb::Error::DatabaseAlreadyOpen);
+    }
+    let mut first = [0; 4];
+    let read = file.read_at(&mut first, 0)?;
+    if !(read == 0 || first == *b"redb" || first == [0; 4]) {
+        let what = format!("{} is in the way, and no directory: move it", new.display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, what).into());
     }
     file.set_len(0)?;
     let database = prepared(builder().create_file(file)?, tables)?;
@@ -354,6 +364,13 @@ mod tests {
         put(&disk, 1).expect("written");
         disk.tend().expect("flushed");
         assert!(!new.exists());
+        let (other, in_the_way) = (folder.path().join("e.redb"), folder.path().join("e.redb.new"));
+        fs::write(&in_the_way, b"notes").expect("written");
+        assert!(Disk::open(Some(&other), rows).is_err_and(|error| error.to_string().contains("in the way")));
+        assert_eq!(fs::read(&in_the_way).expect("there"), b"notes");
+        fs::remove_file(&in_the_way).expect("removed");
+        std::os::unix::fs::symlink(&path, &in_the_way).expect("made");
+        assert!(Disk::open(Some(&other), rows).is_err());
         let again = Disk::open(Some(&path), rows);
         assert!(again.is_err_and(|error| error.to_string().contains("open")), "one at a time");
         drop(disk);

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     api::Shared,
+    policy::is_credible,
     serve::{Client, Rewound, linger, stream_of_requests},
     tally::{Fault, Tally},
 };
@@ -108,6 +109,9 @@ impl Secure {
         let (mut client, mut first) = (from, Bytes::new());
         if self.shared.desk.policy.load().has_preface(Some(from)) {
             let (named, rest) = preface(&mut stream).await?;
+            if named.is_some_and(|named| !is_credible(named, Some(from))) {
+                return Err(Some(Fault::Proxy));
+            }
             (client, first) = (named.unwrap_or(from), rest);
         }
         let accepting = TlsAcceptor::from(self.tls.load_full()).accept(Rewound { first, stream });

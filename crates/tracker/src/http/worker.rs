@@ -30,7 +30,7 @@ use super::{
     responder::{Part, Responder},
     table::Table,
 };
-use crate::{serve::LINGER, server::Clock, tally::Fault};
+use crate::{policy::is_credible, serve::LINGER, server::Clock, tally::Fault};
 
 /// How many bytes are read by one call.
 const READ: usize = 16 * 1024;
@@ -295,10 +295,11 @@ impl Loop {
         fate
     }
 
-    /// The last answer has gone. A connection that is closed before all was read is reset, and the answer lost to a
-    /// client that still sends.
+    /// The last answer goes, with the end behind it: what is held back goes no other way, since a connection that is
+    /// closed before all was read is reset. A client that was refused may still send for long, and is heard out.
     fn end(&self, connection: &mut Connection) -> Fate {
-        if connection.stage != Stage::Refused || connection.socket.shutdown(Shutdown::Write).is_err() {
+        let ended = connection.socket.shutdown(Shutdown::Write);
+        if ended.is_err() || connection.stage != Stage::Refused {
             return Fate::Ends;
         }
         connection.stage = Stage::Drained;
@@ -311,6 +312,10 @@ impl Loop {
         let mut rest = input;
         if connection.stage == Stage::Preface {
             match Preface::read(input) {
+                Preface::Whole(Some(client), _) if !is_credible(client, connection.from) => {
+                    self.worker.responder.fault(connection.from, Fault::Proxy);
+                    return Fate::Ends;
+                }
                 Preface::Whole(client, length) => {
                     connection.from = client.or(connection.from);
                     connection.stage = Stage::Open;
@@ -330,9 +335,7 @@ impl Loop {
         let fate = loop {
             answers.clear();
             let part = self.worker.responder.answer(self.now, connection.from, &mut rest, &mut answers);
-            // Where a client still sends, it is reset at the end, and must have the answer before.
-            let last = part == Part::Broken || part == Part::Last && rest.is_empty();
-            match connection.send(&answers, last) {
+            match connection.send(&answers, matches!(part, Part::Last | Part::Broken)) {
                 Ok(_) if part == Part::Foreign => break Fate::Leaves,
                 Ok(gone) => {
                     match part {
