@@ -9,7 +9,7 @@
 
 use std::{
     io::{self, Read as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -561,8 +561,8 @@ fn read_entry(digest: &Digest, row: &KeyValue, parts: &[KeyValue]) -> Result<Ent
     with_content(Entry { media_type: blob.media_type, public: blob.public, ..entry }, content.into())
 }
 
-fn file(path: &PathBuf) -> Result<Vec<u8>, DirectoryError> {
-    let unusable = |error| DirectoryError::File { path: path.clone(), error };
+fn file(path: &Path) -> Result<Vec<u8>, DirectoryError> {
+    let unusable = |error| DirectoryError::File { path: path.to_owned(), error };
     let mut bytes = Vec::new();
     let read = open_ordinary(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
     if read.map_err(unusable)? as u64 > MAX_FILE {
