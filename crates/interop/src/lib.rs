@@ -30,7 +30,10 @@ use std::{
     env, net,
     path::PathBuf,
     process::Command,
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -112,14 +115,25 @@ pub fn longshore() -> &'static PathBuf {
     })
 }
 
-/// A port that nobody has at the moment.
+/// A port that nobody has at the moment, and that the system gives to nobody who asks for any.
 ///
 /// # Panics
 /// When there is none.
 pub fn free_port() -> u16 {
-    let probe = net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    probe.local_addr().expect("an address").port()
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(97);
+    let is_free = |port: u16| {
+        net::TcpListener::bind(("0.0.0.0", port)).is_ok() && net::UdpSocket::bind(("0.0.0.0", port)).is_ok()
+    };
+    let ports = (0..PORTS.len()).map(|_| {
+        let at = first.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed)) as usize % PORTS.len();
+        PORTS.start + at as u16
+    });
+    ports.into_iter().find(|port| is_free(*port)).expect("a free port")
 }
+
+/// Below those of Linux's `ip_local_port_range`.
+const PORTS: std::ops::Range<u16> = 17_000..32_000;
 
 /// Looks every now and then until `done`.
 ///
