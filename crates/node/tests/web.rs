@@ -25,7 +25,7 @@ use base64::Engine as _;
 use futures_util::{StreamExt as _, stream};
 use hash::Digest;
 use longshore_node::{Config, Node, OstreeConfig, RuleConfig};
-use support::{Registry, fetch_as, noise, tracker};
+use support::{Answer, Registry, ask, fetch_as, noise, tracker};
 use tempfile::tempdir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -188,30 +188,6 @@ async fn node(data: &Path, tracker: &str, web: &Web, change: impl FnOnce(&mut Co
 
 fn rule(url: String) -> RuleConfig {
     RuleConfig { url, digest_header: None, stale: true }
-}
-
-struct Answer {
-    status: u16,
-    headers: HeaderMap,
-    body: Vec<u8>,
-    whole: bool,
-}
-
-async fn ask(request: reqwest::RequestBuilder) -> Answer {
-    let mut response = request.timeout(Duration::from_secs(60)).send().await.expect("answers");
-    let (status, headers) = (response.status().as_u16(), response.headers().clone());
-    let (mut body, mut whole) = (Vec::new(), true);
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Ok(None) => break,
-            Err(_) => {
-                whole = false;
-                break;
-            }
-        }
-    }
-    Answer { status, headers, body, whole }
 }
 
 /// By the node's own address.

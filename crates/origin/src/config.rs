@@ -155,7 +155,7 @@ pub struct Credentials {
     /// The variable of the environment that holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_env: Option<String>,
-    /// What `docker login` writes, such as `/root/.docker/config.json`, with the helpers that it names. Read anew every few
+    /// What `docker login` writes, with the helpers that it names. Read anew every few
     /// minutes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker_config: Option<PathBuf>,

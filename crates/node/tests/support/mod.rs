@@ -262,13 +262,17 @@ pub(crate) async fn fetch(node: &Node, path: &str) -> Answer {
 /// From a repository of `team`, showing an `Authorization`.
 pub(crate) async fn fetch_as(node: &Node, name: &str, path: &str, shown: Option<&str>) -> Answer {
     let url = format!("http://{}/v2/team/{name}/{path}?ns=reg.test", node.mirrors()[0]);
-    let client =
-        reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().expect("client");
+    let client = reqwest::Client::builder().no_proxy().build().expect("client");
     let mut request = client.get(url).header("accept", MANIFEST);
     if let Some(shown) = shown {
         request = request.header("authorization", shown);
     }
-    let mut response = request.send().await.expect("answers");
+    ask(request).await
+}
+
+/// What comes of any request, as far as it comes.
+pub(crate) async fn ask(request: reqwest::RequestBuilder) -> Answer {
+    let mut response = request.timeout(Duration::from_secs(60)).send().await.expect("answers");
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let (mut body, mut whole) = (Vec::new(), true);
     loop {
