@@ -20,7 +20,7 @@ use hash::Digest;
 use metainfo::{InfoHash, PieceIndex};
 use serde::{Deserialize, Serialize};
 
-use crate::{Platforms, text};
+use crate::{Platforms, text, torrents::Limits};
 
 /// The most blobs in one page.
 pub const MAX_PAGE: u32 = 1000;
@@ -40,6 +40,9 @@ pub struct Health {
 pub struct Status {
     /// The node's id, as in leases.
     pub node: String,
+    /// Its id among peers, 40 hex digits.
+    #[serde(default)]
+    pub peer_id: String,
     /// The program's version.
     pub version: String,
     /// Where it can be reached, and for what.
@@ -230,9 +233,37 @@ pub struct TorrentStatus {
     pub down_rate: u64,
     /// Sent per second, now.
     pub up_rate: u64,
+    /// What it does now.
+    #[serde(default)]
+    pub state: TorrentPhase,
+    /// Where its files lie; absent for a blob's torrent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<String>,
+    /// Its limits, where it has any of its own.
+    #[serde(default, skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
     /// What went wrong last, if anything stands in the way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// What a torrent does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TorrentPhase {
+    /// A magnet link: its torrent is asked of peers.
+    Metadata,
+    /// What lies on disk is being hashed.
+    Checking,
+    /// It lacks pieces and gets them.
+    #[default]
+    Downloading,
+    /// It is whole, and given to others.
+    Seeding,
+    /// Neither, by request.
+    Stopped,
+    /// Neither: `error` says why.
+    Failed,
 }
 
 /// A connected peer of a torrent.

@@ -10,8 +10,9 @@ use api::{
     ErrorBody,
     node::{
         Address, BlobPage, BlobState, BlobStatus, Health, MAX_PAGE, PeerFlags, PeerStatus, Provenance,
-        PullEvent, PullRequest, SourceBytes, Status, TorrentStatus, Totals,
+        PullEvent, PullRequest, SourceBytes, Status, TorrentPhase, TorrentStatus, Totals,
     },
+    torrents::Limits,
 };
 use axum::{
     Json, Router,
@@ -94,6 +95,7 @@ async fn status(State(api): State<Api>) -> Json<Status> {
     let trackers = trackers::status(&inner.config.trackers, &inner.engine, since);
     Json(Status {
         node: inner.name.clone(),
+        peer_id: hash::to_hex(inner.engine.peer_id().as_bytes()),
         version: env!("CARGO_PKG_VERSION").into(),
         addresses,
         trackers,
@@ -279,6 +281,14 @@ fn torrent_status(torrent: &Torrent) -> TorrentStatus {
         up_bytes: up,
         down_rate: sum(|p| p.down_rate),
         up_rate: sum(|p| p.up_rate),
+        state: match &status.state {
+            TorrentState::Downloading => TorrentPhase::Downloading,
+            TorrentState::Complete => TorrentPhase::Seeding,
+            TorrentState::Stopped => TorrentPhase::Stopped,
+            TorrentState::Failed(_) => TorrentPhase::Failed,
+        },
+        folder: None,
+        limits: Limits::default(),
         error: if let TorrentState::Failed(failure) = status.state {
             Some(failure.to_string())
         } else {
