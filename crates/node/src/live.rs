@@ -164,7 +164,7 @@ impl Teller {
         let known = self.status.as_ref().map(|known| Status { uptime: status.uptime, ..known.clone() });
         if known.as_ref() != Some(&status) {
             self.status = Some(status.clone());
-            news.push(News::Status(status));
+            news.push(News::Status { status });
         }
     }
 

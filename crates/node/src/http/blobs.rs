@@ -140,7 +140,11 @@ pub(super) async fn remove(State(api): State<Api>, Path(digest): Path<String>) -
         }
         Ok(Ok((false, _))) => {
             let store = inner.store.clone();
-            match spawn_blocking(move || store.discard_partial(&digest)).await {
+            let discard = move || {
+                let partials = store.partials().unwrap_or_default();
+                partials.iter().any(|partial| partial.digest == digest) && store.discard_partial(&digest)
+            };
+            match spawn_blocking(discard).await {
                 Ok(true) => StatusCode::NO_CONTENT.into_response(),
                 _ => failure(StatusCode::NOT_FOUND, format!("{digest} is not here")),
             }
