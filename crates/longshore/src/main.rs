@@ -39,6 +39,8 @@ enum Command {
     Config(commands::config::Args),
     /// Make a torrent from a file or folder
     Create(commands::create::Args),
+    /// Tell how an image came to this host, and what took the time
+    Explain(commands::explain::Args),
     /// Fetch a torrent's content, resuming from what is on disk
     Get(commands::get::Args),
     /// Run a demonstration swarm on this machine: tracker, registry, nodes
@@ -55,6 +57,8 @@ enum Command {
     Seed(commands::seed::Args),
     /// Show what the node holds and does
     Status(commands::status::Args),
+    /// Add, start, stop, limit and remove ordinary torrents on the node
+    Torrent(commands::torrent::Args),
     /// Run a tracker with the content directory
     Tracker(Box<commands::tracker::Args>),
 }
@@ -73,6 +77,8 @@ fn main() -> ExitCode {
         Command::Node(args) => host::block_on(commands::node::run(args)),
         Command::Proxy(args) => host::block_on(commands::proxy::run(*args)),
         Command::Pull(args) => host::block_on(commands::pull::run(args)),
+        Command::Explain(args) => host::block_on(commands::explain::run(args)),
+        Command::Torrent(args) => host::block_on(commands::torrent::run(args)),
         Command::Runtime(args) => host::block_on(commands::runtime::run(args)),
         Command::Seed(args) => host::block_on(commands::seed::run(args)),
         Command::Status(args) => host::block_on(commands::status::run(args)),
