@@ -32,6 +32,6 @@ mod transport;
 pub use directory_client::DirectoryClient;
 pub use error::{CallError, ClientError, ErrorBody};
 pub use lab_client::LabClient;
-pub use node_client::{Endpoint, NodeClient, PullStream};
+pub use node_client::{Endpoint, NodeClient, PullStream, RecordStream};
 pub use platform::{Platform, PlatformError, Platforms};
 pub use transport::MAX_ANSWER;

@@ -45,8 +45,11 @@ pub enum News {
         /// The program's version.
         version: String,
     },
-    /// The node in short, once a second.
-    Status(Status),
+    /// The node in short, when it has changed, once a second at most.
+    Status {
+        /// It.
+        status: Status,
+    },
     /// Torrents that are new or have changed, and those that are gone.
     Torrents {
         /// Nothing else is there.

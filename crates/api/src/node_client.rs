@@ -11,9 +11,11 @@ use url::Url;
 
 use crate::{
     CallError, ClientError,
+    live::Record,
     node::{
         BlobPage, BlobStatus, Health, PeerStatus, Provenance, PullEvent, PullRequest, Status, TorrentStatus,
     },
+    trace::{Explanation, Trace},
     transport::{Connect, Transport, join, parse_base, unreachable},
 };
 
@@ -129,10 +131,40 @@ impl NodeClient {
         Ok(String::from_utf8_lossy(&text.ok_or_else(|| missing(&url))?).into_owned())
     }
 
+    /// What happens, from now on: `topics` as the node's API names them, all where there are none.
+    pub async fn events(&self, topics: &str) -> Result<RecordStream, CallError> {
+        let mut url = join(&self.base, &["v1", "events"]);
+        if !topics.is_empty() {
+            url.query_pairs_mut().append_pair("topics", topics);
+        }
+        let (response, url) = self.transport.open::<()>(Method::GET, url, None, self.deadline).await?;
+        Ok(RecordStream { response, url, lines: Lines::default() })
+    }
+
+    /// How the latest blobs came, the latest first.
+    pub async fn traces(&self, limit: usize) -> Result<Vec<Trace>, CallError> {
+        let mut url = join(&self.base, &["v1", "traces"]);
+        url.query_pairs_mut().append_pair("limit", &limit.to_string());
+        self.required(url).await
+    }
+
+    /// How an image came; `None` when the node does not know it.
+    pub async fn explain(&self, reference: &str) -> Result<Option<Explanation>, CallError> {
+        let mut url = join(&self.base, &["v1", "explain"]);
+        url.query_pairs_mut().append_pair("reference", reference);
+        self.get(url).await
+    }
+
+    /// Has the node forget a blob; `None` when it has nothing of it.
+    pub async fn forget(&self, digest: &Digest) -> Result<Option<()>, CallError> {
+        let url = join(&self.base, &["v1", "blobs", &digest.to_string()]);
+        self.transport.json::<(), ()>(Method::DELETE, url, None, self.deadline).await
+    }
+
     /// Starts a pull and follows it.
     pub async fn pull(&self, request: &PullRequest) -> Result<PullStream, CallError> {
         let url = join(&self.base, &["v1", "pull"]);
-        let (response, url) = self.transport.open(Method::POST, url, request, self.deadline).await?;
+        let (response, url) = self.transport.open(Method::POST, url, Some(request), self.deadline).await?;
         Ok(PullStream { response, url, lines: Lines::default(), over: false })
     }
 
@@ -192,6 +224,40 @@ impl PullStream {
     }
 }
 
+/// What a node, or a lab, tells as it happens.
+pub struct RecordStream {
+    response: Response,
+    url: String,
+    lines: Lines,
+}
+
+impl RecordStream {
+    /// The next record; `None` at the end, which comes when whoever tells stops. Fails when it is silent for
+    /// [`NodeClient::SILENCE`].
+    pub async fn next(&mut self) -> Result<Option<Record>, CallError> {
+        loop {
+            while let Some(line) = self.lines.next() {
+                // Of server-sent events only the data counts here; each record has one line of it.
+                if let Some(data) = line.strip_prefix(b"data:") {
+                    return serde_json::from_slice(data).map(Some).map_err(|e| self.bad(e.to_string()));
+                }
+            }
+            match tokio::time::timeout(NodeClient::SILENCE, self.response.chunk()).await {
+                Ok(Ok(Some(chunk))) => self.lines.push(&chunk).map_err(|reason| self.bad(reason))?,
+                Ok(Ok(None)) => return Ok(None),
+                Ok(Err(error)) => return Err(unreachable(&self.url, &error)),
+                Err(_) => {
+                    return Err(CallError::TimedOut { url: self.url.clone(), after: NodeClient::SILENCE });
+                }
+            }
+        }
+    }
+
+    fn bad(&self, reason: String) -> CallError {
+        CallError::BadAnswer { url: self.url.clone(), reason }
+    }
+}
+
 /// Cuts a stream of bytes into lines; empty ones are left out.
 #[derive(Default)]
 struct Lines {
@@ -200,8 +266,8 @@ struct Lines {
 }
 
 impl Lines {
-    /// The longest line, in bytes: `complete` with a source per peer is the longest.
-    const MOST: usize = 1024 * 1024;
+    /// The longest line, in bytes: where the blocks of a torrent with many peers came from is the longest.
+    const MOST: usize = 4 * 1024 * 1024;
 
     fn push(&mut self, chunk: &[u8]) -> Result<(), String> {
         // Only the new bytes can hold a line's end.

@@ -128,12 +128,12 @@ impl Transport {
         &self,
         method: Method,
         url: Url,
-        body: &B,
+        body: Option<&B>,
         deadline: Duration,
     ) -> Result<(Response, String), CallError> {
         let shown = shown(&url);
         let call = async {
-            let mut response = self.send(method, url, Some(body), &shown).await?;
+            let mut response = self.send(method, url, body, &shown).await?;
             let status = response.status();
             if status.is_success() {
                 return Ok(response);

@@ -236,6 +236,15 @@ impl Torrent {
         self.lock().swarm.provenance().clone()
     }
 
+    /// Of [`Torrent::provenance`] the sources from one place on, and the runs from another. Of those before, only the
+    /// last run may have changed since it was last in such an answer.
+    pub fn provenance_from(&self, source: usize, run: usize) -> (Vec<swarm::Source>, Vec<swarm::Run>) {
+        let inner = self.lock();
+        let provenance = inner.swarm.provenance();
+        let sources = provenance.sources().get(source..).unwrap_or_default().to_vec();
+        (sources, provenance.runs().get(run..).unwrap_or_default().to_vec())
+    }
+
     /// Bytes of proven pieces that peers gave so far; what was asked for in vain or not at all does not count.
     pub fn from_peers(&self) -> u64 {
         self.lock().swarm.provenance().from_peers()

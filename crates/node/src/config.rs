@@ -115,6 +115,13 @@ pub struct MirrorSection {
 pub struct ApiConfig {
     /// The unix socket.
     pub socket: PathBuf,
+    /// Where it is over TCP as well, with the page.
+    #[serde(deserialize_with = "listen_all")]
+    pub listen: Vec<SocketAddr>,
+    /// A file with the token that is asked for over TCP.
+    pub token_file: Option<PathBuf>,
+    /// Origins of pages of other nodes that may use it.
+    pub origins: Vec<String>,
 }
 
 /// The part of the configuration about content.
@@ -180,7 +187,12 @@ impl Default for MirrorSection {
 
 impl Default for ApiConfig {
     fn default() -> Self {
-        Self { socket: PathBuf::from("/run/longshore/node.sock") }
+        Self {
+            socket: PathBuf::from("/run/longshore/node.sock"),
+            listen: Vec::new(),
+            token_file: None,
+            origins: Vec::new(),
+        }
     }
 }
 

@@ -29,6 +29,8 @@ mod from_swarm;
 mod health;
 mod http;
 mod lease;
+mod live;
+mod log;
 mod manifests;
 mod metrics;
 mod node;
@@ -40,6 +42,8 @@ mod shelf;
 mod single;
 mod site;
 mod stream;
+mod torrents;
+mod trace;
 mod trackers;
 mod web;
 
@@ -47,5 +51,6 @@ pub use certificate::CertificateError;
 pub use config::{
     ApiConfig, Config, ConfigError, ContentConfig, EXAMPLE, PeerConfig, StoreConfig, parse_listen,
 };
+pub use log::{LogBook, log_book};
 pub use node::{Node, StartError};
 pub use site::{OstreeConfig, ProxyConfig, RuleConfig, SiteError};
