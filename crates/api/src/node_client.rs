@@ -67,6 +67,11 @@ impl NodeClient {
         Ok(Self { transport: Transport::new(&connect, token)?, base, deadline: Self::DEADLINE })
     }
 
+    /// A client over a connection of another kind of server, which has the node's calls below `base`.
+    pub(crate) fn over(transport: Transport, base: Url) -> Self {
+        Self { transport, base, deadline: Self::DEADLINE }
+    }
+
     /// The same with another deadline per call.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
