@@ -246,6 +246,7 @@ fn pull_events() -> Vec<PullEvent> {
 
 fn trace() -> Trace {
     let kinds = [
+        SpanKind::Tag,
         SpanKind::Directory,
         SpanKind::Lease,
         SpanKind::Swarm,

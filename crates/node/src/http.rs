@@ -89,7 +89,7 @@ impl Api {
             .route("/v1/torrents/{info_hash}/provenance", get(torrents::provenance))
             .route("/v1/pull", post(start_pull))
             .route("/v1/{*rest}", axum::routing::any(async || failure(StatusCode::NOT_FOUND, "no such call")))
-            .fallback(async || failure(StatusCode::NOT_FOUND, "no such page"))
+            .fallback(page::answer)
             .with_state(self)
     }
 }
