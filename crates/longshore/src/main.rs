@@ -57,6 +57,8 @@ enum Command {
     Seed(commands::seed::Args),
     /// Show what the node holds and does
     Status(commands::status::Args),
+    /// Watch a node, or a lab, in the terminal
+    Top(commands::top::Args),
     /// Add, start, stop, limit and remove ordinary torrents on the node
     Torrent(commands::torrent::Args),
     /// Run a tracker with the content directory
@@ -78,6 +80,7 @@ fn main() -> ExitCode {
         Command::Proxy(args) => host::block_on(commands::proxy::run(*args)),
         Command::Pull(args) => host::block_on(commands::pull::run(args)),
         Command::Explain(args) => host::block_on(commands::explain::run(args)),
+        Command::Top(args) => host::block_on(commands::top::run(args)),
         Command::Torrent(args) => host::block_on(commands::torrent::run(args)),
         Command::Runtime(args) => host::block_on(commands::runtime::run(args)),
         Command::Seed(args) => host::block_on(commands::seed::run(args)),

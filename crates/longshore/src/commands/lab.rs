@@ -76,6 +76,11 @@ impl Which {
     }
 }
 
+/// A client of the lab of that name, or of the only one.
+pub(crate) fn client(name: Option<&str>) -> anyhow::Result<api::LabClient> {
+    Which { name: name.map(str::to_owned) }.client()
+}
+
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         None => once::run(args.once).await,
