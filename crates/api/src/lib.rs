@@ -30,6 +30,6 @@ mod transport;
 
 pub use directory_client::DirectoryClient;
 pub use error::{CallError, ClientError, ErrorBody};
-pub use node_client::{Endpoint, NodeClient, PullStream};
+pub use node_client::{Endpoint, NodeClient, PullStream, RecordStream};
 pub use platform::{Platform, PlatformError, Platforms};
 pub use transport::MAX_ANSWER;

@@ -1,7 +1,7 @@
 //! The one binary: parses arguments, calls one role, and shows what it does.
 //!
 //! Each command is a file under `commands`; what several of them share stands beside them: [`host`] starts an
-//! engine, [`torrent_file`] reads what a user names, [`resume`] finds what is on disk, [`screen`] draws and prints,
+//! engine, [`torrent_file`] reads what a user names, [`screen`] draws and prints,
 //! [`failure`] says what went wrong and with which exit code, [`service`] tells systemd how it goes.
 //!
 //! It holds no logic but presentation. Results go to standard output, everything else to standard error. Exit codes:
@@ -14,7 +14,6 @@ mod failure;
 mod host;
 mod log;
 mod quantity;
-mod resume;
 mod screen;
 mod service;
 mod torrent_file;
