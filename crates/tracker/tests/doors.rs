@@ -280,10 +280,11 @@ async fn idle_connections_of_http_and_https_make_room_for_one_anothers_newcomers
     with(move || {
         let mut first = connect_until_there_is_room(&client, secure);
         std::thread::sleep(Duration::from_millis(1100));
-        let mut others = [tcp(plain), tcp(plain)];
-        for stream in &mut others {
-            assert!(ask(&mut *stream, &announce(1, 1, "")).is_ok());
-        }
+        let others = [(); 2].map(|()| {
+            let mut stream = tcp(plain);
+            assert!(ask(&mut stream, &announce(1, 1, "")).is_ok());
+            stream
+        });
         assert!(matches!(first.read(&mut [0]), Ok(0) | Err(_)), "it was idle for longest");
         // A worker is told to make room, which it does within some seconds.
         drop(connect_until_there_is_room(&client, secure));
