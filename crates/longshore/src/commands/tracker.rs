@@ -370,7 +370,7 @@ fn unusable_directory(home: Option<Home>, error: DirectoryError) -> anyhow::Erro
                 let hint = "move it away, and start the tracker anew: nodes publish again";
                 return anyhow::Error::new(error).context(Failure::bad_input(what).hint(hint));
             }
-            let bad = error.is_no_database() || !path.is_file();
+            let bad = error.is_no_database() || (path.exists() && !path.is_file());
             let failure = if bad { Failure::bad_input } else { Failure::new };
             failure(format!("cannot use {} for the content directory", path.display()))
                 .hint("name another file with --directory")
