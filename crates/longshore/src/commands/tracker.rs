@@ -552,15 +552,15 @@ mod tests {
 
     #[test]
     fn the_help_says_every_default() {
-        let help = with_defaults(Args::augment_args(clap::Command::new("tracker"))).render_help().to_string();
-        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        let command = with_defaults(Args::augment_args(clap::Command::new("tracker")));
         let settings = serde_json::to_value(Config::default()).expect("a tree");
         for setting in settings.as_object().expect("a table").keys() {
-            let flag = format!(" --{} ", setting.replace('_', "-"));
-            let (_, own) = help.split_once(&flag).unwrap_or_else(|| panic!("{flag}"));
-            let own = own.split(" --").next().unwrap_or_default();
-            assert!(own.contains("[default: "), "{flag} {own}");
+            let argument = command.get_arguments().find(|argument| argument.get_id() == setting.as_str());
+            let own = argument.and_then(|argument| argument.get_help()).map(ToString::to_string);
+            assert!(own.as_ref().is_some_and(|own| own.contains(" [default: ")), "{setting}: {own:?}");
         }
+        let help = command.clone().render_help().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         for default in ["[default: [::]:6969]", "[default: 600]", "[default: 127.0.0.0/8,::1/128]"] {
             assert!(help.contains(default), "{default}");
         }
