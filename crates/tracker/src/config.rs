@@ -610,9 +610,12 @@ mod tests {
         assert!(!lacking.contains("  "), "{lacking}");
     }
 
+    /// What is changed to something wrong, and a word of what is said then.
+    type Bad = (fn(&mut Config), &'static str);
+
     #[test]
     fn what_was_taken_and_could_not_work_is_refused() {
-        let bad: [(fn(&mut Config), &str); 12] = [
+        let bad: [Bad; 12] = [
             (|c| c.real_ip_header = "X:".to_owned(), "real_ip_header"),
             (|c| c.real_ip_header = "X(Y)".to_owned(), "real_ip_header"),
             (|c| c.cluster = vec!["a:1".to_owned(), "b:1".to_owned(), "A:1".to_owned()], "`A:1` twice"),
