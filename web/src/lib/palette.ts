@@ -83,8 +83,27 @@ export class Colours {
   }
 }
 
+const STEPS = 64;
+const mixed = new Map<Palette, string[]>();
+
 /** A colour of the ramp for 0 to 1. */
 export function ramp(palette: Palette, share: number): string {
-  const at = Math.round(Math.min(1, Math.max(0, share)) * (palette.ramp.length - 1));
-  return palette.ramp[at] ?? palette.peer;
+  let colours = mixed.get(palette);
+  if (colours === undefined) {
+    colours = Array.from({ length: STEPS + 1 }, (_, step) => mix(palette.ramp, step / STEPS));
+    mixed.set(palette, colours);
+  }
+  return colours[Math.round(Math.min(1, Math.max(0, share)) * STEPS)] ?? palette.peer;
+}
+
+function mix(ramp: readonly string[], share: number): string {
+  const place = share * (ramp.length - 1);
+  const from = rgb(ramp[Math.floor(place)]);
+  const to = rgb(ramp[Math.min(ramp.length - 1, Math.floor(place) + 1)]);
+  const part = place - Math.floor(place);
+  return `rgb(${from.map((value, at) => Math.round(value + ((to[at] ?? 0) - value) * part)).join(' ')})`;
+}
+
+function rgb(hex = '#000000'): number[] {
+  return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 }

@@ -37,6 +37,9 @@ type Theme = 'auto' | 'dark' | 'light';
 
 const QUEUE_MOST = 20_000;
 const FRAME_BUDGET_MS = 7;
+/** A recording may be longer than what is kept of what is live. */
+const FILE_MOST = 384 * 1024 * 1024;
+const FILE_RECORDS = 1_500_000;
 const TICK_MS = 140;
 const TOKEN = 'longshore.token';
 const NODES = 'longshore.nodes';
@@ -62,6 +65,8 @@ class World {
   theme = $state<Theme>('auto');
   dark = $state(true);
   behind = $state(0);
+  /** How many nodes are shown. */
+  nodes = $state(0);
   /** What is shown. */
   fleet = new Fleet();
   readonly colours = new Colours();
@@ -69,7 +74,7 @@ class World {
   private live = new Timeline();
   private recorded: Timeline | undefined;
   private next = 0;
-  private queue: { record: News; bytes: number }[] = [];
+  private queue: { record: News; bytes: number; now: number }[] = [];
   private head = 0;
   private waiting: (() => void)[] = [];
   private scheduled = false;
@@ -246,7 +251,7 @@ class World {
   }
 
   async load(file: { name: string; stream(): ReadableStream<Uint8Array>; size: number }): Promise<void> {
-    const timeline = new Timeline();
+    const timeline = new Timeline(FILE_MOST, FILE_RECORDS);
     const cutter = new Lines();
     let read = 0;
     let wrong = 0;
@@ -424,7 +429,8 @@ class World {
   // From what comes to what is shown, once a frame.
 
   private enqueue(record: News, bytes: number): void {
-    this.queue.push({ record, bytes });
+    // Clocks of nodes may disagree: what is live is put in the order of its coming.
+    this.queue.push({ record, bytes, now: Date.now() });
     this.schedule();
   }
 
@@ -456,6 +462,7 @@ class World {
       this.end = timeline.end;
       const left = this.queue.length - this.head;
       this.behind = left > QUEUE_MOST / 2 ? left : 0;
+      this.nodes = this.fleet.nodes.size;
       this.tick += 1;
     } else if (this.playing !== 'playing') {
       // The last change must be shown too.
@@ -473,7 +480,7 @@ class World {
       const entry = this.queue[this.head];
       this.head += 1;
       if (entry !== undefined) {
-        const problem = this.live.push(entry.record, entry.bytes);
+        const problem = this.live.push(entry.record, entry.bytes, entry.now);
         if (problem !== undefined) this.say(problem, true, problem.replace(/\d+/g, ''));
       }
       if ((this.head & 63) === 0 && performance.now() > until) break;
