@@ -41,6 +41,7 @@ const FRAME_BUDGET_MS = 7;
 const FILE_MOST = 384 * 1024 * 1024;
 const FILE_RECORDS = 1_500_000;
 const TICK_MS = 140;
+const SLOW_MS = 550;
 const TOKEN = 'longshore.token';
 const NODES = 'longshore.nodes';
 const THEME = 'longshore.theme';
@@ -51,6 +52,8 @@ class World {
   why = $state('');
   login = $state(false);
   tick = $state(0);
+  /** Grows about twice a second while anything changes, and at once when nodes come or go, or another state is shown. */
+  slow = $state(0);
   playing = $state<'live' | 'paused' | 'playing'>('live');
   speed = $state(1);
   cursor = $state(0);
@@ -85,6 +88,9 @@ class World {
   private owners = new Map<string, string>();
   private stops = new Map<string, AbortController>();
   private noticed = 0;
+  private slowFleet: Fleet | undefined;
+  private slowShape = -1;
+  private slowly: ReturnType<typeof setTimeout> | undefined;
   private later: ReturnType<typeof setTimeout> | undefined;
 
   get palette(): Palette {
@@ -129,6 +135,7 @@ class World {
     } catch {
       return `“${shown(further.url, 60)}” is no address: expected one like http://host:4180`;
     }
+    if (!/^[\w.:[\]-]+$/.test(url.host)) return `“${shown(further.url, 60)}” is no address: expected one like http://host:4180`;
     const base = (url.origin + url.pathname).replace(/\/+$/, '');
     if (this.further.some((known) => known.url === base)) return `${base} is there already`;
     const added = { url: base, token: further.token.trim() };
@@ -193,7 +200,7 @@ class World {
     this.noticed += 1;
     const id = this.noticed;
     this.notices = [...this.notices.slice(-4), { id, key, text, bad, count: 1 }];
-    if (!bad) setTimeout(() => this.unsay(id), 6000);
+    setTimeout(() => this.unsay(id), bad ? 30_000 : 6000);
   }
 
   unsay(id: number): void {
@@ -463,6 +470,8 @@ class World {
       const left = this.queue.length - this.head;
       this.behind = left > QUEUE_MOST / 2 ? left : 0;
       this.nodes = this.fleet.nodes.size;
+      if (this.fleet !== this.slowFleet || this.fleet.shape !== this.slowShape) this.slowDown();
+      else this.slowly ??= setTimeout(() => this.slowDown(), SLOW_MS);
       this.tick += 1;
     } else if (this.playing !== 'playing') {
       // The last change must be shown too.
@@ -472,6 +481,14 @@ class World {
       }, TICK_MS);
     }
     if (this.playing === 'playing' || this.queue.length > this.head) this.schedule();
+  }
+
+  private slowDown(): void {
+    clearTimeout(this.slowly);
+    this.slowly = undefined;
+    this.slowFleet = this.fleet;
+    this.slowShape = this.fleet.shape;
+    this.slow += 1;
   }
 
   private drain(): void {
