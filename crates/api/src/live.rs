@@ -186,13 +186,18 @@ mod tests {
             news: News::Hello { format: FORMAT, version: "0.1.0".into() },
         };
         let json = serde_json::to_value(&record).expect("serialises");
-        let want = serde_json::json!({"node": "n1", "at_ms": 7, "kind": "hello", "format": 1, "version": "0.1.0"});
+        let want =
+            serde_json::json!({"node": "n1", "at_ms": 7, "kind": "hello", "format": 1, "version": "0.1.0"});
         assert_eq!(json, want);
         assert_eq!(serde_json::from_value::<Record>(json).expect("parses"), record);
         let gone = Record {
             node: "n1".into(),
             at_ms: 8,
-            news: News::Torrents { all: false, changed: Vec::new(), gone: vec![InfoHash::from_bytes([7; 20])] },
+            news: News::Torrents {
+                all: false,
+                changed: Vec::new(),
+                gone: vec![InfoHash::from_bytes([7; 20])],
+            },
         };
         let text = serde_json::to_string(&gone).expect("serialises");
         assert!(text.contains(&"07".repeat(20)) && !text.contains("all"), "{text}");

@@ -90,7 +90,10 @@ mod tests {
         for (name, asset) in ASSETS {
             let found = find(name).expect("is found");
             assert_eq!(found.etag, asset.etag, "{name}");
-            assert!(asset.etag.len() > 10 && asset.etag.starts_with('"') && asset.etag.ends_with('"'), "{name}");
+            assert!(
+                asset.etag.len() > 10 && asset.etag.starts_with('"') && asset.etag.ends_with('"'),
+                "{name}"
+            );
             if let Some(packed) = asset.gzip {
                 let mut text = Vec::new();
                 flate2::read::GzDecoder::new(packed).read_to_end(&mut text).expect("unpacks");
