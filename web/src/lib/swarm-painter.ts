@@ -80,14 +80,14 @@ export class SwarmPainter {
     context.lineWidth = 1;
     for (const zone of layout.zones) {
       context.beginPath();
-      context.ellipse(zone.x, zone.y, zone.rx, zone.ry, 0, 0, Math.PI * 2);
+      context.roundRect(zone.x - zone.rx, zone.y - zone.ry, zone.rx * 2, zone.ry * 2, 18);
       context.strokeStyle = palette.line;
       context.fillStyle = palette.panel;
       context.globalAlpha = 0.5;
       context.fill();
       context.globalAlpha = 1;
       context.stroke();
-      text(context, shown(zone.name, 24), zone.x, zone.y + 4, palette.dim, '600 13px Figtree, sans-serif');
+      text(context, shown(zone.name, 24), zone.x - zone.rx + 34, zone.y - zone.ry + 20, palette.dim, '600 13px Figtree, sans-serif');
     }
   }
 
@@ -136,8 +136,8 @@ export class SwarmPainter {
     for (const [key, bundle] of bundles) {
       const strength = ((key & 3) + 0.5) / 4;
       context.strokeStyle = (key & 8) !== 0 ? palette.origin : palette.peer;
-      context.globalAlpha = (key & 4) !== 0 ? 0.05 : 0.14 + strength * (shownActive.length > 150 ? 0.3 : 0.5);
-      context.lineWidth = 0.8 + strength * 2.4;
+      context.globalAlpha = (key & 4) !== 0 ? 0.05 : 0.14 + strength * (shownActive.length > 150 ? 0.25 : 0.5);
+      context.lineWidth = (0.8 + strength * 2.4) * (crowd === 1 ? 1 : 0.6);
       context.beginPath();
       for (const flow of bundle) curve(context, layout, flow);
       context.stroke();
@@ -168,7 +168,7 @@ export class SwarmPainter {
       if (!names && !marked && host.role !== 'origin' && host.role !== 'tracker') continue;
       const below = spot.y + spot.r + 14;
       const size = layout.gap >= 70 || marked ? 12 : 11;
-      const label = shown(host.label, marked ? 40 : 16);
+      const label = shown(host.label, marked ? 40 : 18);
       text(context, label, fit(context, label, spot.x, width), below, marked ? palette.text : palette.dim, `${marked ? 650 : 500} ${size}px Figtree, sans-serif`, palette.ground);
       const speed = host.node === undefined ? host.up : host.down;
       if (speed >= LEAST_RATE && (layout.gap >= 84 || marked)) {
