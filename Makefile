@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-clients lint bench bench-tracker bench-mirror bench-flood fuzz build
+.PHONY: help page demo test test-page test-clients lint lint-page bench bench-tracker bench-mirror bench-flood bench-page fuzz build
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -14,30 +14,77 @@ XTASK := $(CARGO) run --quiet --locked --package longshore-xtask --
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
+# What the page is made of. It is built where Node.js is; without it the binary says how to get it.
+PAGE_SOURCES := $(shell find web/src web/public web/index.html web/package-lock.json web/vite.config.ts -type f 2>/dev/null)
+NPM := $(shell command -v npm)
+NODE_MAJOR := $(shell node --version 2>/dev/null | sed -E 's/v([0-9]+).*/\1/')
+HAS_NODE := $(and $(NPM),$(NODE_MAJOR),$(shell [ $(or $(NODE_MAJOR),0) -ge 20 ] && echo yes))
+
+page: ## the web page, in web/dist, where Node.js 20 is
+ifeq ($(HAS_NODE),yes)
+page: web/dist/index.html
+else
+page:
+	@[[ -z $$CI ]] || { echo "the page wants Node.js 20 or later with npm: there is $(or $(NODE_MAJOR),none)" >&2; exit 1; }
+	@echo "no Node.js 20 or later with npm here: the binary goes without its page" >&2
+endif
+
+web/node_modules/.package-lock.json: web/package-lock.json
+	cd web && $(NPM) ci --no-audit --no-fund --silent
+	@touch $@
+
+web/dist/index.html: web/node_modules/.package-lock.json $(PAGE_SOURCES)
+	cd web && $(NPM) run --silent build -- --logLevel warn
+	@touch $@
+
 demo: ## a tracker, a registry and twelve nodes on this machine, and who gave what to whom
-	@scripts/setup.sh build demo
+	@scripts/setup.sh build page demo
+	@$(MAKE) --no-print-directory page
 	$(CARGO) build --release --locked --package longshore
 	$(TARGET)/release/longshore lab $(ARGS)
 
 build: ## the program, in target/release/longshore
-	@scripts/setup.sh build
+	@scripts/setup.sh build page
+	@$(MAKE) --no-print-directory page
 	$(CARGO) build --release --locked --package longshore
 
 test: ## all tests, those against other clients as well
-	@scripts/setup.sh build peers
+	@scripts/setup.sh build peers page browser
+	@$(MAKE) --no-print-directory page
+	@$(MAKE) --no-print-directory test-page
 	LONGSHORE_BIN=$(abspath $(TARGET))/debug/longshore $(CARGO) test --workspace --locked
+
+test-page: ## the page's logic, and every view in Chromium (LONGSHORE_PAGE=http://… for a lab that runs)
+ifeq ($(HAS_NODE),yes)
+test-page: web/dist/index.html
+	cd web && $(NPM) test --silent
+else
+test-page:
+	@[[ -z $$CI ]] || exit 1
+	@echo "skipped: the page's tests want Node.js 20 or later with npm"
+endif
 
 test-clients: ## every fault with every client, here and of Debian 13: the table of docs/faults.md, in TABLE
 	@scripts/setup.sh build peers clients
 	$(CARGO) build --locked --package longshore
 	scripts/test-clients.sh $(abspath $(TARGET)) $(TABLE)
 
-lint: ## format, clippy, documentation, and the checks of crates/xtask
-	@scripts/setup.sh build
+lint: ## format, clippy, documentation, the page's types, and the checks of crates/xtask
+	@scripts/setup.sh build page
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps --locked --quiet
+	@$(MAKE) --no-print-directory lint-page
 	$(XTASK) imports deps words
+
+lint-page:
+ifeq ($(HAS_NODE),yes)
+lint-page: web/node_modules/.package-lock.json
+	cd web && $(NPM) run --silent check
+else
+	@[[ -z $$CI ]] || exit 1
+	@echo "skipped: the page's types want Node.js 20 or later with npm"
+endif
 
 bench: ## Longshore beside whatever other clients are here; the figures of BENCHMARKS.md
 	@scripts/setup.sh build peers
@@ -67,6 +114,11 @@ bench-flood: ## what a client of the tracker notices while another address flood
 	$(CARGO) build --release --locked --package longshore
 	$(CARGO) build --release --locked --package longshore-tracker --example load
 	python3 benches/flood.py --longshore $(TARGET)/release/longshore --load $(TARGET)/release/examples/load $(ARGS)
+
+bench-page: ## frames per second of the page, with a replay of 200 nodes and 50 torrents in Chromium
+	@scripts/setup.sh page browser
+	@$(MAKE) --no-print-directory page
+	cd web && $(NPM) run --silent bench
 
 fuzz: ## every fuzz target for FUZZ_SECONDS seconds (default 30)
 	@scripts/setup.sh build fuzz

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Installs by apt what is missing for the named purposes, and says so:
 #   build   a linker and C compiler, and git for the checks
+#   page    Node.js and npm, which make the web page
+#   browser Chromium, for the page's tests
 #   demo    network namespaces for `longshore lab --netns`
 #   peers   other BitTorrent and registry clients, that tests and benchmarks run against
 #   clients what `make test-clients` runs besides: buildah, and Debian 13 in a folder
@@ -19,6 +21,9 @@ packages=()
 for purpose in "$@"; do
     case "$purpose" in
         build) packages+=(gcc libc6-dev git ca-certificates) ;;
+        # A Node.js from elsewhere is as good as Debian's.
+        page) command -v npm >/dev/null || packages+=(nodejs npm) ;;
+        browser) packages+=(chromium) ;;
         demo) packages+=(iproute2) ;;
         peers) packages+=(python3 curl openssl haproxy nginx-light python3-libtorrent python3-grpcio mktorrent prometheus rtorrent transmission-daemon aria2 qbittorrent-nox
                           opentracker ostree skopeo docker-registry docker.io containerd etcd-server etcd-client

@@ -11,7 +11,7 @@ const folder = process.argv[2] ?? 'screenshots';
 const address = process.argv[3];
 const only = process.env.ONLY?.split(',');
 
-const server = address ? undefined : await mock({ skip: 16_000, synth: { nodes: 16, seeders: 2, torrents: 6, seconds: 60, cut: true, zones: [] } });
+const server = address ? undefined : await mock({ skip: 12_000, synth: { nodes: 16, seeders: 2, torrents: 6, seconds: 240, rate: 7 * 2 ** 20, cut: true, zones: [] } });
 const url = address ?? server.url;
 await mkdir(folder, { recursive: true });
 const browser = await launch();

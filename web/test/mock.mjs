@@ -56,6 +56,21 @@ export async function mock(options = {}) {
     close: () => new Promise((resolve) => { server.closeAllConnections(); server.close(resolve); }),
   };
 
+  /** Does what can be seen: the lab's hosts change, and everybody is told. */
+  function act(action) {
+    const host = lab.hosts.find((h) => h.name === (action.host ?? action.from));
+    if (action.action === 'cut' && host) host.cut = true;
+    if (action.action === 'heal') for (const h of lab.hosts) if (!action.from || h === host) h.cut = false;
+    if (action.action === 'stop' && host) host.state = 'stopped';
+    if (action.action === 'kill' && host) host.state = 'killed';
+    if (action.action === 'start' && host) host.state = 'running';
+    if (action.action === 'limit' && host) host.rate = action.rate;
+    if (action.action === 'churn') lab.traffic = { pulls_per_minute: action.pulls_per_minute, churn_per_minute: action.churn_per_minute };
+    if (action.action === 'add') for (let n = 0; n < action.count; n += 1) lab.hosts.push({ name: `new-${lab.hosts.length}`, kind: action.kind, program: 'longshore', address: `10.78.0.${lab.hosts.length}`, zone: action.zone ?? '', state: 'starting', cut: false });
+    const record = { node: 'lab', at_ms: Date.now(), kind: 'lab', ...lab, began_ms: lab.began_ms + shift };
+    for (const stream of streams) stream.write(`data: ${JSON.stringify(record)}\n\n`);
+  }
+
   function remember(record) {
     if (record.node === 'lab') return;
     const node = state.get(record.node) ?? { torrents: new Map(), links: new Map(), blocks: new Map(), traces: new Map(), status: undefined };
@@ -104,6 +119,7 @@ export async function mock(options = {}) {
       if (path === '/lab/actions') {
         if (body?.host === 'refuse') return json({ error: 'the host cannot be told' }, 409);
         actions.push(body);
+        act(body);
         return response.writeHead(204).end();
       }
       const match = /^\/lab\/nodes\/([^/]+)(\/v1\/.*)$/.exec(path);

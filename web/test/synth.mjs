@@ -28,7 +28,7 @@ export function synth(options = {}) {
     const size = (pieces - 1) * o.pieceLength + Math.ceil(o.pieceLength * (0.2 + random() * 0.7));
     const digest = image ? `sha256:${hex(64)}` : undefined;
     const name = image ? digest.slice(7) : `${words[at % words.length]}-${at}.img`;
-    return { at, info_hash: hex(40), name, digest, size, pieces, home: `registry.lab/fleet/${words[(at * 3) % words.length]}` };
+    return { at, info_hash: hex(40), name, digest, size, pieces, copies: new Uint16Array(pieces), home: `registry.lab/fleet/${words[(at * 3) % words.length]}` };
   });
   if (o.hostile && torrents[1]) torrents[1].name = '<img src=x onerror="document.title=\'owned\'"><script>alert(1)</script>\u202egnp.exe';
 
@@ -43,6 +43,11 @@ export function synth(options = {}) {
       rate: o.rate * (0.6 + random() * 0.8), budget: 0, upBudget: 0, lost: false, done: 0,
     };
   });
+  // Nobody is connected to everybody where there are many.
+  for (const node of nodes) {
+    const near = nodes.length <= 40 ? nodes : Array.from({ length: 24 }, () => nodes[Math.floor(random() * nodes.length)]);
+    node.near = [...new Set([...nodes.filter((n) => n.seeder), ...near])].filter((n) => n !== node);
+  }
   const lab = {
     id: 'lab', directory: '/var/lib/longshore-lab', page: 'http://127.0.0.1:4190/', began_ms: START, namespaces: true, zones: o.zones,
     hosts: [
@@ -77,7 +82,8 @@ export function synth(options = {}) {
     origin.budget = Math.min(o.originRate * 0.4, origin.budget + (o.originRate * step) / 1000);
     for (const node of nodes) {
       node.budget = Math.min(Math.max(o.pieceLength * 1.5, node.rate * 0.4), node.budget + (node.rate * step) / 1000);
-      node.upBudget = Math.min(Math.max(o.pieceLength * 1.5, node.rate * 0.4), node.upBudget + (node.rate * step) / 1000);
+      const up = node.rate * (node.seeder ? 2.2 : 1);
+      node.upBudget = Math.min(Math.max(o.pieceLength * 1.5, up * 0.4), node.upBudget + (up * step) / 1000);
     }
     if (o.cut && Math.abs(now - o.seconds * 400) < step / 2) cutOne(now);
     if (o.cut && Math.abs(now - o.seconds * 600) < step / 2) healOne(now);
@@ -105,7 +111,7 @@ export function synth(options = {}) {
       const fromOrigin = torrent.digest && (holder === node || holder === undefined) && o.fromOrigin;
       const peers = [];
       for (let guess = 0; guess < 7; guess += 1) {
-        const peer = nodes[Math.floor(random() * nodes.length)];
+        const peer = node.near[Math.floor(random() * node.near.length)];
         if (peer !== node && !peer.lost && peer.upBudget > 0 && peer.torrents.get(torrent).count > 0) peers.push(peer);
       }
       if (fromOrigin && origin.budget > 0) {
@@ -117,14 +123,17 @@ export function synth(options = {}) {
       const peer = peers[0];
       if (!peer) return;
       const theirs = peer.torrents.get(torrent);
+      // The rarest of some that it has and we lack.
+      let rarest = -1;
+      let seen = 0;
       const from = Math.floor(random() * torrent.pieces);
-      for (let k = 0; k < torrent.pieces; k += 1) {
+      for (let k = 0; k < torrent.pieces && seen < 12; k += 1) {
         const piece = (from + k) % torrent.pieces;
-        if (mine.have[piece] === 0 && theirs.have[piece] === 1) {
-          give(node, torrent, mine, piece, peer, now);
-          break;
-        }
+        if (mine.have[piece] !== 0 || theirs.have[piece] !== 1) continue;
+        seen += 1;
+        if (rarest === -1 || torrent.copies[piece] < torrent.copies[rarest]) rarest = piece;
       }
+      if (rarest !== -1) give(node, torrent, mine, rarest, peer, now);
     }
   }
 
@@ -133,12 +142,13 @@ export function synth(options = {}) {
     const blocks = Math.ceil(bytes / block);
     const took = Math.min(900, (bytes * 1000) / node.rate);
     // A third of the pieces come from two peers.
-    const second = peer && random() < 0.33 ? nodes.find((n) => n !== node && n !== peer && !n.lost && n.torrents.get(torrent).have[piece] === 1) : undefined;
+    const second = peer && random() < 0.33 ? node.near.find((n) => n !== node && n !== peer && !n.lost && n.torrents.get(torrent).have[piece] === 1) : undefined;
     const cut = second && blocks > 3 ? Math.floor(blocks * (0.3 + random() * 0.4)) : blocks;
     put(peer, 0, cut);
     if (cut < blocks) put(second, cut, blocks - cut);
     mine.have[piece] = 1;
     mine.count += 1;
+    torrent.copies[piece] += 1;
     node.budget -= bytes;
     mine.dirty = true;
 
@@ -219,7 +229,7 @@ export function synth(options = {}) {
   function tellRates(node, now, all) {
     const changed = [];
     for (const [torrent, mine] of node.torrents) {
-      const rates = [mine.tick * 2, mine.upTick * 2];
+      const rates = [smooth(mine.rated?.[0], mine.tick * 2), smooth(mine.rated?.[1], mine.upTick * 2)];
       if (!all && !mine.dirty && mine.rated && rates[0] === mine.rated[0] && rates[1] === mine.rated[1]) continue;
       mine.rated = rates;
       mine.tick = 0;
@@ -235,7 +245,7 @@ export function synth(options = {}) {
     if (changed.length > 0 || all) tell(node.name, now + 20, { kind: 'torrents', ...(all ? { all: true } : {}), changed });
     const links = [];
     for (const [other, known] of node.links) {
-      const rates = [known.downTick * 2, known.upTick * 2];
+      const rates = [smooth(known.rates[0], known.downTick * 2), smooth(known.rates[1], known.upTick * 2)];
       if (!all && known.told && rates[0] === known.rates[0] && rates[1] === known.rates[1]) continue;
       Object.assign(known, { rates, downTick: 0, upTick: 0, told: true });
       links.push({ peer_id: other.peer_id, address: `${other.address}:6881`, client: 'Longshore 0.1.0', torrents: 1, down_bytes: known.down, up_bytes: known.up, down_rate: rates[0], up_rate: rates[1] });
@@ -275,6 +285,12 @@ export function synth(options = {}) {
     lab.hosts.find((h) => h.name === node.name).cut = false;
     if (o.lab) tell('lab', now + 51, { kind: 'lab', ...structuredClone(lab) });
   }
+}
+
+/** Rates are told as an average over the last seconds. */
+function smooth(before = 0, now = 0) {
+  const value = Math.round(before * 0.55 + now * 0.45);
+  return value < 3000 ? 0 : value;
 }
 
 export const ndjson = (records) => records.map((record) => JSON.stringify(record)).join('\n') + '\n';

@@ -1,6 +1,8 @@
 //! What the page is tested against: a sample of everything that nodes and labs say, in `web/fixtures/contract.json`.
 //! The page's tests read that file with the checks that it uses in earnest, and refuse a field that they do not know.
 
+#![allow(clippy::expect_used, reason = "a test")]
+
 use std::path::Path;
 
 use hash::Digest;

@@ -6,8 +6,8 @@ use axum::{
     http::{
         HeaderMap, HeaderValue, Method, StatusCode,
         header::{
-            ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
-            VARY,
+            ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG,
+            IF_NONE_MATCH, VARY,
         },
     },
     response::{IntoResponse as _, Response},
@@ -61,7 +61,8 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
     let listed = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     listed.flat_map(|value| value.split(',')).any(|one| {
         let (name, weight) = one.split_once(';').map_or((one, ""), |(name, weight)| (name, weight));
-        let refused = weight.trim().strip_prefix("q=").and_then(|q| q.parse::<f32>().ok()).is_some_and(|q| q <= 0.0);
+        let refused =
+            weight.trim().strip_prefix("q=").and_then(|q| q.parse::<f32>().ok()).is_some_and(|q| q <= 0.0);
         name.trim().eq_ignore_ascii_case("gzip") && !refused
     })
 }
@@ -74,7 +75,11 @@ mod tests {
 
     use super::*;
 
-    async fn ask(method: Method, path: &str, headers: &[(&'static str, &str)]) -> (StatusCode, HeaderMap, Vec<u8>) {
+    async fn ask(
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> (StatusCode, HeaderMap, Vec<u8>) {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -94,7 +99,8 @@ mod tests {
             assert_eq!(headers.get(name).map(HeaderValue::as_bytes), Some(value.as_bytes()), "{name}");
         }
         let tag = headers.get(ETAG).and_then(|tag| tag.to_str().ok()).expect("a tag").to_owned();
-        let (status, headers, body) = ask(Method::GET, "/", &[("if-none-match", &format!("\"x\", W/{tag}"))]).await;
+        let (status, headers, body) =
+            ask(Method::GET, "/", &[("if-none-match", &format!("\"x\", W/{tag}"))]).await;
         assert_eq!((status, body.len()), (StatusCode::NOT_MODIFIED, 0));
         assert!(headers.contains_key("content-security-policy"));
     }
@@ -102,7 +108,8 @@ mod tests {
     #[tokio::test]
     async fn compressed_only_for_who_takes_it() {
         let packed = find("/").expect("a page").gzip.is_some();
-        for (accept, wants) in [("gzip, br", true), ("br", false), ("gzip;q=0", false), ("GZIP;q=0.5", true)] {
+        for (accept, wants) in [("gzip, br", true), ("br", false), ("gzip;q=0", false), ("GZIP;q=0.5", true)]
+        {
             let (_, headers, _) = ask(Method::GET, "/", &[("accept-encoding", accept)]).await;
             assert_eq!(headers.contains_key(CONTENT_ENCODING), packed && wants, "{accept}");
         }

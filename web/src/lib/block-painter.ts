@@ -33,7 +33,7 @@ export function tilesOf(pieces: number, width: number, height: number): Tiles {
   const room = Math.max(1, width) * Math.max(1, height);
   for (let each = 1; ; each *= 2) {
     const count = Math.max(1, Math.ceil(pieces / each));
-    for (let tile = Math.min(46, Math.floor(Math.sqrt(room / count)) + 1); tile >= 4; tile -= 1) {
+    for (let tile = Math.min(88, Math.floor(Math.sqrt(room / count)) + 1); tile >= 4; tile -= 1) {
       const columns = Math.max(1, Math.floor(width / tile));
       const rows = Math.ceil(count / columns);
       if (rows * tile <= height) return { columns, rows, tile, each };
@@ -54,7 +54,7 @@ export function paintMap(context: CanvasRenderingContext2D, width: number, heigh
   context.clearRect(0, 0, width, height);
   const tiles = tilesOf(map.pieces, width, height);
   const { columns, tile, each } = tiles;
-  const gap = tile >= 16 ? 2 : tile >= 7 ? 1 : 0.5;
+  const gap = tile >= 48 ? 3 : tile >= 16 ? 2 : tile >= 7 ? 1 : 0.5;
   const side = tile - gap;
   for (let piece = 0; piece < map.pieces; piece += each) {
     const place = piece / each;
@@ -188,7 +188,7 @@ export function paintMatrix(
       context.fillRect(left + x * cell, top + y * cell, cell - gap, cell - gap);
       context.globalAlpha = 1;
       if (bytes === 0) return;
-      const strength = Math.sqrt(bytes / most);
+      const strength = (bytes / most) ** 0.8;
       if (giver?.kind === 'origin') {
         context.globalAlpha = 0.25 + 0.75 * strength;
         context.fillStyle = palette.origin;

@@ -41,37 +41,43 @@ export function layout(hosts: readonly Placed[], width: number, height: number):
   const servers = sorted.filter((host) => host.role === 'origin' || host.role === 'tracker');
   const others = sorted.filter((host) => host.role !== 'origin' && host.role !== 'tracker');
   const names = [...new Set(others.map((host) => host.zone))].sort(byName);
-  const pad = Math.min(56, Math.min(width, height) * 0.09);
+  const pad = Math.min(others.length > 60 ? 30 : 56, Math.min(width, height) * 0.09);
   const whole: Ellipse = { x: width / 2, y: height / 2, rx: Math.max(20, width / 2 - pad), ry: Math.max(20, height / 2 - pad) };
   const zones: Layout['zones'] = [];
   let gap = Infinity;
+  let middle = whole;
   if (names.length <= 1) {
     gap = rings(others, whole, servers.length > 0 ? 0.3 : 0.12, spots);
   } else {
+    // Zones stand beside one another, the servers above them.
+    const band = servers.length > 0 ? Math.min(86, height * 0.16) : 0;
+    const columns = Math.min(names.length, Math.max(1, Math.round(Math.sqrt((names.length * width) / (height - band)))));
+    const rows = Math.ceil(names.length / columns);
+    const wide = width / columns;
+    const high = (height - band) / rows;
+    middle = { ...whole, y: band / 2 + 4 };
     names.forEach((name, at) => {
-      const angle = -Math.PI / 2 + (at / names.length) * 2 * Math.PI + (names.length === 2 ? Math.PI / 2 : 0);
-      // Circles around the middle that just do not touch one another.
-      const reach = names.length === 2 ? 0.56 : 0.62;
-      const size = Math.min(0.4, reach * Math.sin(Math.PI / names.length) * 0.92);
+      const row = Math.floor(at / columns);
+      // The last row may be shorter, and stands in the middle then.
+      const mates = Math.min(columns, names.length - row * columns);
       const area: Ellipse = {
-        x: whole.x + Math.cos(angle) * whole.rx * reach,
-        y: whole.y + Math.sin(angle) * whole.ry * reach,
-        rx: whole.rx * size,
-        ry: whole.ry * size,
+        x: width / 2 + ((at % columns) - (mates - 1) / 2) * wide,
+        y: band + (row + 0.5) * high,
+        rx: Math.max(14, wide / 2 - 34),
+        ry: Math.max(14, high / 2 - 42),
       };
-      zones.push({ name, x: area.x, y: area.y, rx: area.rx + 16, ry: area.ry + 16 });
-      const mine = others.filter((host) => host.zone === name);
-      gap = Math.min(gap, rings(mine, area, 0.2, spots));
+      zones.push({ name, x: area.x, y: area.y, rx: wide / 2 - 8, ry: high / 2 - 8 });
+      gap = Math.min(gap, rings(others.filter((host) => host.zone === name), area, 0.2, spots));
     });
   }
   const room = Math.min(gap, 90);
   const r = Math.max(3, Math.min(17, room * 0.27));
   for (const spot of spots.values()) spot.r = r;
-  center(servers, whole, Math.max(9, Math.min(17, r * 1.15)), spots);
+  center(servers, middle, Math.max(9, Math.min(17, r * 1.15)), spots);
   return { spots, zones, gap };
 }
 
-/** Seeders on the inner ring, the rest outside of it. Gives back the least distance of neighbours. */
+/** Seeders (or else our own nodes) on the inner ring, the rest outside of it. Gives back the least distance of neighbours. */
 function rings(hosts: readonly Placed[], area: Ellipse, inner: number, spots: Map<string, Spot>): number {
   if (hosts.length === 0) return Infinity;
   const put = (host: Placed, share: number, angle: number): void => {
@@ -84,8 +90,10 @@ function rings(hosts: readonly Placed[], area: Ellipse, inner: number, spots: Ma
     put(only, inner > 0.25 ? 0.7 : 0, Math.PI / 2);
     return 90;
   }
-  const seeders = hosts.filter((host) => host.role === 'seeder');
-  const rest = hosts.filter((host) => host.role !== 'seeder');
+  // Without seeders our own nodes stand inside, and peers that are none of ours around them.
+  const within = hosts.some((host) => host.role === 'seeder') ? 'seeder' : hosts.some((host) => host.role === 'foreign') ? 'leecher' : 'seeder';
+  const seeders = hosts.filter((host) => host.role === within);
+  const rest = hosts.filter((host) => host.role !== within);
   const layers: { hosts: Placed[]; share: number }[] = [];
   const split = seeders.length > 0 && rest.length > 0;
   const from = split ? inner + (1 - inner) * 0.3 : inner;

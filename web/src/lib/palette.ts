@@ -1,5 +1,5 @@
 // Colours that say something, told apart by people of every kind of colour vision: Okabe and Ito's set for the kinds,
-// Paul Tol's for the peers, each in a tone for dark and one for light ground.
+// Paul Tol's for the peers (without what is near the origin's orange), each in a tone for dark and one for light ground.
 
 export interface Palette {
   ground: string;
@@ -35,9 +35,9 @@ export const DARK: Palette = {
   whole: '#2fc79a',
   bad: '#ff8f6b',
   peers: [
-    '#77aadd', '#eedd88', '#44bb99', '#ffaabb', '#99ddff', '#bbcc33', '#aa88dd', '#ee8866',
-    '#4477aa', '#b89a2b', '#117755', '#c25773', '#3f94b8', '#7f8f10', '#7755aa', '#a8532f',
-    '#bcd4f0', '#fff2c0', '#9fe0c9', '#ffd6de', '#d3f1ff', '#e0ea95', '#d6c3f2', '#f8c3ae',
+    '#77aadd', '#eedd88', '#44bb99', '#ffaabb', '#99ddff', '#bbcc33', '#aa88dd', '#00c2c7',
+    '#4477aa', '#b89a2b', '#117755', '#c25773', '#3f94b8', '#7f8f10', '#7755aa', '#8c7464',
+    '#bcd4f0', '#fff2c0', '#9fe0c9', '#ffd6de', '#d3f1ff', '#e0ea95', '#d6c3f2', '#d9d2c5',
   ],
   ramp: ['#16293a', '#1b4a63', '#1f6f86', '#2c9aa0', '#62c3a5', '#b7e3a8', '#f6f7c4'],
 };
@@ -57,9 +57,9 @@ export const LIGHT: Palette = {
   whole: '#008a63',
   bad: '#b3310e',
   peers: [
-    '#4477aa', '#ccaa33', '#228877', '#dd6688', '#55aadd', '#889911', '#7755aa', '#cc6644',
-    '#88aadd', '#e5cf6e', '#66bba8', '#f0a8bb', '#1f6b99', '#bfcc44', '#aa99dd', '#eeaa88',
-    '#223f66', '#776011', '#0c4f44', '#882244', '#99d0ee', '#505a08', '#442c77', '#7a3319',
+    '#4477aa', '#ccaa33', '#228877', '#dd6688', '#55aadd', '#889911', '#7755aa', '#00868c',
+    '#88aadd', '#e5cf6e', '#66bba8', '#f0a8bb', '#1f6b99', '#bfcc44', '#aa99dd', '#b9ada0',
+    '#223f66', '#776011', '#0c4f44', '#882244', '#99d0ee', '#505a08', '#442c77', '#5f4b3f',
   ],
   ramp: ['#ece9df', '#cfe3d3', '#9dd0c4', '#5fb3b5', '#2f8fa6', '#1d658c', '#143a63'],
 };
@@ -83,8 +83,27 @@ export class Colours {
   }
 }
 
+const STEPS = 64;
+const mixed = new Map<Palette, string[]>();
+
 /** A colour of the ramp for 0 to 1. */
 export function ramp(palette: Palette, share: number): string {
-  const at = Math.round(Math.min(1, Math.max(0, share)) * (palette.ramp.length - 1));
-  return palette.ramp[at] ?? palette.peer;
+  let colours = mixed.get(palette);
+  if (colours === undefined) {
+    colours = Array.from({ length: STEPS + 1 }, (_, step) => mix(palette.ramp, step / STEPS));
+    mixed.set(palette, colours);
+  }
+  return colours[Math.round(Math.min(1, Math.max(0, share)) * STEPS)] ?? palette.peer;
+}
+
+function mix(ramp: readonly string[], share: number): string {
+  const place = share * (ramp.length - 1);
+  const from = rgb(ramp[Math.floor(place)]);
+  const to = rgb(ramp[Math.min(ramp.length - 1, Math.floor(place) + 1)]);
+  const part = place - Math.floor(place);
+  return `rgb(${from.map((value, at) => Math.round(value + ((to[at] ?? 0) - value) * part)).join(' ')})`;
+}
+
+function rgb(hex = '#000000'): number[] {
+  return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 }

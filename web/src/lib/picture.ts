@@ -28,6 +28,8 @@ export interface Host extends Placed {
   fromOrigin: number;
   size: number;
   problem: string | undefined;
+  /** What program a peer says it is. */
+  program: string;
 }
 
 /** Bytes between two hosts; `from` gives. */
@@ -73,7 +75,7 @@ export function picture(fleet: Fleet, filter: Filter): Picture {
       return undefined;
     }
     foreign.add(id);
-    hosts.set(id, { ...blank(id, 'foreign', undefined), label: client === '' ? id : `${client} ${id}` });
+    hosts.set(id, { ...blank(id, 'foreign', undefined), label: id, program: client });
     return id;
   };
   for (const node of fleet.nodes.values()) {
@@ -113,6 +115,7 @@ function blank(id: string, role: Role, lab: LabHost | undefined): Host {
     fromOrigin: 0,
     size: 0,
     problem: lab === undefined ? undefined : labTrouble(lab),
+    program: lab?.program ?? '',
   };
 }
 
@@ -223,16 +226,20 @@ function blockFlows(node: Node, filter: Filter, flows: Map<string, Flow>, giver:
 }
 
 function totals(hosts: Map<string, Host>): Picture['totals'] {
+  let up = 0;
   const sum = { down: 0, fromPeers: 0, fromOrigin: 0, done: 0, size: 0, whole: 0, nodes: 0 };
   for (const host of hosts.values()) {
     if (host.node === undefined) continue;
     sum.nodes += 1;
     sum.down += host.down;
+    up += host.up;
     sum.fromOrigin += host.fromOrigin;
     sum.fromPeers += Math.max(0, host.downTotal - host.fromOrigin);
     sum.size += host.size;
     sum.done += host.size * (host.done ?? 0);
     if (host.done === 1) sum.whole += 1;
   }
+  // What one host gives another receives; of a single node that only gives, that is what moves.
+  sum.down = Math.max(sum.down, up);
   return sum;
 }

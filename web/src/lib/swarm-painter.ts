@@ -6,9 +6,11 @@ import type { Palette } from './palette';
 import type { Flow, Host, Picture } from './picture';
 
 /** More lines than these say nothing more. */
-const MOST_IDLE = 900;
-const MOST_ACTIVE = 420;
-const MOST_DOTS = 620;
+const MOST_IDLE = 700;
+const MOST_ACTIVE = 400;
+const MOST_DOTS = 600;
+/** Of so many hosts the picture is a crowd: fewer lines say as much, and are painted in time without a GPU. */
+const CROWD = 80;
 /** Bytes per second below which nothing is drawn to move. */
 const LEAST_RATE = 1024;
 
@@ -56,24 +58,20 @@ export class SwarmPainter {
     for (const group of [0, 1, 2, 3]) {
       const origin = (group & 1) === 1;
       const dim = (group & 2) === 2;
-      context.beginPath();
-      let any = false;
+      context.globalAlpha = dim ? 0.15 : 1;
+      context.fillStyle = origin ? palette.origin : palette.peer;
       for (const way of this.moving) {
         if (way.origin !== origin || way.dim !== dim) continue;
-        any = true;
         const base = (now / 1000) * way.pace + way.phase;
         for (let dot = 0; dot < way.dots; dot += 1) {
           const t = way.rim + ((base + dot / way.dots) % 1) * (1 - 2 * way.rim);
           const u = 1 - t;
           const x = u * u * way.ax + 2 * u * t * way.cx + t * t * way.bx;
           const y = u * u * way.ay + 2 * u * t * way.cy + t * t * way.by;
-          context.rect(x - way.size / 2, y - way.size / 2, way.size, way.size);
+          // Many small rectangles are painted faster than one path of them.
+          context.fillRect(x - way.size / 2, y - way.size / 2, way.size, way.size);
         }
       }
-      if (!any) continue;
-      context.globalAlpha = dim ? 0.15 : 1;
-      context.fillStyle = origin ? palette.origin : palette.peer;
-      context.fill();
     }
     context.globalAlpha = 1;
   }
@@ -82,14 +80,14 @@ export class SwarmPainter {
     context.lineWidth = 1;
     for (const zone of layout.zones) {
       context.beginPath();
-      context.ellipse(zone.x, zone.y, zone.rx, zone.ry, 0, 0, Math.PI * 2);
+      context.roundRect(zone.x - zone.rx, zone.y - zone.ry, zone.rx * 2, zone.ry * 2, 18);
       context.strokeStyle = palette.line;
       context.fillStyle = palette.panel;
       context.globalAlpha = 0.5;
       context.fill();
       context.globalAlpha = 1;
       context.stroke();
-      text(context, shown(zone.name, 24), zone.x, zone.y + 4, palette.dim, '600 13px Figtree, sans-serif');
+      text(context, shown(zone.name, 24), zone.x - zone.rx + 34, zone.y - zone.ry + 20, palette.dim, '600 13px Figtree, sans-serif');
     }
   }
 
@@ -105,7 +103,8 @@ export class SwarmPainter {
     idle.sort((a, b) => b.bytes - a.bytes);
     active.sort((a, b) => b.rate - a.rate);
     const touches = (flow: Flow): boolean => focus === '' || flow.from === focus || flow.to === focus;
-    const drawn = idle.filter(touches).slice(0, MOST_IDLE);
+    const crowd = picture.hosts.size > CROWD ? 0.5 : 1;
+    const drawn = idle.filter(touches).slice(0, MOST_IDLE * crowd);
     context.lineWidth = 1;
     context.strokeStyle = palette.faint;
     context.globalAlpha = focus !== '' ? 0.8 : Math.max(0.16, 0.55 - drawn.length / 1200);
@@ -114,25 +113,34 @@ export class SwarmPainter {
     context.stroke();
     this.moving = [];
     const peak = Math.max(1, active[0]?.rate ?? 1);
-    const shownActive = active.slice(0, MOST_ACTIVE);
+    const shownActive = active.slice(0, MOST_ACTIVE * crowd);
     // What touches the host in focus is drawn whatever else is.
-    if (focus !== '') for (const flow of active.slice(MOST_ACTIVE)) if (touches(flow)) shownActive.push(flow);
-    let dots = MOST_DOTS;
+    if (focus !== '') for (const flow of active.slice(MOST_ACTIVE * crowd)) if (touches(flow)) shownActive.push(flow);
+    const bundles = new Map<number, Flow[]>();
+    let dots = MOST_DOTS * crowd;
     for (const flow of shownActive) {
       const strength = Math.sqrt(flow.rate / peak);
       const origin = picture.hosts.get(flow.from)?.role === 'origin';
       const dim = !touches(flow);
-      context.strokeStyle = origin ? palette.origin : palette.peer;
-      context.globalAlpha = dim ? 0.05 : 0.14 + strength * (shownActive.length > 150 ? 0.3 : 0.5);
-      context.lineWidth = 0.8 + strength * 2.4;
-      context.beginPath();
-      curve(context, layout, flow);
-      context.stroke();
+      const key = (origin ? 8 : 0) + (dim ? 4 : 0) + Math.min(3, Math.floor(strength * 4));
+      const bundle = bundles.get(key) ?? [];
+      bundle.push(flow);
+      bundles.set(key, bundle);
       const way = this.way(layout, flow, origin, dim, strength, dots);
       if (way !== undefined) {
         this.moving.push(way);
         dots -= way.dots;
       }
+    }
+    // Lines of about one strength are one stroke.
+    for (const [key, bundle] of bundles) {
+      const strength = ((key & 3) + 0.5) / 4;
+      context.strokeStyle = (key & 8) !== 0 ? palette.origin : palette.peer;
+      context.globalAlpha = (key & 4) !== 0 ? 0.05 : 0.14 + strength * (shownActive.length > 150 ? 0.25 : 0.5);
+      context.lineWidth = (0.8 + strength * 2.4) * (crowd === 1 ? 1 : 0.6);
+      context.beginPath();
+      for (const flow of bundle) curve(context, layout, flow);
+      context.stroke();
     }
     context.globalAlpha = 1;
   }
@@ -160,7 +168,7 @@ export class SwarmPainter {
       if (!names && !marked && host.role !== 'origin' && host.role !== 'tracker') continue;
       const below = spot.y + spot.r + 14;
       const size = layout.gap >= 70 || marked ? 12 : 11;
-      const label = shown(host.label, marked ? 40 : 16);
+      const label = shown(host.label, marked ? 40 : 18);
       text(context, label, fit(context, label, spot.x, width), below, marked ? palette.text : palette.dim, `${marked ? 650 : 500} ${size}px Figtree, sans-serif`, palette.ground);
       const speed = host.node === undefined ? host.up : host.down;
       if (speed >= LEAST_RATE && (layout.gap >= 84 || marked)) {

@@ -14,8 +14,6 @@ const MOST_RECORDS = 400_000;
 const MARK_RECORDS = 4000;
 const MARK_MS = 5000;
 const MOST_MARKS = 240;
-/** A gap that no node explains: clocks that disagree. */
-const MOST_JUMP_MS = 3_600_000;
 
 interface Entry {
   at: number;
@@ -67,11 +65,12 @@ export class Timeline {
     return this.first > 0;
   }
 
-  /** Takes the next record in; `bytes` is the length of its JSON. Gives back what is wrong with it. */
-  push(record: News, bytes: number): string | undefined {
-    const last = this.entries.at(-1);
-    const told = record.at_ms;
-    const at = last === undefined ? told : Math.max(last.at, told > last.at + MOST_JUMP_MS ? last.at : told);
+  /**
+   * Takes the next record in; `bytes` is the length of its JSON, `now` when it came, where that and not the clock of
+   * its node is to count. Gives back what is wrong with it.
+   */
+  push(record: News, bytes: number, now = record.at_ms): string | undefined {
+    const at = Math.max(this.entries.at(-1)?.at ?? 0, now);
     const mark = this.marks.at(-1);
     const since = mark === undefined ? Infinity : this.count - mark.number;
     if (mark === undefined || since >= MARK_RECORDS || (since >= 200 && at - mark.at >= MARK_MS)) {

@@ -37,7 +37,11 @@ type Theme = 'auto' | 'dark' | 'light';
 
 const QUEUE_MOST = 20_000;
 const FRAME_BUDGET_MS = 7;
+/** A recording may be longer than what is kept of what is live. */
+const FILE_MOST = 384 * 1024 * 1024;
+const FILE_RECORDS = 1_500_000;
 const TICK_MS = 140;
+const SLOW_MS = 550;
 const TOKEN = 'longshore.token';
 const NODES = 'longshore.nodes';
 const THEME = 'longshore.theme';
@@ -48,6 +52,8 @@ class World {
   why = $state('');
   login = $state(false);
   tick = $state(0);
+  /** Grows about twice a second while anything changes, and at once when nodes come or go, or another state is shown. */
+  slow = $state(0);
   playing = $state<'live' | 'paused' | 'playing'>('live');
   speed = $state(1);
   cursor = $state(0);
@@ -62,6 +68,8 @@ class World {
   theme = $state<Theme>('auto');
   dark = $state(true);
   behind = $state(0);
+  /** How many nodes are shown. */
+  nodes = $state(0);
   /** What is shown. */
   fleet = new Fleet();
   readonly colours = new Colours();
@@ -69,7 +77,7 @@ class World {
   private live = new Timeline();
   private recorded: Timeline | undefined;
   private next = 0;
-  private queue: { record: News; bytes: number }[] = [];
+  private queue: { record: News; bytes: number; now: number }[] = [];
   private head = 0;
   private waiting: (() => void)[] = [];
   private scheduled = false;
@@ -80,6 +88,9 @@ class World {
   private owners = new Map<string, string>();
   private stops = new Map<string, AbortController>();
   private noticed = 0;
+  private slowFleet: Fleet | undefined;
+  private slowShape = -1;
+  private slowly: ReturnType<typeof setTimeout> | undefined;
   private later: ReturnType<typeof setTimeout> | undefined;
 
   get palette(): Palette {
@@ -124,6 +135,7 @@ class World {
     } catch {
       return `“${shown(further.url, 60)}” is no address: expected one like http://host:4180`;
     }
+    if (!/^[\w.:[\]-]+$/.test(url.host)) return `“${shown(further.url, 60)}” is no address: expected one like http://host:4180`;
     const base = (url.origin + url.pathname).replace(/\/+$/, '');
     if (this.further.some((known) => known.url === base)) return `${base} is there already`;
     const added = { url: base, token: further.token.trim() };
@@ -188,7 +200,7 @@ class World {
     this.noticed += 1;
     const id = this.noticed;
     this.notices = [...this.notices.slice(-4), { id, key, text, bad, count: 1 }];
-    if (!bad) setTimeout(() => this.unsay(id), 6000);
+    setTimeout(() => this.unsay(id), bad ? 30_000 : 6000);
   }
 
   unsay(id: number): void {
@@ -246,7 +258,7 @@ class World {
   }
 
   async load(file: { name: string; stream(): ReadableStream<Uint8Array>; size: number }): Promise<void> {
-    const timeline = new Timeline();
+    const timeline = new Timeline(FILE_MOST, FILE_RECORDS);
     const cutter = new Lines();
     let read = 0;
     let wrong = 0;
@@ -424,7 +436,8 @@ class World {
   // From what comes to what is shown, once a frame.
 
   private enqueue(record: News, bytes: number): void {
-    this.queue.push({ record, bytes });
+    // Clocks of nodes may disagree: what is live is put in the order of its coming.
+    this.queue.push({ record, bytes, now: Date.now() });
     this.schedule();
   }
 
@@ -456,6 +469,9 @@ class World {
       this.end = timeline.end;
       const left = this.queue.length - this.head;
       this.behind = left > QUEUE_MOST / 2 ? left : 0;
+      this.nodes = this.fleet.nodes.size;
+      if (this.fleet !== this.slowFleet || this.fleet.shape !== this.slowShape) this.slowDown();
+      else this.slowly ??= setTimeout(() => this.slowDown(), SLOW_MS);
       this.tick += 1;
     } else if (this.playing !== 'playing') {
       // The last change must be shown too.
@@ -467,13 +483,21 @@ class World {
     if (this.playing === 'playing' || this.queue.length > this.head) this.schedule();
   }
 
+  private slowDown(): void {
+    clearTimeout(this.slowly);
+    this.slowly = undefined;
+    this.slowFleet = this.fleet;
+    this.slowShape = this.fleet.shape;
+    this.slow += 1;
+  }
+
   private drain(): void {
     const until = performance.now() + FRAME_BUDGET_MS;
     while (this.head < this.queue.length) {
       const entry = this.queue[this.head];
       this.head += 1;
       if (entry !== undefined) {
-        const problem = this.live.push(entry.record, entry.bytes);
+        const problem = this.live.push(entry.record, entry.bytes, entry.now);
         if (problem !== undefined) this.say(problem, true, problem.replace(/\d+/g, ''));
       }
       if ((this.head & 63) === 0 && performance.now() > until) break;

@@ -1,0 +1,567 @@
+// Every view and every action, in Chromium, against a lab that test/mock.mjs plays; or against a real one whose page's
+// address is in LONGSHORE_PAGE (then what only a mock can do is left out).
+
+import assert from 'node:assert/strict';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+
+import { mock } from '../mock.mjs';
+import { ndjson, synth } from '../synth.mjs';
+import { launch, path } from './browser.mjs';
+
+const real = process.env.LONGSHORE_PAGE;
+const lacking = path() === undefined ? 'there is no Chromium here: install chromium' : undefined;
+if (lacking && process.env.CI) throw new Error(lacking);
+const skip = lacking ?? false;
+const mocked = lacking ?? (real ? 'only a mock can do that' : false);
+
+const made = synth({ nodes: 8, torrents: 4, pieces: 60, seconds: 120, rate: 5 * 2 ** 20, cut: false });
+let server;
+let browser;
+let folder;
+
+before(async () => {
+  if (lacking) return;
+  folder = await mkdtemp(join(tmpdir(), 'longshore-page-'));
+  browser = await launch();
+  server = real ? undefined : await mock({ records: made.records, skip: 12_000 });
+});
+
+after(async () => {
+  await browser?.close();
+  await server?.close();
+  if (folder) await rm(folder, { recursive: true, force: true });
+});
+
+/** Opens the page, and closes it after `use`; whatever it complains of is a failure. */
+async function open(use, options = {}) {
+  const { url = real ?? server.url, hash = '', quiet = true, ...context } = options;
+  const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, ...context });
+  const complaints = [];
+  const asked = [];
+  page.setDefaultTimeout(20_000);
+  page.on('pageerror', (error) => complaints.push(String(error)));
+  page.on('console', (message) => message.type() === 'error' && !/Failed to load resource/.test(message.text()) && complaints.push(message.text()));
+  page.on('request', (request) => asked.push(request.url()));
+  try {
+    await page.goto(`${url}/${hash}`);
+    await use(page, asked);
+    if (quiet) assert.deepEqual(complaints, []);
+  } finally {
+    await page.close();
+  }
+}
+
+const button = (page, name, more = {}) => page.getByRole('button', { name, ...more });
+const text = (page, what) => page.getByText(what).first().waitFor();
+/** Waits until a function of the page gives true. */
+const until = async (what, why) => {
+  for (let tries = 0; tries < 200; tries += 1) {
+    if (await what()) return;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  assert.fail(why);
+};
+
+async function pick(page, label, choice) {
+  await page.locator('.pick > button', { hasText: label }).click();
+  await page.getByRole('combobox', { name: /^Search/ }).fill(choice);
+  await page.keyboard.press('Enter');
+}
+
+async function load(page, name, content) {
+  const file = join(folder, name);
+  await writeFile(file, content);
+  await page.setInputFiles('input[aria-label="Recording"]', file);
+}
+
+describe('the swarm', { skip }, () => {
+  it('shows hosts and what moves, and asks nobody else', () =>
+    open(async (page, asked) => {
+      await text(page, 'Have everything');
+      await until(async () => !/^0 B/.test(await page.locator('dd').nth(1).innerText()), 'bytes from peers are shown');
+      const origin = new URL(page.url()).origin;
+      assert.deepEqual(asked.filter((url) => !url.startsWith(origin)), []);
+      assert.ok(asked.filter((url) => url.includes('/events')).length === 1, 'one stream');
+    }));
+
+  it('is walked by keys, and told as a table', () =>
+    open(async (page) => {
+      await until(async () => /[1-9]/.test(await page.locator('dd').nth(3).innerText()), 'nodes are there');
+      await page.getByRole('application').focus();
+      await page.keyboard.press('ArrowRight');
+      await page.getByRole('region', { name: /^Host / }).or(page.locator('section.host')).first().waitFor();
+      await page.keyboard.press('Escape');
+      await button(page, 'Table').click();
+      await page.getByRole('table', { name: 'Hosts' }).waitFor();
+      await page.getByRole('button', { name: 'Receives' }).click();
+      assert.equal(await page.locator('th[aria-sort=descending]').count(), 1);
+    }));
+
+  it('shows one content by itself', () =>
+    open(async (page) => {
+      await until(async () => !/^0 B/.test(await page.locator('dd').nth(1).innerText()), 'bytes are shown');
+      const whole = await page.locator('dd').nth(1).innerText();
+      await pick(page, 'Showing', made.torrents[1].name);
+      await until(async () => (await page.locator('dd').nth(1).innerText()) !== whole, 'the figures are of that alone');
+      assert.match(page.url(), /of=/);
+    }, { hash: '' }));
+});
+
+describe('the lab', { skip }, () => {
+  it('cuts, heals, stops, starts, kills and limits a host', () =>
+    open(async (page) => {
+      const leecher = async () => (await (await fetch(`${real ?? server.url}/lab`)).json()).hosts.find((host) => host.kind === 'leecher');
+      const { name } = await leecher();
+      await page.evaluate((hash) => { location.hash = hash; }, `#/swarm?node=${name}`);
+      await button(page, 'Cut its link').click();
+      await button(page, 'Heal its link').click();
+      await button(page, 'Cut its link').waitFor();
+      await button(page, 'Stop', { exact: true }).click();
+      await button(page, 'Start', { exact: true }).click();
+      await button(page, 'Kill').click();
+      await button(page, 'Start', { exact: true }).click();
+      await page.getByLabel('Speed of its link').fill('20mbit');
+      await button(page, 'Limit').click();
+      await until(async () => (await leecher()).rate === 20_000_000, 'its link has the speed');
+      await page.getByLabel('Speed of its link').fill('quick');
+      await button(page, 'Limit').click();
+      await text(page, 'is no speed');
+    }));
+
+  it('adds nodes, pulls again, and makes traffic', () =>
+    open(async (page) => {
+      const count = async () => (await (await fetch(`${real ?? server.url}/lab`)).json()).hosts.length;
+      const before = await count();
+      await page.getByLabel('How many').fill('2');
+      await button(page, 'Add', { exact: true }).click();
+      await until(async () => (await count()) === before + 2, 'two more hosts');
+      await button(page, 'Pull', { exact: true }).click();
+      await page.getByLabel('Pulls per minute').fill('3');
+      await button(page, 'Set').click();
+      await text(page, 'now 3 pulls');
+      await page.getByLabel('Pulls per minute').fill('0');
+      await button(page, 'Set').click();
+    }));
+
+  it('ends only when it is said twice', { skip: mocked }, () =>
+    open(async (page) => {
+      await button(page, 'End the lab').click();
+      await button(page, 'Leave it').click();
+      assert.ok(!server.actions.some((action) => action.action === 'down'));
+      await button(page, 'End the lab').click();
+      await button(page, 'End it').click();
+      await until(() => server.actions.some((action) => action.action === 'down'), 'it is told to end');
+    }));
+});
+
+describe('blocks', { skip }, () => {
+  it('tell piece, peer, time and size to the pointer and to keys, under every lens', () =>
+    open(async (page) => {
+      await page.getByRole('application').focus();
+      for (const lens of ['Source', 'Rarity', 'Time']) {
+        await button(page, lens).click();
+        await page.getByRole('application').focus();
+        await page.keyboard.press('ArrowRight');
+        await page.locator('.said', { hasText: /Piece \d+.*of.*nodes have it/s }).waitFor();
+        await page.keyboard.press('Escape');
+      }
+      await page.getByRole('application').hover({ position: { x: 20, y: 20 } });
+      await page.locator('.said', { hasText: 'Piece 0' }).waitFor();
+    }, { hash: '#/blocks' }));
+
+  it('of all nodes stand side by side, and who gave whom is a matrix', () =>
+    open(async (page) => {
+      await button(page, 'All nodes').click();
+      await page.getByRole('application').focus();
+      await page.keyboard.press('ArrowDown');
+      await page.locator('.said', { hasText: /Piece \d+ on / }).waitFor();
+      await button(page, 'Who gave whom').click();
+      await page.getByRole('application').focus();
+      await page.keyboard.press('ArrowRight');
+      await page.locator('.said', { hasText: '→' }).waitFor();
+      for (const [show, table] of [['Who gave whom', 'Who gave whom'], ['All nodes', 'Nodes'], ['One node', 'Pieces']]) {
+        await button(page, show).click();
+        if ((await button(page, 'Table').count()) > 0) await button(page, 'Table').click();
+        await page.getByRole('table', { name: table }).waitFor();
+      }
+    }, { hash: '#/blocks' }));
+
+  it('of a recording sum up to exactly what it says', { skip: mocked }, () =>
+    open(async (page) => {
+      const small = synth({ nodes: 4, seeders: 1, torrents: 2, pieces: 20, seconds: 14 });
+      await load(page, 'sums.ndjson', ndjson(small.records));
+      await button(page, 'Leave the recording').waitFor();
+      const slider = page.getByLabel('Moment', { exact: true });
+      await slider.press('End');
+      await page.evaluate(() => { location.hash = '#/blocks?show=matrix'; });
+      await button(page, 'Table').click();
+      await pick(page, 'Torrent', small.torrents[0].name.slice(0, 12));
+      const want = truth(small, small.torrents[0].info_hash);
+      await until(async () => {
+        const rows = await page.locator('table[aria-label="Who gave whom"] tbody tr').allInnerTexts();
+        const have = Object.fromEntries(rows.map((row) => row.split('\t').map((cell) => cell.trim())).map(([giver, taker, , sum]) => [`${giver} ${taker}`, Number(sum)]));
+        return rows.length > 0 && JSON.stringify(Object.entries(have).sort()) === JSON.stringify(Object.entries(want).sort());
+      }, 'the table says what the records say, to the byte');
+    }));
+});
+
+/** Bytes by giver and taker, straight from the records. */
+function truth(recording, info_hash) {
+  const names = new Map(recording.records.filter((r) => r.kind === 'status').map((r) => [r.status.peer_id, r.node]));
+  const sums = {};
+  const sources = new Map();
+  for (const record of recording.records) {
+    if (record.kind !== 'blocks' || record.info_hash !== info_hash) continue;
+    const known = [...(sources.get(record.node) ?? []), ...record.sources];
+    sources.set(record.node, known);
+    for (const run of record.runs) {
+      const source = known[run.source];
+      if (source.kind === 'store') continue;
+      const size = Math.min(record.piece_length, record.size - run.piece * record.piece_length);
+      const bytes = Math.min(size, (run.block + run.count) * record.block_length) - run.block * record.block_length;
+      const key = `${source.kind === 'origin' ? 'origin' : names.get(source.peer_id)} ${record.node}`;
+      sums[key] = (sums[key] ?? 0) + bytes;
+    }
+  }
+  return sums;
+}
+
+describe('why', { skip }, () => {
+  it('shows a pull as bars, and as a table', () =>
+    open(async (page) => {
+      await page.locator('.bar').first().waitFor();
+      await page.locator('.bar').first().focus();
+      await page.locator('.told', { hasText: /directory|lease|peers|origin|checked|client/ }).waitFor();
+      await button(page, 'Table').click();
+      await page.getByRole('table', { name: 'Spans' }).waitFor();
+    }, { hash: '#/why' }));
+
+  it('explains a reference, and says so where it cannot', { skip: mocked }, () =>
+    open(async (page) => {
+      await page.locator('.bar').first().waitFor();
+      await page.getByLabel('Image to explain').fill('registry.lab/fleet/unknown:1');
+      await button(page, 'Explain', { exact: true }).click();
+      await text(page, 'knows nothing of');
+      await page.getByLabel('Image to explain').fill('registry.lab/fleet/atlas:1');
+      await button(page, 'Explain', { exact: true }).click();
+      await page.locator('.what', { hasText: 'manifest' }).first().waitFor();
+      await button(page, 'Back to the pulls').click();
+    }, { hash: '#/why' }));
+});
+
+describe('rates', { skip }, () => {
+  it('are drawn of nodes, torrents and peers', () =>
+    open(async (page) => {
+      await page.locator('.uplot canvas').waitFor();
+      for (const by of ['Torrents', 'Peers', 'Nodes']) {
+        await button(page, by, { exact: true }).click();
+        await page.getByRole('table', { name: 'Rates' }).waitFor();
+        await page.locator('.uplot canvas').waitFor();
+      }
+      await button(page, 'From the origin').click();
+      await button(page, 'Table').click();
+      await page.locator('.uplot').waitFor({ state: 'detached' });
+    }, { hash: '#/rates' }));
+});
+
+describe('tables', { skip }, () => {
+  it('are searched and sorted', () =>
+    open(async (page) => {
+      const rows = page.locator('table[aria-label=Torrents] tbody tr');
+      await rows.first().waitFor();
+      await page.getByLabel('Search', { exact: true }).fill('nothing has this name');
+      await text(page, 'Nothing matches');
+      await page.getByLabel('Search', { exact: true }).fill('');
+      await page.getByRole('button', { name: 'Size' }).click();
+      await page.locator('th[aria-sort=descending]', { hasText: 'Size' }).waitFor();
+      for (const tab of ['Images', 'Peers', 'Trackers', 'Files', 'Torrents']) await button(page, new RegExp(`^${tab}`)).first().click();
+    }, { hash: '#/tables' }));
+
+  it('start, stop, verify, limit and remove a torrent', { skip: mocked }, () =>
+    open(async (page) => {
+      const title = made.torrents[1].name;
+      const called = (method, end) => until(() => server.calls.some((call) => call.method === method && call.path.includes(end)), `${method} …${end}`);
+      await page.getByLabel('Search', { exact: true }).fill(title);
+      await button(page, `Stop ${title}`).first().click();
+      await called('POST', `${made.torrents[1].info_hash}/stop`);
+      await button(page, `Verify ${title}`).first().click();
+      await called('POST', '/verify');
+      await button(page, `Limits of ${title}`).first().click();
+      await page.getByLabel('Receive at most').fill('2 MiB');
+      await button(page, 'Set').click();
+      await called('PATCH', made.torrents[1].info_hash);
+      assert.deepEqual(server.calls.findLast((call) => call.method === 'PATCH').body, { down: 2_097_152, up: 0 });
+      await button(page, `Remove ${title}`).first().click();
+      await button(page, 'Keep it').click();
+      await button(page, `Remove ${title}`).first().click();
+      await page.getByLabel('Delete its files too').check();
+      await button(page, 'Remove', { exact: true }).click();
+      await called('DELETE', '?data=true');
+      const stopped = { ...made.records.find((r) => r.kind === 'torrents').changed.find((t) => !t.digest), state: 'stopped', error: 'stopped by request' };
+      server.shout(`data: ${JSON.stringify({ node: made.nodes[0], at_ms: Date.now(), kind: 'torrents', changed: [stopped] })}\n\n`);
+      await page.getByLabel('Search', { exact: true }).fill('stopped');
+      await button(page, /^Start /).first().click();
+      await called('POST', '/start');
+    }, { hash: '#/tables?tab=torrents' }));
+
+  it('take torrents by file and by link, and pull images', { skip: mocked }, () =>
+    open(async (page) => {
+      await button(page, 'Torrent', { exact: true }).click();
+      await page.getByLabel('Magnet links or addresses').fill('magnet:?xt=urn:btih:abc\nhttps://h.example/x.torrent');
+      const file = join(folder, 'some.torrent');
+      await writeFile(file, 'd4:infode');
+      await page.getByLabel('Torrent files').setInputFiles(file);
+      await button(page, 'Add', { exact: true }).click();
+      await text(page, '3 torrents are added');
+      const added = server.calls.filter((call) => call.path.includes('/v1/torrents?start=true'));
+      assert.deepEqual(added.map((call) => call.body ?? call.type), ['application/x-bittorrent', { magnet: 'magnet:?xt=urn:btih:abc' }, { url: 'https://h.example/x.torrent' }]);
+      await button(page, 'Pull an image').click();
+      await page.getByLabel('Reference').fill('r.example/missing:1');
+      await button(page, 'Pull', { exact: true }).click();
+      await text(page, 'has no such image');
+      await page.getByLabel('Reference').fill('r.example/app:1');
+      await button(page, 'Pull', { exact: true }).click();
+      await text(page, 'from peers');
+      await text(page, 'are here');
+    }, { hash: '#/tables' }));
+
+  it('of 0, 1 and 10,000 torrents read well', { skip: mocked }, async () => {
+    const hash = (at) => at.toString(16).padStart(40, '0');
+    for (const count of [0, 1, 10_000]) {
+      const changed = Array.from({ length: count }, (_, at) => ({ info_hash: hash(at), name: `content ${at}`, size: 1000 + at, bytes_done: at % 1000, pieces: 1, pieces_done: 0, peers: 0, down_bytes: 0, up_bytes: 0, down_rate: 0, up_rate: 0 }));
+      const status = { node: 'n1', version: '0.1.0', uptime: 1, totals: {} };
+      const records = [{ node: 'n1', at_ms: 1, kind: 'hello', format: 1, version: '0.1.0' }, { node: 'n1', at_ms: 1, kind: 'status', status }, { node: 'n1', at_ms: 2, kind: 'torrents', all: true, changed }];
+      const many = await mock({ mode: 'node', records });
+      try {
+        await open(async (page) => {
+          if (count === 0) await text(page, 'No torrent yet');
+          else {
+            await page.locator('table[aria-label=Torrents] tbody tr').first().waitFor();
+            assert.ok((await page.locator('table[aria-label=Torrents] tbody tr').count()) < 80);
+            assert.equal(await page.locator('table[aria-label=Torrents]').getAttribute('aria-rowcount'), String(count + 1));
+          }
+          for (const view of ['swarm', 'blocks', 'why', 'rates']) {
+            await page.evaluate((to) => { location.hash = to; }, `#/${view}`);
+            await page.locator('h1').waitFor();
+          }
+        }, { url: many.url, hash: '#/tables?tab=torrents' });
+      } finally {
+        await many.close();
+      }
+    }
+  });
+});
+
+describe('settings and log', { skip }, () => {
+  it('change the theme, show the configuration, and set limits', () =>
+    open(async (page) => {
+      for (const theme of ['light', 'dark']) {
+        await button(page, theme === 'light' ? 'Light' : 'Dark', { exact: true }).click();
+        await until(async () => (await page.evaluate(() => document.documentElement.dataset.theme)) === theme, theme);
+      }
+      if (real) return;
+      await page.getByRole('table', { name: 'Configuration' }).getByText('content.stall_seconds').waitFor();
+      await button(page, 'Change').click();
+      await page.getByLabel('Give at most').fill('1 MiB');
+      await button(page, 'Set').click();
+      await text(page, '1.00 MiB/s');
+    }, { hash: '#/settings' }));
+
+  it('show a further node, which is kept', { skip: mocked }, async () => {
+    const other = await mock({ mode: 'node', records: synth({ nodes: 3, torrents: 1, seconds: 5, lab: false }).records.map((r) => ({ ...r, node: `far-${r.node}` })), skip: 5000 });
+    try {
+      await open(async (page) => {
+        await page.getByLabel('Address of a node').fill('not an address at all');
+        await button(page, 'Add the node').click();
+        await text(page, 'is no address');
+        await page.getByLabel('Address of a node').fill(other.url);
+        await button(page, 'Add the node').click();
+        await page.locator('li', { hasText: other.url }).getByText('answers').waitFor();
+        await page.reload();
+        await page.locator('li', { hasText: other.url }).getByText('answers').waitFor();
+        await button(page, `Remove ${other.url}`).click();
+      }, { hash: '#/settings' });
+    } finally {
+      await other.close();
+    }
+  });
+
+  it('the log is searched', { skip: mocked }, () =>
+    open(async (page) => {
+      await page.locator('[role=log] li').first().waitFor();
+      await page.getByLabel('Search the log').fill('tracker');
+      await page.locator('[role=log] li', { hasText: 'did not answer' }).first().waitFor();
+      await page.getByLabel('Least level').selectOption('error');
+      await text(page, 'Nothing matches');
+    }, { hash: '#/log' }));
+});
+
+describe('time', { skip }, () => {
+  it('is paused, stepped, scrubbed, played at any speed, and live again', () =>
+    open(async (page) => {
+      await page.waitForTimeout(1500);
+      await button(page, 'Pause').click();
+      const at = () => page.locator('.time').innerText();
+      const paused = await at();
+      await button(page, 'Step back').click();
+      await button(page, 'Step on').click();
+      await page.getByLabel('Moment', { exact: true }).press('Home');
+      await until(async () => (await at()).startsWith('0:00.0'), 'it is at the beginning');
+      await page.getByLabel('Speed', { exact: true }).selectOption('16');
+      await button(page, 'Play').click();
+      await until(async () => !(await at()).startsWith('0:00.0'), 'it moves');
+      await button(page, 'Live').click();
+      await page.locator('.live[aria-pressed=true]').waitFor();
+      assert.ok(paused.length > 0);
+    }));
+
+  it('is saved, and opened again', () =>
+    open(async (page) => {
+      await until(async () => /[1-9]/.test(await page.locator('dd').nth(3).innerText()), 'nodes are there');
+      const [download] = await Promise.all([page.waitForEvent('download'), button(page, 'Save recording').click()]);
+      const saved = await readFile(await download.path(), 'utf8');
+      assert.match(saved.split('\n')[0], /"kind":"hello"/);
+      await load(page, 'saved.ndjson', saved);
+      await button(page, 'Leave the recording').click();
+      await page.locator('.live').waitFor();
+    }));
+
+  it('of another format, or of junk, is refused in words', { skip: mocked }, () =>
+    open(async (page) => {
+      await load(page, 'old.ndjson', `${JSON.stringify({ node: 'n', at_ms: 1, kind: 'hello', format: 9, version: '7.0' })}\n`);
+      await text(page, 'has format 9');
+      await load(page, 'junk.ndjson', 'PK\u0003\u0004 junk\n');
+      await text(page, 'no recording of Longshore');
+      await load(page, 'empty.ndjson', '');
+      await text(page, 'The file is empty');
+      const lines = ndjson(synth({ nodes: 2, torrents: 1, seconds: 2 }).records).split('\n');
+      lines.splice(5, 0, '{"kind":"dance"}', 'not json', '[]');
+      await load(page, 'mixed.ndjson', lines.join('\n'));
+      await text(page, '3 lines of the recording could not be understood');
+      await button(page, 'Leave the recording').waitFor();
+    }));
+});
+
+describe('what goes wrong', { skip: mocked }, () => {
+  it('a token is asked for, and used', async () => {
+    const locked = await mock({ token: 'secret', records: made.records, skip: 12_000 });
+    try {
+      await open(async (page) => {
+        await page.getByRole('dialog').getByLabel('Token').fill('wrong');
+        await button(page, 'Log in').click();
+        await page.getByRole('dialog').getByLabel('Token').fill('secret');
+        await button(page, 'Log in').click();
+        await until(async () => /[1-9]/.test(await page.locator('dd').nth(3).innerText()), 'nodes are there');
+      }, { url: locked.url });
+    } finally {
+      await locked.close();
+    }
+  });
+
+  it('a node that cannot do a thing says so, and the rest goes on', async () => {
+    const old = await mock({ mode: 'node', records: made.records, skip: 12_000, old: true });
+    try {
+      await open(async (page) => {
+        await page.locator('table[aria-label=Torrents] tbody tr').first().waitFor();
+        await button(page, /^Stop /).first().click();
+        await text(page, 'this node cannot do that (404)');
+        await button(page, 'Pull an image').click();
+        await page.getByLabel('Reference').fill('r.example/app:1');
+        await button(page, 'Pull', { exact: true }).click();
+        await text(page, 'this node cannot do that (501)');
+        await button(page, 'Close').click();
+        for (const view of ['settings', 'log', 'why']) {
+          await page.evaluate((to) => { location.hash = to; }, `#/${view}`);
+          await text(page, 'this node cannot do that');
+        }
+      }, { url: old.url, hash: '#/tables?tab=torrents' });
+    } finally {
+      await old.close();
+    }
+  });
+
+  it('names with script in them stay text', async () => {
+    const bad = await mock({ records: synth({ nodes: 4, torrents: 2, seconds: 30, hostile: true }).records, skip: 8000 });
+    try {
+      await open(async (page) => {
+        await text(page, '<img src=x');
+        for (const view of ['swarm', 'blocks', 'rates', 'tables?tab=files']) {
+          await page.evaluate((to) => { location.hash = to; }, `#/${view}`);
+          await page.locator('h1').waitFor();
+          await page.waitForTimeout(300);
+        }
+        assert.match(await page.title(), /Longshore$/);
+        assert.equal(await page.locator('img[src=x], main script').count(), 0);
+        assert.ok(!(await page.locator('body').innerText()).includes('\u202e'));
+      }, { url: bad.url, hash: '#/tables?tab=torrents' });
+    } finally {
+      await bad.close();
+    }
+  });
+
+  it('a lab that vanishes is said to have, and taken back when it is there again', async () => {
+    const shaky = await mock({ records: made.records, skip: 12_000 });
+    await open(async (page) => {
+      await page.locator('li', { hasText: 'lab' }).getByText('answers').waitFor();
+      shaky.hangUp();
+      await text(page, 'Trying again');
+      await page.locator('li', { hasText: 'lab' }).getByText('answers').waitFor();
+      const { port } = new URL(shaky.url);
+      await shaky.close();
+      await page.locator('li', { hasText: 'lab' }).getByText('cannot be reached').waitFor();
+      const again = await mock({ records: made.records, skip: 12_000, port: Number(port) });
+      await page.locator('li', { hasText: 'lab' }).getByText('answers').waitFor();
+      await page.close();
+      await again.close();
+    }, { url: shaky.url, hash: '#/settings', quiet: false });
+  });
+
+  it('records that are none, and a hundred thousand a second, are lived through', async () => {
+    const loud = await mock({ records: synth({ nodes: 3, torrents: 1, seconds: 3 }).records, skip: 3000 });
+    try {
+      await open(async (page) => {
+        await until(async () => /[1-9]/.test(await page.locator('dd').nth(3).innerText()), 'nodes are there');
+        loud.shout('data: {"kind":"dance"}\n\ndata: }{\n\n');
+        await text(page, 'could not be understood');
+        const torrent = (at) => ({ info_hash: (at % 500).toString(16).padStart(40, '0'), name: `t${at % 500}`, size: 1e6, bytes_done: at % 1e6, pieces: 1, pieces_done: 0, peers: 0, down_bytes: at, up_bytes: 0, down_rate: at, up_rate: 0 });
+        for (let part = 0; part < 50; part += 1) {
+          let out = '';
+          for (let at = 0; at < 2000; at += 1) out += `data: ${JSON.stringify({ node: `crowd-${at % 40}`, at_ms: Date.now(), kind: 'torrents', changed: [torrent(part * 2000 + at)] })}\n\n`;
+          loud.shout(out);
+        }
+        loud.shout(`data: ${JSON.stringify({ node: 'the-last', at_ms: Date.now(), kind: 'torrents', changed: [torrent(7)] })}\n\n`);
+        await button(page, 'Table').click();
+        await until(async () => (await page.getByText('the-last').count()) > 0 || (await page.locator('dd').nth(3).innerText()).includes('44'), 'the last record is shown');
+      }, { url: loud.url });
+    } finally {
+      await loud.close();
+    }
+  });
+});
+
+describe('every view', { skip }, () => {
+  for (const [size, viewport] of [['a phone', { width: 390, height: 844 }], ['a wide screen', { width: 1920, height: 1080 }]]) {
+    it(`fits ${size}`, () =>
+      open(async (page) => {
+        await text(page, 'Have everything');
+        for (const view of ['swarm', 'blocks', 'blocks?show=rows', 'blocks?show=matrix', 'why', 'rates', 'tables', 'settings', 'log']) {
+          await page.evaluate((to) => { location.hash = to; }, `#/${view}`);
+          await page.locator('h1').waitFor();
+          await page.waitForTimeout(250);
+          const wide = await page.evaluate(() => Math.max(document.documentElement.scrollWidth, document.querySelector('.view').scrollWidth) - innerWidth);
+          assert.ok(wide <= 0, `${view} is ${wide} pixels too wide`);
+        }
+      }, { viewport }));
+  }
+
+  it('is reached by keys alone', () =>
+    open(async (page) => {
+      await text(page, 'Have everything');
+      for (let presses = 0; presses < 4; presses += 1) await page.keyboard.press('Tab');
+      await page.keyboard.press('Enter');
+      await until(async () => (await page.locator('h1').innerText()) !== 'Swarm', 'another view');
+    }));
+});
