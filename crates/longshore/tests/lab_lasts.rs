@@ -124,7 +124,10 @@ fn a_lab_on_loopback_is_raised_changed_killed_and_removed() {
     let size = || lab.status()["contents"][0]["size"].as_u64().unwrap_or(0);
     let has = |host: &str| lab.status()["has_bytes"][host].as_u64().unwrap_or(0);
     wait_until("the seeder has the image", || size() > 600 << 10 && has("s1") == size());
-    assert_eq!((lab.status()["contents"][0]["name"].as_str(), has("n1")), (Some("lab.test/pictures:latest"), 0));
+    assert_eq!(
+        (lab.status()["contents"][0]["name"].as_str(), has("n1")),
+        (Some("lab.test/pictures:latest"), 0)
+    );
     lab.expect("pull", &[]);
     wait_until("the leechers have the image", || has("n1") == size() && has("n2") == size());
 
@@ -145,14 +148,17 @@ fn a_lab_on_loopback_is_raised_changed_killed_and_removed() {
     let cut = lab.run("cut", &["n1"]);
     assert!(cut.status.code() == Some(2) && String::from_utf8_lossy(&cut.stderr).contains("--netns"));
     let twice = longshore(&["up", "--name", lab.name]);
-    assert!(twice.status.code() == Some(2) && String::from_utf8_lossy(&twice.stderr).contains("runs already"));
+    assert!(
+        twice.status.code() == Some(2) && String::from_utf8_lossy(&twice.stderr).contains("runs already")
+    );
 
     // The page's address answers its own page, and no other.
     let page = lab.raised["page"].as_str().expect("an address");
     assert!(ask(page, "GET /lab HTTP/1.1\r\nhost: OWN\r\n").contains("\"tloop\""));
     assert!(ask(page, "GET /lab/nodes/n1/v1/status HTTP/1.1\r\nhost: OWN\r\n").contains("\"node\":\"n1\""));
     assert!(ask(page, "GET /lab HTTP/1.1\r\nhost: evil.example\r\n").starts_with("HTTP/1.1 403"));
-    let foreign = "POST /lab/actions HTTP/1.1\r\nhost: OWN\r\norigin: http://evil.example\r\ncontent-length: 0\r\n";
+    let foreign =
+        "POST /lab/actions HTTP/1.1\r\nhost: OWN\r\norigin: http://evil.example\r\ncontent-length: 0\r\n";
     assert!(ask(page, foreign).starts_with("HTTP/1.1 403"));
 
     // What has happened is recorded, of the lab and of each node.
@@ -221,12 +227,25 @@ fn in_namespaces_zones_and_hosts_are_cut_off_and_healed() {
     let text = sources.path().to_str().expect("text");
     let lab = Lab::up(
         "tzone",
-        &["--netns", "--topology", "zones:2", "--seeders", "1", "--leechers", "2", "--rate", "100mbit", "--sources", text],
+        &[
+            "--netns",
+            "--topology",
+            "zones:2",
+            "--seeders",
+            "1",
+            "--leechers",
+            "2",
+            "--rate",
+            "100mbit",
+            "--sources",
+            text,
+        ],
     );
     // s1 and n1 are in the first zone with the tracker, n2 is in the second.
     let tracker = "tracker.lab:6969";
     assert!(reaches(lab.name, "n1", tracker) && reaches(lab.name, "n2", tracker));
-    let unknown = Command::new("ip").args(["netns", "exec", "lslab-tzone-n1", "getent", "hosts", "n9.lab"]).output();
+    let unknown =
+        Command::new("ip").args(["netns", "exec", "lslab-tzone-n1", "getent", "hosts", "n9.lab"]).output();
     assert!(!unknown.expect("starts").status.success());
 
     lab.expect("cut", &["zone1", "zone2"]);

@@ -77,7 +77,10 @@ pub(crate) fn feed(lab: &Arc<Lab>, topics: Option<&str>) -> Result<mpsc::Receive
     let named = topics.into_iter().flat_map(|list| list.split(',')).filter(|topic| !topic.is_empty());
     if let Some(unknown) = named.clone().find(|topic| !TOPICS.contains(topic)) {
         let known = TOPICS.join(", ");
-        return Err(FeedError::Topics(format!("there is no topic `{}`: there are {known}", unknown.escape_debug())));
+        return Err(FeedError::Topics(format!(
+            "there is no topic `{}`: there are {known}",
+            unknown.escape_debug()
+        )));
     }
     let place = Place::take().ok_or(FeedError::Full)?;
     let (sender, records) = mpsc::channel(WAITING);
