@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, path::PathBuf, time::Duration};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use hash::Digest;
 use metainfo::InfoHash;
 use reqwest::{Method, Response, StatusCode};
@@ -15,6 +15,7 @@ use crate::{
     node::{
         BlobPage, BlobStatus, Health, PeerStatus, Provenance, PullEvent, PullRequest, Status, TorrentStatus,
     },
+    torrents::{AddRequest, Added, FileStatus, Limits, TorrentAction},
     trace::{Explanation, Trace},
     transport::{Connect, Transport, join, parse_base, unreachable},
 };
@@ -122,6 +123,57 @@ impl NodeClient {
     /// Where a torrent's blocks came from; `None` when the node does not have the torrent.
     pub async fn provenance(&self, torrent: &InfoHash) -> Result<Option<Provenance>, CallError> {
         self.get(join(&self.base, &["v1", "torrents", &torrent.to_string(), "provenance"])).await
+    }
+
+    /// Adds an ordinary torrent from its file, into `folder` below that of all torrents.
+    pub async fn add_torrent(&self, file: Bytes, start: bool, folder: &str) -> Result<Added, CallError> {
+        let mut url = join(&self.base, &["v1", "torrents"]);
+        url.query_pairs_mut().append_pair("start", if start { "true" } else { "false" });
+        if !folder.is_empty() {
+            url.query_pairs_mut().append_pair("folder", folder);
+        }
+        self.transport.upload(url.clone(), file, self.deadline).await?.ok_or_else(|| missing(&url))
+    }
+
+    /// Adds an ordinary torrent from a magnet link or the address of its file.
+    pub async fn add(&self, request: &AddRequest, start: bool) -> Result<Added, CallError> {
+        let mut url = join(&self.base, &["v1", "torrents"]);
+        url.query_pairs_mut().append_pair("start", if start { "true" } else { "false" });
+        let added = self.transport.json(Method::POST, url.clone(), Some(request), self.deadline).await?;
+        added.ok_or_else(|| missing(&url))
+    }
+
+    /// Starts, stops or verifies an ordinary torrent; `None` when the node does not have it.
+    pub async fn act(&self, torrent: &InfoHash, action: TorrentAction) -> Result<Option<()>, CallError> {
+        let action = match action {
+            TorrentAction::Start => "start",
+            TorrentAction::Stop => "stop",
+            TorrentAction::Verify => "verify",
+        };
+        let url = join(&self.base, &["v1", "torrents", &torrent.to_string(), action]);
+        self.transport.json::<(), ()>(Method::POST, url, None, self.deadline).await
+    }
+
+    /// Removes an ordinary torrent, and its files too if `data`; `None` when the node does not have it.
+    pub async fn remove(&self, torrent: &InfoHash, data: bool) -> Result<Option<()>, CallError> {
+        let mut url = join(&self.base, &["v1", "torrents", &torrent.to_string()]);
+        url.query_pairs_mut().append_pair("data", if data { "true" } else { "false" });
+        self.transport.json::<(), ()>(Method::DELETE, url, None, self.deadline).await
+    }
+
+    /// Limits one ordinary torrent, or the whole node where none is named.
+    pub async fn limit(&self, torrent: Option<&InfoHash>, limits: &Limits) -> Result<Option<()>, CallError> {
+        let url = match torrent {
+            Some(torrent) => join(&self.base, &["v1", "torrents", &torrent.to_string()]),
+            None => join(&self.base, &["v1", "limits"]),
+        };
+        let answer = self.transport.bytes(Method::PATCH, url, Some(limits), self.deadline).await?;
+        Ok(answer.map(drop))
+    }
+
+    /// The files of an ordinary torrent; `None` when the node does not have it.
+    pub async fn files(&self, torrent: &InfoHash) -> Result<Option<Vec<FileStatus>>, CallError> {
+        self.get(join(&self.base, &["v1", "torrents", &torrent.to_string(), "files"])).await
     }
 
     /// The node's metrics, Prometheus text.

@@ -45,6 +45,7 @@ use crate::{
     single::Singles,
     site::Sites,
     stream,
+    torrents::Torrents,
     trace::Traces,
 };
 
@@ -71,6 +72,7 @@ pub(crate) struct Inner {
     pub(crate) directory: Option<DirectoryClient>,
     pub(crate) records: Records,
     pub(crate) traces: Traces,
+    pub(crate) torrents: Torrents,
     /// Content bytes given to clients.
     pub(crate) to_clients: AtomicU64,
     /// Bytes of blobs that have left the store for want of room.

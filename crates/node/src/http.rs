@@ -16,11 +16,11 @@ use api::{
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::State,
+    extract::{DefaultBodyLimit, State},
     http::{StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, patch, post},
 };
 use futures_util::stream;
 use tokio::{
@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use guard::Guard;
 
-use crate::{content::Content, pull};
+use crate::{content::Content, pull, torrents::LARGEST};
 
 /// Events of a pull that may wait for a slow reader.
 const EVENTS: usize = 256;
@@ -73,12 +73,23 @@ impl Api {
             .route("/v1/explain", get(why::explain))
             .route("/v1/blobs", get(blobs::list))
             .route("/v1/blobs/{digest}", get(blobs::one).delete(blobs::remove))
-            .route("/v1/torrents", get(torrents::list))
+            .route("/v1/limits", get(torrents::limits).patch(torrents::set_limits))
+            .route(
+                "/v1/torrents",
+                get(torrents::list).post(torrents::add).layer(DefaultBodyLimit::max(LARGEST as usize)),
+            )
+            .route("/v1/torrents/{info_hash}", patch(torrents::limit).delete(torrents::remove))
+            .route("/v1/torrents/{info_hash}/start", post(torrents::start))
+            .route("/v1/torrents/{info_hash}/stop", post(torrents::stop))
+            .route("/v1/torrents/{info_hash}/verify", post(torrents::verify))
+            .route("/v1/torrents/{info_hash}/files", get(torrents::files))
+            .route("/v1/torrents/{info_hash}/trackers", get(torrents::trackers))
+            .route("/v1/torrents/{info_hash}/file", get(torrents::file))
             .route("/v1/torrents/{info_hash}/peers", get(torrents::peers))
             .route("/v1/torrents/{info_hash}/provenance", get(torrents::provenance))
             .route("/v1/pull", post(start_pull))
             .route("/v1/{*rest}", axum::routing::any(async || failure(StatusCode::NOT_FOUND, "no such call")))
-            .fallback(async || failure(StatusCode::NOT_FOUND, "no such page"))
+            .fallback(page::answer)
             .with_state(self)
     }
 }

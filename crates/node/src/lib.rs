@@ -35,6 +35,7 @@ mod manifests;
 mod metrics;
 mod node;
 mod pattern;
+mod place;
 mod pull;
 mod push;
 mod record;
@@ -45,12 +46,15 @@ mod stream;
 mod torrents;
 mod trace;
 mod trackers;
+mod watch;
 mod web;
 
 pub use certificate::CertificateError;
 pub use config::{
-    ApiConfig, Config, ConfigError, ContentConfig, EXAMPLE, PeerConfig, StoreConfig, parse_listen,
+    ApiConfig, Config, ConfigError, ContentConfig, EXAMPLE, PeerConfig, StoreConfig, TorrentsConfig,
+    parse_listen,
 };
 pub use log::{LogBook, log_book};
 pub use node::{Node, StartError};
+pub use place::{Log, Place, PlaceError, open as open_place};
 pub use site::{OstreeConfig, ProxyConfig, RuleConfig, SiteError};

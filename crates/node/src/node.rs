@@ -34,8 +34,9 @@ use crate::{
     record::Records,
     shelf::StoreShelf,
     site::{SiteError, Sites},
+    torrents::Torrents,
     trace::Traces,
-    trackers,
+    trackers, watch,
 };
 
 /// How long running pulls may take to end, once the answers have ended.
@@ -78,6 +79,12 @@ impl Node {
         let store = open_store(&config.data).await?;
         let uploads = Uploads::open(config.data.join("uploads"))
             .map_err(|source| StartError::Io { what: "making the folder of uploads".into(), source })?;
+        let torrents = Torrents::open(config.data.join("torrents"), config.torrents_folder())
+            .map_err(|source| StartError::Io { what: "reading the list of torrents".into(), source })?;
+        watch::prepare(&config.torrents.watch).map_err(|(folder, source)| {
+            let what = format!("making the watched folder {}", folder.display());
+            StartError::Io { what, source }
+        })?;
         let (tls, certificate) = certificate::open(&config)?.unzip();
         let mut listeners = Vec::new();
         for address in &config.mirror.listen {
@@ -105,6 +112,7 @@ impl Node {
             directory,
             records: Records::default(),
             traces: Traces::default(),
+            torrents,
             to_clients: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
             flights: std::sync::Mutex::default(),
@@ -152,6 +160,11 @@ impl Node {
         }
         if inner.config.mirror.challenge {
             inner.tasks.spawn(learn_challenge(content.clone()));
+        }
+        let resumed = content.clone();
+        inner.tasks.spawn(async move { resumed.0.resume_torrents().await });
+        if !inner.config.torrents.watch.is_empty() {
+            inner.tasks.spawn(watch::run(inner.clone()));
         }
         inner.tasks.spawn(announce_all(content.clone()));
         inner.tasks.spawn(forget_lost(content.clone()));

@@ -47,17 +47,12 @@ pub(crate) fn serve(lab: &Arc<Lab>, socket: UnixListener, page: TcpListener) {
         serving.await.unwrap_or_else(|error| tracing::error!(%error, "the API has ended"))
     });
     let names = Names::of(lab.page);
-    let guarded = router(lab).merge(self::page()).layer(middleware::from_fn_with_state(names, guard));
+    let guarded = router(lab).layer(middleware::from_fn_with_state(names, guard));
     let stop = lab.stop.clone();
     let serving = axum::serve(page, guarded).with_graceful_shutdown(stop.cancelled_owned());
     lab.tasks.spawn(async move {
         serving.await.unwrap_or_else(|error| tracing::error!(%error, "the page has ended"))
     });
-}
-
-/// The page.
-fn page() -> Router {
-    Router::new().route("/", get(async || "A Longshore lab. Its API begins at /lab.\n"))
 }
 
 fn router(lab: &Arc<Lab>) -> Router {
@@ -67,7 +62,8 @@ fn router(lab: &Arc<Lab>) -> Router {
         .route("/lab/recording", get(recorded))
         .route("/lab/actions", post(act))
         .route("/lab/nodes/{name}/{*call}", any(pass))
-        .fallback(async || failure(StatusCode::NOT_FOUND, "no such call"))
+        .route("/lab/{*other}", any(async || failure(StatusCode::NOT_FOUND, "no such call")))
+        .fallback(page::answer)
         .with_state(lab.clone())
 }
 

@@ -48,6 +48,12 @@ pub(super) async fn log(Query(query): Query<Since>) -> Json<LogPage> {
 }
 
 impl Api {
+    /// Makes seconds since 1970 of the engine's age.
+    pub(super) fn since(&self) -> impl Fn(Duration) -> u64 {
+        let start = now().saturating_sub(self.content.0.uptime().as_secs());
+        move |age| start + age.as_secs()
+    }
+
     /// The node in short.
     pub(crate) fn status(&self) -> Status {
         let inner = &self.content.0;
@@ -59,8 +65,7 @@ impl Api {
         addresses.extend(self.listens.iter().map(|address| purpose("api", address.to_string())));
         addresses.extend(self.mirrors.iter().map(|address| purpose("mirror", address.to_string())));
         let uptime = inner.uptime().as_secs();
-        let since = |age: Duration| now().saturating_sub(uptime) + age.as_secs();
-        let trackers = trackers::status(&inner.config.trackers, &inner.engine, since);
+        let trackers = trackers::status(&inner.config.trackers, &inner.engine, self.since());
         Status {
             node: inner.name.clone(),
             peer_id: hash::to_hex(inner.engine.peer_id().as_bytes()),

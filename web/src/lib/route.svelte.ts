@@ -1,0 +1,49 @@
+// Where in the page one is, in the address behind the `#`: a view, and what it is about.
+
+export const VIEWS = ['swarm', 'blocks', 'why', 'rates', 'tables', 'settings', 'log'] as const;
+export type View = (typeof VIEWS)[number];
+
+/** Reads `#/blocks?node=n1&of=…`. Whatever is no view is the first. */
+export function parseHash(hash: string): { view: View; of: Map<string, string> } {
+  const [path = '', query = ''] = hash.replace(/^#\/?/, '').split('?', 2);
+  const view = VIEWS.find((known) => known === path) ?? 'swarm';
+  return { view, of: new Map(new URLSearchParams(query)) };
+}
+
+export function hashOf(view: View, of: ReadonlyMap<string, string>): string {
+  const kept = [...of].filter(([, value]) => value !== '');
+  return `#/${view}${kept.length > 0 ? `?${new URLSearchParams(kept).toString()}` : ''}`;
+}
+
+class Route {
+  view = $state<View>('swarm');
+  private of = $state.raw<ReadonlyMap<string, string>>(new Map());
+
+  begin(): void {
+    const read = (): void => {
+      const { view, of } = parseHash(location.hash);
+      this.view = view;
+      this.of = of;
+    };
+    addEventListener('hashchange', read);
+    read();
+  }
+
+  get(key: string): string {
+    return this.of.get(key) ?? '';
+  }
+
+  /** Changes what the view is about, without a step in the history. */
+  set(changes: Record<string, string>): void {
+    this.of = new Map([...this.of, ...Object.entries(changes)]);
+    history.replaceState(null, '', hashOf(this.view, this.of));
+  }
+
+  /** The address of another view that is about the same. */
+  to(view: View, changes: Record<string, string> = {}): string {
+    const kept = [...this.of].filter(([key]) => key === 'node' || key === 'of');
+    return hashOf(view, new Map([...kept, ...Object.entries(changes)]));
+  }
+}
+
+export const route = new Route();
