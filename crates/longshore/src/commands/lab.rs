@@ -16,7 +16,7 @@ pub(crate) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    once: once::Args,
+    once: once::Once,
 }
 
 #[derive(clap::Subcommand)]
