@@ -13,7 +13,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The lab in short.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LabStatus {
     /// Its name.
     pub id: String,
@@ -28,6 +28,9 @@ pub struct LabStatus {
     /// Zones by name; hosts of different zones are further apart. One without a name is all there is by default.
     #[serde(default)]
     pub zones: Vec<String>,
+    /// Zones, two by two, whose link is cut.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cuts: Vec<[String; 2]>,
     /// Nodes and servers.
     pub hosts: Vec<LabHost>,
     /// What the lab has published, and what its nodes are to get.
@@ -99,7 +102,10 @@ pub struct LabHost {
     /// The delay of its link, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
-    /// Why it failed.
+    /// Content bytes that have left it; of the registry and the web server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_bytes: Option<u64>,
+    /// Why it failed, or what is wrong with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }

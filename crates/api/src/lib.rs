@@ -18,6 +18,7 @@ pub mod directory;
 mod directory_client;
 mod error;
 pub mod lab;
+mod lab_client;
 pub mod live;
 pub mod node;
 mod node_client;
@@ -30,6 +31,7 @@ mod transport;
 
 pub use directory_client::DirectoryClient;
 pub use error::{CallError, ClientError, ErrorBody};
-pub use node_client::{Endpoint, NodeClient, PullStream};
+pub use lab_client::LabClient;
+pub use node_client::{Endpoint, NodeClient, PullStream, RecordStream};
 pub use platform::{Platform, PlatformError, Platforms};
 pub use transport::MAX_ANSWER;

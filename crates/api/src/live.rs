@@ -45,8 +45,11 @@ pub enum News {
         /// The program's version.
         version: String,
     },
-    /// The node in short, once a second. In JSON it lies in a field `status`: it has a `node` of its own.
-    Status(#[serde(with = "in_status")] Status),
+    /// The node in short, when it has changed, once a second at most.
+    Status {
+        /// It.
+        status: Status,
+    },
     /// Torrents that are new or have changed, and those that are gone.
     Torrents {
         /// Nothing else is there.
@@ -132,31 +135,6 @@ pub struct Blocks {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 fn is_false(value: &bool) -> bool {
     !value
-}
-
-/// A status in a field of its own.
-mod in_status {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use super::Status;
-
-    #[derive(Serialize)]
-    struct Told<'a> {
-        status: &'a Status,
-    }
-
-    #[derive(Deserialize)]
-    struct Heard {
-        status: Status,
-    }
-
-    pub(super) fn serialize<S: Serializer>(status: &Status, to: S) -> Result<S::Ok, S::Error> {
-        Told { status }.serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Status, D::Error> {
-        Heard::deserialize(from).map(|heard| heard.status)
-    }
 }
 
 /// Info-hashes as a list of texts.

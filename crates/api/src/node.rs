@@ -315,6 +315,8 @@ pub struct Provenance {
     /// The torrent.
     #[serde(with = "text")]
     pub info_hash: InfoHash,
+    /// Its length.
+    pub size: u64,
     /// Bytes per block, but for the last of a piece.
     pub block_length: u32,
     /// Bytes per piece, but for the last.

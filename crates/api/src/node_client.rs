@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, path::PathBuf, time::Duration};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use hash::Digest;
 use metainfo::InfoHash;
 use reqwest::{Method, Response, StatusCode};
@@ -11,9 +11,12 @@ use url::Url;
 
 use crate::{
     CallError, ClientError,
+    live::Record,
     node::{
         BlobPage, BlobStatus, Health, PeerStatus, Provenance, PullEvent, PullRequest, Status, TorrentStatus,
     },
+    torrents::{AddRequest, Added, FileStatus, Limits, TorrentAction},
+    trace::{Explanation, Trace},
     transport::{Connect, Transport, join, parse_base, unreachable},
 };
 
@@ -62,6 +65,11 @@ impl NodeClient {
             }
         };
         Ok(Self { transport: Transport::new(&connect, token)?, base, deadline: Self::DEADLINE })
+    }
+
+    /// A client over a connection of another kind of server, which has the node's calls below `base`.
+    pub(crate) fn over(transport: Transport, base: Url) -> Self {
+        Self { transport, base, deadline: Self::DEADLINE }
     }
 
     /// The same with another deadline per call.
@@ -117,6 +125,57 @@ impl NodeClient {
         self.get(join(&self.base, &["v1", "torrents", &torrent.to_string(), "provenance"])).await
     }
 
+    /// Adds an ordinary torrent from its file, into `folder` below that of all torrents.
+    pub async fn add_torrent(&self, file: Bytes, start: bool, folder: &str) -> Result<Added, CallError> {
+        let mut url = join(&self.base, &["v1", "torrents"]);
+        url.query_pairs_mut().append_pair("start", if start { "true" } else { "false" });
+        if !folder.is_empty() {
+            url.query_pairs_mut().append_pair("folder", folder);
+        }
+        self.transport.upload(url.clone(), file, self.deadline).await?.ok_or_else(|| missing(&url))
+    }
+
+    /// Adds an ordinary torrent from a magnet link or the address of its file.
+    pub async fn add(&self, request: &AddRequest, start: bool) -> Result<Added, CallError> {
+        let mut url = join(&self.base, &["v1", "torrents"]);
+        url.query_pairs_mut().append_pair("start", if start { "true" } else { "false" });
+        let added = self.transport.json(Method::POST, url.clone(), Some(request), self.deadline).await?;
+        added.ok_or_else(|| missing(&url))
+    }
+
+    /// Starts, stops or verifies an ordinary torrent; `None` when the node does not have it.
+    pub async fn act(&self, torrent: &InfoHash, action: TorrentAction) -> Result<Option<()>, CallError> {
+        let action = match action {
+            TorrentAction::Start => "start",
+            TorrentAction::Stop => "stop",
+            TorrentAction::Verify => "verify",
+        };
+        let url = join(&self.base, &["v1", "torrents", &torrent.to_string(), action]);
+        self.transport.json::<(), ()>(Method::POST, url, None, self.deadline).await
+    }
+
+    /// Removes an ordinary torrent, and its files too if `data`; `None` when the node does not have it.
+    pub async fn remove(&self, torrent: &InfoHash, data: bool) -> Result<Option<()>, CallError> {
+        let mut url = join(&self.base, &["v1", "torrents", &torrent.to_string()]);
+        url.query_pairs_mut().append_pair("data", if data { "true" } else { "false" });
+        self.transport.json::<(), ()>(Method::DELETE, url, None, self.deadline).await
+    }
+
+    /// Limits one ordinary torrent, or the whole node where none is named.
+    pub async fn limit(&self, torrent: Option<&InfoHash>, limits: &Limits) -> Result<Option<()>, CallError> {
+        let url = match torrent {
+            Some(torrent) => join(&self.base, &["v1", "torrents", &torrent.to_string()]),
+            None => join(&self.base, &["v1", "limits"]),
+        };
+        let answer = self.transport.bytes(Method::PATCH, url, Some(limits), self.deadline).await?;
+        Ok(answer.map(drop))
+    }
+
+    /// The files of an ordinary torrent; `None` when the node does not have it.
+    pub async fn files(&self, torrent: &InfoHash) -> Result<Option<Vec<FileStatus>>, CallError> {
+        self.get(join(&self.base, &["v1", "torrents", &torrent.to_string(), "files"])).await
+    }
+
     /// The node's metrics, Prometheus text.
     pub async fn metrics(&self) -> Result<String, CallError> {
         let url = join(&self.base, &["v1", "metrics"]);
@@ -124,10 +183,40 @@ impl NodeClient {
         Ok(String::from_utf8_lossy(&text.ok_or_else(|| missing(&url))?).into_owned())
     }
 
+    /// What happens, from now on: `topics` as the node's API names them, all where there are none.
+    pub async fn events(&self, topics: &str) -> Result<RecordStream, CallError> {
+        let mut url = join(&self.base, &["v1", "events"]);
+        if !topics.is_empty() {
+            url.query_pairs_mut().append_pair("topics", topics);
+        }
+        let (response, url) = self.transport.open::<()>(Method::GET, url, None, self.deadline).await?;
+        Ok(RecordStream { response, url, lines: Lines::default() })
+    }
+
+    /// How the latest blobs came, the latest first.
+    pub async fn traces(&self, limit: usize) -> Result<Vec<Trace>, CallError> {
+        let mut url = join(&self.base, &["v1", "traces"]);
+        url.query_pairs_mut().append_pair("limit", &limit.to_string());
+        self.required(url).await
+    }
+
+    /// How an image came; `None` when the node does not know it.
+    pub async fn explain(&self, reference: &str) -> Result<Option<Explanation>, CallError> {
+        let mut url = join(&self.base, &["v1", "explain"]);
+        url.query_pairs_mut().append_pair("reference", reference);
+        self.get(url).await
+    }
+
+    /// Has the node forget a blob; `None` when it has nothing of it.
+    pub async fn forget(&self, digest: &Digest) -> Result<Option<()>, CallError> {
+        let url = join(&self.base, &["v1", "blobs", &digest.to_string()]);
+        self.transport.json::<(), ()>(Method::DELETE, url, None, self.deadline).await
+    }
+
     /// Starts a pull and follows it.
     pub async fn pull(&self, request: &PullRequest) -> Result<PullStream, CallError> {
         let url = join(&self.base, &["v1", "pull"]);
-        let (response, url) = self.transport.open(Method::POST, url, request, self.deadline).await?;
+        let (response, url) = self.transport.open(Method::POST, url, Some(request), self.deadline).await?;
         Ok(PullStream { response, url, lines: Lines::default(), over: false })
     }
 
@@ -187,6 +276,40 @@ impl PullStream {
     }
 }
 
+/// What a node, or a lab, tells as it happens.
+pub struct RecordStream {
+    response: Response,
+    url: String,
+    lines: Lines,
+}
+
+impl RecordStream {
+    /// The next record; `None` at the end, which comes when whoever tells stops. Fails when it is silent for
+    /// [`NodeClient::SILENCE`].
+    pub async fn next(&mut self) -> Result<Option<Record>, CallError> {
+        loop {
+            while let Some(line) = self.lines.next() {
+                // Of server-sent events only the data counts here; each record has one line of it.
+                if let Some(data) = line.strip_prefix(b"data:") {
+                    return serde_json::from_slice(data).map(Some).map_err(|e| self.bad(e.to_string()));
+                }
+            }
+            match tokio::time::timeout(NodeClient::SILENCE, self.response.chunk()).await {
+                Ok(Ok(Some(chunk))) => self.lines.push(&chunk).map_err(|reason| self.bad(reason))?,
+                Ok(Ok(None)) => return Ok(None),
+                Ok(Err(error)) => return Err(unreachable(&self.url, &error)),
+                Err(_) => {
+                    return Err(CallError::TimedOut { url: self.url.clone(), after: NodeClient::SILENCE });
+                }
+            }
+        }
+    }
+
+    fn bad(&self, reason: String) -> CallError {
+        CallError::BadAnswer { url: self.url.clone(), reason }
+    }
+}
+
 /// Cuts a stream of bytes into lines; empty ones are left out.
 #[derive(Default)]
 struct Lines {
@@ -195,8 +318,8 @@ struct Lines {
 }
 
 impl Lines {
-    /// The longest line, in bytes: `complete` with a source per peer is the longest.
-    const MOST: usize = 1024 * 1024;
+    /// The longest line, in bytes: where the blocks of a torrent with many peers came from is the longest.
+    const MOST: usize = 4 * 1024 * 1024;
 
     fn push(&mut self, chunk: &[u8]) -> Result<(), String> {
         // Only the new bytes can hold a line's end.

@@ -28,6 +28,17 @@ pub enum AddRequest {
     Url(String),
 }
 
+/// What can be done with a torrent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TorrentAction {
+    /// Gets and gives pieces.
+    Start,
+    /// Neither.
+    Stop,
+    /// Hashes all that is there, and goes on from that.
+    Verify,
+}
+
 /// What was added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Added {

@@ -57,6 +57,8 @@ pub struct Span {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SpanKind {
+    /// The registry, or the fleet, was asked what a tag points at.
+    Tag,
     /// The directory was asked who has it.
     Directory,
     /// Another node held the lease.

@@ -106,16 +106,8 @@ impl Transport {
     ) -> Result<Option<Bytes>, CallError> {
         let shown = shown(&url);
         let call = async {
-            let mut response = self.send(method, url, body, &shown).await?;
-            let status = response.status();
-            let body = read(&mut response, &shown).await?;
-            if good(&status) {
-                Ok(Some(body))
-            } else if status == StatusCode::NOT_FOUND {
-                Ok(None)
-            } else {
-                Err(failure(&shown, status, &body))
-            }
+            let response = self.send(method, url, body, &shown).await?;
+            whole(response, &shown, good).await
         };
         match tokio::time::timeout(deadline, call).await {
             Ok(outcome) => outcome,
@@ -123,17 +115,39 @@ impl Transport {
         }
     }
 
+    /// Sends a torrent file and reads the whole answer as JSON. `None` is a 404.
+    pub(crate) async fn upload<T: DeserializeOwned>(
+        &self,
+        url: Url,
+        file: Bytes,
+        deadline: Duration,
+    ) -> Result<Option<T>, CallError> {
+        let shown = shown(&url);
+        let request =
+            self.request(Method::POST, url).header(header::CONTENT_TYPE, "application/x-bittorrent");
+        let call = async {
+            let response = request.body(file).send().await.map_err(|error| unreachable(&shown, &error))?;
+            whole(response, &shown, StatusCode::is_success).await
+        };
+        let answer = match tokio::time::timeout(deadline, call).await {
+            Ok(outcome) => outcome?,
+            Err(_) => return Err(CallError::TimedOut { url: shown, after: deadline }),
+        };
+        let parsed = answer.map(|answer| serde_json::from_slice(&answer)).transpose();
+        parsed.map_err(|error| CallError::BadAnswer { url: shown, reason: error.to_string() })
+    }
+
     /// Sends `body` and gives the response once its head is there; the body is the caller's to read.
     pub(crate) async fn open<B: Serialize + Sync>(
         &self,
         method: Method,
         url: Url,
-        body: &B,
+        body: Option<&B>,
         deadline: Duration,
     ) -> Result<(Response, String), CallError> {
         let shown = shown(&url);
         let call = async {
-            let mut response = self.send(method, url, Some(body), &shown).await?;
+            let mut response = self.send(method, url, body, &shown).await?;
             let status = response.status();
             if status.is_success() {
                 return Ok(response);
@@ -150,23 +164,45 @@ impl Transport {
     async fn send<B: Serialize + Sync>(
         &self,
         method: Method,
-        mut url: Url,
+        url: Url,
         body: Option<&B>,
         shown: &str,
     ) -> Result<Response, CallError> {
+        let mut request = self.request(method, url);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        request.send().await.map_err(|error| unreachable(shown, &error))
+    }
+
+    fn request(&self, method: Method, mut url: Url) -> RequestBuilder {
         if self.token.is_some() {
             // A user in the address would become a second `Authorization`.
             let _ = url.set_username("");
             let _ = url.set_password(None);
         }
-        let mut request: RequestBuilder = self.http.request(method, url);
-        if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, token);
+        let request = self.http.request(method, url);
+        match &self.token {
+            Some(token) => request.header(header::AUTHORIZATION, token),
+            None => request,
         }
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        request.send().await.map_err(|error| unreachable(shown, &error))
+    }
+}
+
+/// The whole body of an answer whose status is one of `good`. `None` is a 404.
+async fn whole(
+    mut response: Response,
+    shown: &str,
+    good: impl Fn(&StatusCode) -> bool,
+) -> Result<Option<Bytes>, CallError> {
+    let status = response.status();
+    let body = read(&mut response, shown).await?;
+    if good(&status) {
+        Ok(Some(body))
+    } else if status == StatusCode::NOT_FOUND {
+        Ok(None)
+    } else {
+        Err(failure(shown, status, &body))
     }
 }
 

@@ -108,7 +108,7 @@ fn records() -> Vec<Record> {
     };
     let news = [
         News::Hello { format: FORMAT, version: "0.1.0".into() },
-        News::Status(status()),
+        News::Status { status: status() },
         News::Torrents { all: true, changed: vec![torrent(TorrentPhase::Seeding)], gone: vec![info_hash()] },
         News::Links { all: true, changed: vec![link()], gone: vec![peer_id()] },
         News::Blocks(blocks),
@@ -248,6 +248,7 @@ fn pull_events() -> Vec<PullEvent> {
 
 fn trace() -> Trace {
     let kinds = [
+        SpanKind::Tag,
         SpanKind::Directory,
         SpanKind::Lease,
         SpanKind::Swarm,

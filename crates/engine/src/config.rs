@@ -31,6 +31,10 @@ pub struct Config {
     pub max_active: u64,
     /// How many pieces ahead of a reader are fetched first.
     pub window: u32,
+    /// Most content bytes received per second, for all torrents together; 0 for no limit.
+    pub down_limit: u64,
+    /// Most content bytes sent per second, for all torrents together; 0 for no limit.
+    pub up_limit: u64,
     /// Whether peers are looked for in the local network by multicast, and those that look are answered (BEP 14).
     pub local_discovery: bool,
 }
@@ -47,6 +51,8 @@ impl Default for Config {
             max_request: 256 * 1024,
             max_active: 48 * 1024 * 1024,
             window: 32,
+            down_limit: 0,
+            up_limit: 0,
             local_discovery: false,
         }
     }

@@ -34,6 +34,7 @@ use crate::{
     link, local,
     metadata::{self, MetadataError},
     places::{Places, canonical},
+    rate::Rates,
     torrent::{Failure, NoLog, ProofLog, Torrent},
 };
 
@@ -118,6 +119,8 @@ pub(crate) struct Shared {
     /// For trackers.
     pub(crate) tracker_client: TrackerClient,
     places: Arc<Places>,
+    /// Limits of all torrents together.
+    pub(crate) rates: Rates,
     keys: AtomicU64,
     /// Torrents whose proven bytes were found gone; the shelf is not asked for them again.
     lost: Mutex<BTreeMap<InfoHash, Failure>>,
@@ -148,6 +151,7 @@ impl Engine {
         let shared = Arc::new(Shared {
             checker: Checker::start(config.check_threads).map_err(StartError::Threads)?,
             places: Places::new(config.max_connections, config.max_per_host),
+            rates: Rates::default(),
             config,
             peer_id,
             listen,
@@ -166,12 +170,14 @@ impl Engine {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
+        let engine = Self(shared.clone());
+        engine.set_limits(shared.config.down_limit, shared.config.up_limit);
         shared.tasks.spawn(announcer::run(announces, shared.clone()));
         shared.tasks.spawn(accept(listener, shared.clone()));
         if shared.config.local_discovery {
             shared.tasks.spawn(local::run(shared.clone()));
         }
-        Ok(Self(shared))
+        Ok(engine)
     }
 
     /// Where the engine listens for peers.
@@ -227,6 +233,18 @@ impl Engine {
     /// Announces every torrent again, one after the other over some seconds: a tracker has lost what it knew.
     pub async fn announce_again(&self) {
         self.0.announcer.again().await;
+    }
+
+    /// Most content bytes per second, received and sent, for all torrents together; 0 for no limit.
+    pub fn limits(&self) -> (u64, u64) {
+        (self.0.rates.down.get(), self.0.rates.up.get())
+    }
+
+    /// Sets other limits, from now on.
+    pub fn set_limits(&self, down: u64, up: u64) {
+        let now = self.0.clock.now();
+        self.0.rates.down.set(down, now);
+        self.0.rates.up.set(up, now);
     }
 
     /// How long the engine has been running; the times of a torrent's provenance are counted from its start.

@@ -31,6 +31,7 @@ mod local;
 mod local_plan;
 mod metadata;
 mod places;
+mod rate;
 mod resume;
 mod torrent;
 mod writer;

@@ -10,7 +10,11 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use metainfo::PieceIndex;
 use swarm::{PeerInfo, PeerKey};
-use tokio::{net::TcpStream, sync::Notify, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::Notify,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use wire::{
     BlockRange, DecodeError, Decoder, EXTENDED_HANDSHAKE_ID, ExtendedHandshake, Frame, Handshake,
@@ -83,7 +87,7 @@ pub(crate) async fn run(
     };
     let why = tokio::select! {
         why = reader.run() => why,
-        why = writer::run(torrent, key, &stream, &wake) => why,
+        why = writer::run(&shared.rates, torrent, key, &stream, &wake) => why,
         () = stop.cancelled() => LinkError::Dropped,
     };
     let flood = matches!(why, LinkError::Flood);
@@ -235,10 +239,24 @@ impl LinkReader<'_> {
         if !self.torrent.lock().swarm.expects(self.key, range) {
             return self.pass_over(range).await;
         }
+        self.take_turn(range.length).await;
         let mut payload = self.shared.buffers.take(range.length as usize);
         self.receive(&mut payload).await?;
         self.torrent.received(self.key, range, payload);
         Ok(())
+    }
+
+    /// Waits until the limits let a block be received. Until then it waits in the socket, and the peer with it.
+    async fn take_turn(&self, length: u32) {
+        let (clock, limits) = (self.shared.clock, [&self.shared.rates.down, &self.torrent.rates.down]);
+        loop {
+            let wait = limits.iter().map(|limit| limit.wait(clock.now())).max().unwrap_or_default();
+            if wait.is_zero() {
+                break;
+            }
+            sleep(wait).await;
+        }
+        limits.iter().for_each(|limit| limit.charge(u64::from(length), clock.now()));
     }
 
     /// Receives a block that is of no use, in small bites.

@@ -21,6 +21,7 @@ use crate::{
     clock::Clock,
     dial::Candidates,
     layout::Layout,
+    rate::Rates,
 };
 
 /// Where the engine notes which pieces are proven, so that a restart goes on from them.
@@ -54,6 +55,8 @@ pub struct Torrent {
     /// Wakes the torrent's own task: new peers to dial, something to time.
     pub(crate) wake: Notify,
     pub(crate) stop: CancellationToken,
+    /// Limits of its own.
+    pub(crate) rates: Rates,
     /// Whether the local network may know of it, unless it is private.
     pub(crate) open: bool,
 }
@@ -196,7 +199,8 @@ impl Torrent {
             next_reader: 0,
         };
         let (inner, wake) = (Mutex::new(inner), Notify::new());
-        Self { meta, layout, log, clock, checker, inner, status, wake, stop, open: false }
+        let rates = Rates::default();
+        Self { meta, layout, log, clock, checker, inner, status, wake, stop, rates, open: false }
     }
 
     /// Whether the local network may know of it.
@@ -236,6 +240,15 @@ impl Torrent {
         self.lock().swarm.provenance().clone()
     }
 
+    /// Of [`Torrent::provenance`] the sources from one place on, and the runs from another. Of those before, only the
+    /// last run may have changed since it was last in such an answer.
+    pub fn provenance_from(&self, source: usize, run: usize) -> (Vec<swarm::Source>, Vec<swarm::Run>) {
+        let inner = self.lock();
+        let provenance = inner.swarm.provenance();
+        let sources = provenance.sources().get(source..).unwrap_or_default().to_vec();
+        (sources, provenance.runs().get(run..).unwrap_or_default().to_vec())
+    }
+
     /// Bytes of proven pieces that peers gave so far; what was asked for in vain or not at all does not count.
     pub fn from_peers(&self) -> u64 {
         self.lock().swarm.provenance().from_peers()
@@ -258,6 +271,18 @@ impl Torrent {
             inner.held.remove(&piece);
             inner.swarm.on_supplied(piece, kind, now);
         });
+    }
+
+    /// Most content bytes per second, received and sent; 0 for no limit of its own.
+    pub fn limits(&self) -> (u64, u64) {
+        (self.rates.down.get(), self.rates.up.get())
+    }
+
+    /// Sets other limits, from now on.
+    pub fn set_limits(&self, down: u64, up: u64) {
+        let now = self.clock.now();
+        self.rates.down.set(down, now);
+        self.rates.up.set(up, now);
     }
 
     /// Adds addresses at which peers of this torrent may be found.

@@ -16,7 +16,7 @@ use tokio::{
 };
 use wire::{BlockRange, Message};
 
-use crate::{link::LinkError, torrent::Torrent};
+use crate::{link::LinkError, rate::Rates, torrent::Torrent};
 
 /// Something is said at least this often, so that the peer knows we are there (BEP 3).
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
@@ -27,18 +27,20 @@ static ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
 
 /// Sends what the brain wants sent, as fast as the peer takes it.
 pub(crate) async fn run(
+    rates: &Rates,
     torrent: &Arc<Torrent>,
     key: PeerKey,
     stream: &TcpStream,
     wake: &Notify,
 ) -> LinkError {
-    match serve(torrent, key, stream, wake).await {
+    match serve(rates, torrent, key, stream, wake).await {
         Ok(never) => match never {},
         Err(why) => why,
     }
 }
 
 async fn serve(
+    rates: &Rates,
     torrent: &Arc<Torrent>,
     key: PeerKey,
     stream: &TcpStream,
@@ -47,12 +49,19 @@ async fn serve(
     let mut messages = Vec::new();
     let mut bytes = BytesMut::new();
     loop {
+        let limits = [&rates.up, &torrent.rates.up];
+        let mut pause = Duration::ZERO;
         let upload = torrent.act(|inner, now| {
             inner.swarm.drain_messages(key, &mut messages);
             if let Some(link) = inner.links.get_mut(&key) {
                 messages.append(&mut link.extra);
             }
-            inner.swarm.next_upload(key, now)
+            pause = limits.iter().map(|limit| limit.wait(now)).max().unwrap_or_default();
+            let upload = if pause.is_zero() { inner.swarm.next_upload(key, now) } else { None };
+            if let Some(range) = &upload {
+                limits.iter().for_each(|limit| limit.charge(u64::from(range.length), now));
+            }
+            upload
         });
         messages.drain(..).for_each(|message| message.encode(&mut bytes));
         match upload {
@@ -63,6 +72,10 @@ async fn serve(
                 block(torrent, stream, range).await?;
                 // A socket that always takes more must not keep the reading half waiting.
                 tokio::task::consume_budget().await;
+            }
+            None if bytes.is_empty() && !pause.is_zero() => {
+                // Messages need not wait with the blocks.
+                let _ = timeout(pause, wake.notified()).await;
             }
             None if bytes.is_empty() => {
                 if timeout(KEEP_ALIVE, wake.notified()).await.is_err() {

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::{LabError, image::ImageError, links};
 
 /// The most nodes of one lab.
@@ -40,7 +42,7 @@ pub struct LabConfig {
 }
 
 /// What goes into the image.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Sources {
     /// Its files.
     pub directory: Option<PathBuf>,
@@ -108,6 +110,11 @@ impl Rate {
         self.0
     }
 
+    /// Of so many bits per second; none outside of what can be.
+    pub fn of_bits(bits: u64) -> Option<Self> {
+        (64_000..=100_000_000_000).contains(&bits).then_some(Self(bits))
+    }
+
     /// What may pass at once: four milliseconds' worth (a kernel that ticks 250 times a second refills no sooner),
     /// and never less than the largest packet that the kernel hands down in one piece.
     pub(crate) const fn burst(self) -> u64 {
@@ -130,13 +137,14 @@ impl FromStr for Rate {
         let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let (number, unit) = text.split_at(digits);
         let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+            "bit" => 1,
             "kbit" => 1_000,
             "mbit" => 1_000_000,
             "gbit" => 1_000_000_000,
             _ => return Err(wrong()),
         };
         let bits = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).ok_or_else(wrong)?;
-        (64_000..=100_000_000_000).contains(&bits).then_some(Self(bits)).ok_or_else(wrong)
+        Self::of_bits(bits).ok_or_else(wrong)
     }
 }
 
@@ -145,10 +153,69 @@ impl fmt::Display for Rate {
         match self.0 {
             bits if bits % 1_000_000_000 == 0 => write!(f, "{}gbit", bits / 1_000_000_000),
             bits if bits % 1_000_000 == 0 => write!(f, "{}mbit", bits / 1_000_000),
-            bits => write!(f, "{}kbit", bits / 1_000),
+            bits if bits % 1_000 == 0 => write!(f, "{}kbit", bits / 1_000),
+            bits => write!(f, "{bits}bit"),
         }
     }
 }
+
+/// How long a link takes, in milliseconds, written as `5ms` or `1s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delay(u64);
+
+/// Not a delay.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no delay of a link: write it as 5ms or 1s (at least 1ms, at most 10s)")]
+pub struct DelayError(String);
+
+impl Delay {
+    /// Milliseconds.
+    pub const fn millis(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Delay {
+    type Err = DelayError;
+
+    fn from_str(text: &str) -> Result<Self, DelayError> {
+        let wrong = || DelayError(text.to_owned());
+        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, unit) = text.split_at(digits);
+        let factor: u64 = match unit.trim() {
+            "ms" => 1,
+            "s" => 1000,
+            _ => return Err(wrong()),
+        };
+        let millis = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).ok_or_else(wrong)?;
+        (1..=10_000).contains(&millis).then_some(Self(millis)).ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for Delay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}ms", self.0)
+    }
+}
+
+/// As they are written, in topologies.
+macro_rules! as_text {
+    ($($kind:ty),*) => {$(
+        impl Serialize for $kind {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $kind {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+
+as_text!(Rate, Delay);
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -40,6 +40,9 @@ pub enum LabError {
     /// The image could not be made.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// A torrent could not be made.
+    #[error("{0}")]
+    Content(String),
     /// A file or directory.
     #[error("cannot use {}: {source}", path.display())]
     File {
@@ -57,6 +60,80 @@ pub enum LabError {
         address: SocketAddr,
         /// The system's words.
         source: io::Error,
+    },
+    /// A delay, but no links that could have it.
+    #[error("--delay needs --netns: packets on loopback cannot be delayed for some of its addresses alone")]
+    DelayWithoutNamespaces,
+    /// The kernel cannot delay packets.
+    #[error(
+        "this kernel cannot delay packets (tc netem): load the module sch_netem (`modprobe sch_netem`; Debian's cloud \
+         kernels leave it out), or leave --delay out"
+    )]
+    NoDelay,
+    /// A topology that makes no sense.
+    #[error("the topology is wrong: {0}")]
+    Topology(String),
+    /// Not a lab's name.
+    #[error("`{name}` cannot be a lab's name: use up to 16 small letters and digits")]
+    BadName {
+        /// What was given.
+        name: String,
+    },
+    /// The page where others could reach it.
+    #[error(
+        "the page has no log-in, and cannot be at {page}: give an address of loopback, such as 127.0.0.1:7070"
+    )]
+    OpenPage {
+        /// What was given.
+        page: SocketAddr,
+    },
+    /// The page's address is not free.
+    #[error("the page cannot be at {page}: {source}; give another --page, or none for a free one")]
+    Page {
+        /// What was given.
+        page: SocketAddr,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// Another client is not installed.
+    #[error("{program} is not installed (Debian: apt-get install {program})")]
+    NoClient {
+        /// The program, which Debian's package is called after.
+        program: &'static str,
+    },
+    /// No lab.
+    #[error("no lab runs{}: raise one with `longshore lab up`", .name.as_ref().map(|n| format!(" with the name {n}")).unwrap_or_default())]
+    NoLab {
+        /// The name that was asked for.
+        name: Option<String>,
+    },
+    /// Which of several labs is not said.
+    #[error("several labs run: say which with --name ({})", .names.join(", "))]
+    WhichLab {
+        /// All names.
+        names: Vec<String>,
+    },
+    /// A lab that does not end.
+    #[error("the lab {name} does not end: {reason}")]
+    Stays {
+        /// Its name.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// A lab of this name runs.
+    #[error(
+        "a lab named {name} runs already: end it with `longshore lab down --name {name}`, or give another --name"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// What a killed lab has left cannot be removed.
+    #[error("{} is left of an earlier lab and cannot be removed: remove it by hand", path.display())]
+    Remains {
+        /// Its directory.
+        path: PathBuf,
     },
     /// All blocks of addresses are other labs'.
     #[error("too many labs run on this machine: end one of them, or use --netns")]
@@ -95,6 +172,16 @@ pub enum LabError {
         /// The last lines of its log.
         log: String,
     },
+    /// A host of a lasting lab does not come to run.
+    #[error("{name} could not be started: {reason}; the end of its log:\n{log}")]
+    Start {
+        /// The host.
+        name: String,
+        /// Why.
+        reason: String,
+        /// The last lines of its log.
+        log: String,
+    },
     /// A process does not answer.
     #[error("{name} is not ready after {after:?}: {reason}; the end of its log:\n{log}")]
     NotReady {
@@ -126,4 +213,27 @@ pub enum LabError {
     /// Told to stop before there was a report.
     #[error("stopped before it was done; everything is removed")]
     Stopped,
+}
+
+impl LabError {
+    /// Whether what was given cannot be used, and another try needs other words.
+    pub const fn is_bad_input(&self) -> bool {
+        matches!(
+            self,
+            Self::RateWithoutNamespaces
+                | Self::TooManyNodes { .. }
+                | Self::NoLeecher
+                | Self::NotEmpty { .. }
+                | Self::Image(_)
+                | Self::DelayWithoutNamespaces
+                | Self::NoDelay
+                | Self::Topology(_)
+                | Self::BadName { .. }
+                | Self::OpenPage { .. }
+                | Self::Page { .. }
+                | Self::NoClient { .. }
+                | Self::NameTaken { .. }
+                | Self::WhichLab { .. }
+        )
+    }
 }

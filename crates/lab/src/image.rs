@@ -28,6 +28,8 @@ const EPOCH: &str = "1970-01-01T00:00:00Z";
 const SOURCE_LAYERS: u64 = 4;
 /// Deepest directory that is entered.
 const DEPTH_LIMIT: usize = 64;
+/// Manifests of an image in one another.
+const MANIFESTS: usize = 3;
 /// Largest `index.json` that is read.
 const INDEX_LIMIT: u64 = 4 << 20;
 
@@ -341,6 +343,75 @@ impl Layout {
         fs::write(&draft, index.to_string()).map_err(at(&draft))?;
         fs::rename(&draft, &path).map_err(at(&path))
     }
+}
+
+/// Puts the images of another layout into the one in `out`, under `name` and the tags that they have there: blobs as
+/// links, where the disk is the same. Gives tags and digests. Blocks.
+pub(crate) fn adopt(from: &Path, out: &Path, name: &str) -> Result<Vec<(String, Digest)>, ImageError> {
+    let layout = Layout::open(out)?;
+    let mut adopted = Vec::new();
+    for mut descriptor in read_index(from)? {
+        let wrong = || ImageError::Index { path: from.join("index.json") };
+        let digest: Digest =
+            descriptor["digest"].as_str().and_then(|text| text.parse().ok()).ok_or_else(wrong)?;
+        let mut parts = Vec::new();
+        blobs(from, digest, MANIFESTS, &mut parts)?;
+        for (part, _) in parts {
+            let (there, here) = (from.join("blobs/sha256").join(part.hex()), layout.blobs.join(part.hex()));
+            if !here.exists() {
+                let linked = fs::hard_link(&there, &here).or_else(|_| fs::copy(&there, &here).map(drop));
+                linked.map_err(at(&there))?;
+            }
+        }
+        let full = descriptor["annotations"][REF_NAME].as_str().unwrap_or_default().to_owned();
+        // A name with or without a tag, or a tag alone.
+        let last = full.rsplit(['/', ':']).next().unwrap_or_default();
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let tag = if last.is_empty() || !last.chars().all(plain) { "latest" } else { last }.to_owned();
+        let named = format!("{name}:{tag}");
+        descriptor["annotations"] = json!({ REF_NAME: named });
+        layout.add_to_index(descriptor, &named)?;
+        adopted.push((tag, digest));
+    }
+    Ok(adopted)
+}
+
+/// Adds a manifest or index of a layout, and all that it names, with sizes. What an index names and is not there is
+/// left out: layouts may have the images of some platforms only. Blocks.
+pub(crate) fn blobs(
+    layout: &Path,
+    digest: Digest,
+    depth: usize,
+    all: &mut Vec<(Digest, u64)>,
+) -> Result<(), ImageError> {
+    let path = layout.join("blobs/sha256").join(digest.hex());
+    let mut bytes = Vec::new();
+    File::open(&path).and_then(|file| file.take(INDEX_LIMIT).read_to_end(&mut bytes)).map_err(at(&path))?;
+    let wrong = || ImageError::Index { path: path.clone() };
+    let manifest: Value = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
+    all.push((digest, bytes.len() as u64));
+    for list in ["manifests", "layers"] {
+        for part in manifest[list].as_array().into_iter().flatten() {
+            let part: Digest =
+                part["digest"].as_str().and_then(|text| text.parse().ok()).ok_or_else(wrong)?;
+            let there = layout.join("blobs/sha256").join(part.hex());
+            match fs::metadata(&there) {
+                Ok(_) if list == "manifests" && depth > 0 => blobs(layout, part, depth - 1, all)?,
+                Ok(meta) if all.iter().all(|(known, _)| *known != part) => all.push((part, meta.len())),
+                Err(error) if list == "layers" => return Err(at(&there)(error)),
+                _ => {}
+            }
+        }
+    }
+    if let Some(config) = manifest["config"]["digest"].as_str() {
+        let config: Digest = config.parse().map_err(|_| wrong())?;
+        let there = layout.join("blobs/sha256").join(config.hex());
+        let length = fs::metadata(&there).map_err(at(&there))?.len();
+        if all.iter().all(|(known, _)| *known != config) {
+            all.push((config, length));
+        }
+    }
+    Ok(())
 }
 
 /// The descriptors of a layout's `index.json`; none when there is no such file.

@@ -14,9 +14,11 @@
 //! Everything runs on the caller's tokio runtime, but for hashing, which has a thread per node: a thread is what can
 //! stand in a network namespace.
 
+mod claim;
 mod config;
 mod error;
 pub mod image;
+pub mod lasting;
 mod links;
 mod netns;
 mod plan;
@@ -29,7 +31,7 @@ mod stage;
 mod table;
 mod verify;
 
-pub use config::{LabConfig, MAX_NODES, Rate, RateError, Sources};
+pub use config::{Delay, DelayError, LabConfig, MAX_NODES, Rate, RateError, Sources};
 pub use error::LabError;
 pub use plan::Role;
 pub use report::{BlobReport, NodeReport, Report, Taken};

@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use serde::Serialize;
 
 /// Where registry mirrors listen.
-const MIRROR_PORT: u16 = 5555;
+pub(crate) const MIRROR_PORT: u16 = 5555;
 /// Where nodes listen for peers.
-const PEER_PORT: u16 = 6881;
-const REGISTRY_PORT: u16 = 5000;
-const TRACKER_PORT: u16 = 6969;
+pub(crate) const PEER_PORT: u16 = 6881;
+pub(crate) const REGISTRY_PORT: u16 = 5000;
+pub(crate) const TRACKER_PORT: u16 = 6969;
 
 /// What a node is in the lab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -34,6 +34,24 @@ pub(crate) enum Network {
 impl Network {
     /// How many blocks of loopback addresses there are.
     pub(crate) const BLOCKS: u8 = 16;
+    /// How many zones there may be.
+    pub(crate) const ZONES: usize = 8;
+
+    /// An address. On loopback all zones share theirs.
+    pub(crate) fn ip(self, zone: usize, third: u8, last: u8) -> Ipv4Addr {
+        match self {
+            Self::Namespaces => Ipv4Addr::new(10, 99 + zone.min(Self::ZONES) as u8, third, last),
+            Self::Loopback(block) => Ipv4Addr::new(127, block, third, last),
+        }
+    }
+
+    /// What of ports is usual, for this network.
+    pub(crate) fn port(self, usual: u16) -> u16 {
+        match self {
+            Self::Namespaces => usual,
+            Self::Loopback(block) => usual + u16::from(block) * 100,
+        }
+    }
 }
 
 /// The addresses of a lab.
@@ -57,11 +75,7 @@ pub(crate) struct NodePlan {
 impl Plan {
     /// For at most [`MAX_NODES`](crate::MAX_NODES) nodes.
     pub(crate) fn new(seeders: usize, leechers: usize, network: Network) -> Self {
-        let (a, b, shift) = match network {
-            Network::Namespaces => (10, 99, 0),
-            Network::Loopback(block) => (127, block, u16::from(block) * 100),
-        };
-        let at = |third, last, port| SocketAddr::from((Ipv4Addr::new(a, b, third, last), port + shift));
+        let at = |third, last, port| SocketAddr::from((network.ip(0, third, last), network.port(port)));
         let names = (1..=seeders).map(|n| (Role::Seeder, format!("s{n}")));
         let names = names.chain((1..=leechers).map(|n| (Role::Leecher, format!("n{n}"))));
         let nodes = names.zip(1..=254u8).map(|((role, name), last)| NodePlan {

@@ -1,7 +1,8 @@
 //! A tracker or node that runs as a process of its own.
 
 use std::{
-    fs::File,
+    ffi::OsStr,
+    fs::{File, OpenOptions},
     io::{Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -14,7 +15,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::{LabError, links};
+use crate::{LabError, claim, links};
 
 /// How long processes have to end when told to, all together.
 const GRACE: Duration = Duration::from_secs(5);
@@ -29,33 +30,46 @@ pub(crate) struct Process {
     log: PathBuf,
 }
 
+/// What is started, and how.
+#[derive(Debug)]
+pub(crate) struct Launch<'a> {
+    /// What it is called here.
+    pub(crate) name: &'a str,
+    pub(crate) program: &'a Path,
+    pub(crate) arguments: &'a [&'a str],
+    /// All of its environment but for the path.
+    pub(crate) environment: &'a [(&'a str, &'a OsStr)],
+    /// The network namespace that it runs in.
+    pub(crate) namespace: Option<&'a str>,
+    /// Where its output is appended.
+    pub(crate) log: &'a Path,
+    /// The directory of the lab that it belongs to.
+    pub(crate) mark: &'a Path,
+}
+
 impl Process {
-    /// Starts `program`, in the namespace if one is named. It gets a process group of its own, so that Ctrl-C in the
-    /// terminal reaches the lab alone, and nothing of this process's environment, which may configure another node.
-    pub(crate) fn start(
-        name: &str,
-        program: &Path,
-        arguments: &[&str],
-        namespace: Option<&str>,
-        log: &Path,
-    ) -> Result<Self, LabError> {
-        let failed = |source| LabError::Spawn { name: name.to_owned(), source };
-        let mut command = match namespace {
+    /// Starts it. It gets a process group of its own, so that Ctrl-C in the terminal reaches the lab alone, and
+    /// nothing of this process's environment, which may configure another node.
+    pub(crate) fn start(launch: &Launch<'_>) -> Result<Self, LabError> {
+        let failed = |source| LabError::Spawn { name: launch.name.to_owned(), source };
+        let mut command = match launch.namespace {
             // It becomes the program by exec, so the process is the program's.
             Some(namespace) => {
                 let mut ip = Command::new("ip");
-                ip.args(["netns", "exec", namespace]).arg(program);
+                ip.args(["netns", "exec", namespace]).arg(launch.program);
                 ip
             }
-            None => Command::new(program),
+            None => Command::new(launch.program),
         };
-        let out = File::create(log).map_err(failed)?;
+        let out = OpenOptions::new().create(true).append(true).open(launch.log).map_err(failed)?;
         let err = out.try_clone().map_err(failed)?;
         let child = command
-            .args(arguments)
+            .args(launch.arguments)
             .env_clear()
             .env("PATH", links::PATH)
             .env("RUST_BACKTRACE", "1")
+            .env(claim::MARK, launch.mark)
+            .envs(launch.environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(err)
@@ -63,7 +77,7 @@ impl Process {
             .kill_on_drop(true)
             .spawn()
             .map_err(failed)?;
-        Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
+        Ok(Self { name: launch.name.to_owned(), child, log: launch.log.to_owned() })
     }
 
     /// Its number, while it has not been waited for.
@@ -84,6 +98,25 @@ impl Process {
     /// The last lines of its log.
     pub(crate) fn tail(&self) -> String {
         tail(&self.log)
+    }
+
+    /// Waits for its end, and says how it came, with the last lines of its log.
+    pub(crate) async fn ended_by_itself(&mut self) -> LabError {
+        match self.child.wait().await {
+            Ok(status) => self.ended(status),
+            Err(source) => LabError::Spawn { name: self.name.clone(), source },
+        }
+    }
+
+    /// Ends it: asks it to, and kills it if it does not.
+    pub(crate) async fn stop(self) {
+        stop(&mut vec![self]).await;
+    }
+
+    /// Kills it.
+    pub(crate) async fn kill(mut self) {
+        // Waits as well; a killed process ends.
+        let _ = self.child.kill().await;
     }
 
     fn terminate(&self) {
@@ -109,7 +142,8 @@ pub(crate) async fn stop(processes: &mut Vec<Process>) {
     processes.clear();
 }
 
-fn tail(log: &Path) -> String {
+/// The last lines of a log.
+pub(crate) fn tail(log: &Path) -> String {
     let read = || {
         let mut file = File::open(log)?;
         let length = file.metadata()?.len();
@@ -133,13 +167,17 @@ fn tail(log: &Path) -> String {
 mod tests {
     use super::*;
 
+    fn launch<'a>(program: &'a Path, arguments: &'a [&'a str], log: &'a Path) -> Launch<'a> {
+        Launch { name: "n1", program, arguments, environment: &[], namespace: None, log, mark: log }
+    }
+
     #[tokio::test]
     async fn a_process_that_fails_shows_the_end_of_its_log() {
         let folder = tempfile::tempdir().expect("a folder");
         let log = folder.path().join("log");
         let script = "for i in $(seq 1000); do echo line $i; done; echo the end >&2; exit 3";
         let mut process =
-            Process::start("n1", Path::new("/bin/sh"), &["-c", script], None, &log).expect("starts");
+            Process::start(&launch(Path::new("/bin/sh"), &["-c", script], &log)).expect("starts");
         let _ = process.child.wait().await.expect("ends");
         let error = process.check().expect_err("has ended").to_string();
         assert!(error.contains("n1") && error.ends_with("the end") && error.contains("3"), "{error}");
@@ -150,7 +188,7 @@ mod tests {
     async fn all_end_when_told_to() {
         let folder = tempfile::tempdir().expect("a folder");
         let log = folder.path().join("log");
-        let start = || Process::start("n1", Path::new("/bin/sleep"), &["1000"], None, &log).expect("starts");
+        let start = || Process::start(&launch(Path::new("/bin/sleep"), &["1000"], &log)).expect("starts");
         let mut all = vec![start(), start()];
         let pid = all.iter().filter_map(Process::pid).next().expect("runs");
         stop(&mut all).await;

@@ -79,8 +79,17 @@ impl Registry {
     /// Serves the layout on `listener`. An image is found under the `name:tag` that its annotation in `index.json`
     /// holds; when that is a bare tag, under any name.
     pub fn start(listener: TcpListener, config: RegistryConfig) -> io::Result<Self> {
+        Self::start_counting(listener, config, Counters::default())
+    }
+
+    /// The same, which goes on with the figures of another that has ended.
+    pub fn start_counting(
+        listener: TcpListener,
+        config: RegistryConfig,
+        counters: Counters,
+    ) -> io::Result<Self> {
         let addr = listener.local_addr()?;
-        let (counters, shutdown) = (Counters::default(), CancellationToken::new());
+        let shutdown = CancellationToken::new();
         let served = Arc::new(Served {
             layout: config.layout,
             counters: counters.clone(),
@@ -379,7 +388,7 @@ fn refusal(status: StatusCode, code: &str) -> Response {
 }
 
 /// `bytes=a-b` and `bytes=a-`; anything else counts as no range, which is allowed.
-fn parse_range(header: &str) -> Option<(u64, u64)> {
+pub(crate) fn parse_range(header: &str) -> Option<(u64, u64)> {
     let (first, last) = header.strip_prefix("bytes=")?.split_once('-')?;
     let first = first.parse().ok()?;
     let last = if last.is_empty() { u64::MAX } else { last.parse().ok()? };

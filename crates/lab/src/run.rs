@@ -21,13 +21,15 @@ use tokio::{
 
 use crate::{
     LabConfig, LabError, NodeReport, Report,
+    claim::file,
     image::{self, ImageSummary},
-    links, netns,
+    links::{self, Shape},
+    netns,
     plan::{NodePlan, Plan},
     pull,
     registry::{Counters, Registry, RegistryConfig},
     report::{BlobKind, BlobReport},
-    stage::{Stage, file},
+    stage::Stage,
     verify,
 };
 
@@ -129,7 +131,7 @@ async fn play(
     let blobs = make_image(config, stage, &layout).await?;
     if config.namespaces {
         tell(Event::Step("making network namespaces"));
-        links::make(stage.id(), &hosts(&plan, config)).await?;
+        links::make(stage.id(), 1, &[], &hosts(&plan, config)).await?;
     }
     let nodes =
         if plan.nodes.len() == 1 { "one node".to_owned() } else { format!("{} nodes", plan.nodes.len()) };
@@ -241,14 +243,10 @@ fn hosts(plan: &Plan, config: &LabConfig) -> Vec<links::Host> {
         std::net::IpAddr::V6(_) => std::net::Ipv4Addr::UNSPECIFIED,
     };
     let servers = [("registry", plan.registry, config.origin_rate), ("tracker", plan.tracker, None)];
-    let servers =
-        servers.map(|(name, address, rate)| links::Host { name: name.to_owned(), ip: v4(address), rate });
-    let nodes = plan.nodes.iter().map(|node| links::Host {
-        name: node.name.clone(),
-        ip: v4(node.peer),
-        rate: config.rate,
-    });
-    servers.into_iter().chain(nodes).collect()
+    let servers = servers.map(|(name, address, rate)| (name.to_owned(), v4(address), rate));
+    let nodes = plan.nodes.iter().map(|node| (node.name.clone(), v4(node.peer), config.rate));
+    let host = |(name, ip, rate)| links::Host { name, ip, zone: 0, shape: Shape { rate, delay: None } };
+    servers.into_iter().chain(nodes).map(host).collect()
 }
 
 async fn start_registry(stage: &mut Stage, plan: &Plan, layout: PathBuf) -> Result<Counters, LabError> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod config;
 pub(crate) mod create;
+pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod lab;
 pub(crate) mod node;
@@ -11,4 +12,5 @@ mod retracker;
 pub(crate) mod runtime;
 pub(crate) mod seed;
 pub(crate) mod status;
+pub(crate) mod torrent;
 pub(crate) mod tracker;

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal as _};
 
 use anyhow::Context as _;
 use clap::ArgAction;
+use tracing::Metadata;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 use crate::{failure::Failure, screen};
@@ -45,19 +46,27 @@ fn colours_are_unwanted() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
-/// Writes whole lines to standard error while progress bars stand aside.
+/// Writes whole lines to standard error while progress bars stand aside, and into the log book.
 struct AboveBars;
 
 impl<'a> MakeWriter<'a> for AboveBars {
-    type Writer = Self;
+    type Writer = Line;
 
-    fn make_writer(&'a self) -> Self {
-        Self
+    fn make_writer(&'a self) -> Line {
+        Line("info")
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line {
+        Line(meta.level().as_str())
     }
 }
 
-impl io::Write for AboveBars {
+/// A line of a level.
+struct Line(&'static str);
+
+impl io::Write for Line {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        node::log_book().note(self.0, &String::from_utf8_lossy(bytes));
         screen::bars().suspend(|| io::stderr().lock().write_all(bytes))?;
         Ok(bytes.len())
     }

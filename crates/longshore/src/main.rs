@@ -1,7 +1,7 @@
 //! The one binary: parses arguments, calls one role, and shows what it does.
 //!
 //! Each command is a file under `commands`; what several of them share stands beside them: [`host`] starts an
-//! engine, [`torrent_file`] reads what a user names, [`resume`] finds what is on disk, [`screen`] draws and prints,
+//! engine, [`torrent_file`] reads what a user names, [`screen`] draws and prints,
 //! [`failure`] says what went wrong and with which exit code, [`service`] tells systemd how it goes.
 //!
 //! It holds no logic but presentation. Results go to standard output, everything else to standard error. Exit codes:
@@ -14,7 +14,6 @@ mod failure;
 mod host;
 mod log;
 mod quantity;
-mod resume;
 mod screen;
 mod service;
 mod torrent_file;
@@ -40,6 +39,8 @@ enum Command {
     Config(commands::config::Args),
     /// Make a torrent from a file or folder
     Create(commands::create::Args),
+    /// Tell how an image came to this host, and what took the time
+    Explain(commands::explain::Args),
     /// Fetch a torrent's content, resuming from what is on disk
     Get(commands::get::Args),
     /// Run a demonstration swarm on this machine: tracker, registry, nodes
@@ -56,6 +57,8 @@ enum Command {
     Seed(commands::seed::Args),
     /// Show what the node holds and does
     Status(commands::status::Args),
+    /// Add, start, stop, limit and remove ordinary torrents on the node
+    Torrent(commands::torrent::Args),
     /// Run a tracker with the content directory
     Tracker(Box<commands::tracker::Args>),
 }
@@ -74,6 +77,8 @@ fn main() -> ExitCode {
         Command::Node(args) => host::block_on(commands::node::run(args)),
         Command::Proxy(args) => host::block_on(commands::proxy::run(*args)),
         Command::Pull(args) => host::block_on(commands::pull::run(args)),
+        Command::Explain(args) => host::block_on(commands::explain::run(args)),
+        Command::Torrent(args) => host::block_on(commands::torrent::run(args)),
         Command::Runtime(args) => host::block_on(commands::runtime::run(args)),
         Command::Seed(args) => host::block_on(commands::seed::run(args)),
         Command::Status(args) => host::block_on(commands::status::run(args)),

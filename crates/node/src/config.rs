@@ -39,6 +39,8 @@ pub struct Config {
     pub api: ApiConfig,
     /// The content service.
     pub content: ContentConfig,
+    /// Ordinary torrents.
+    pub torrents: TorrentsConfig,
     /// Registries.
     pub origin: OriginConfig,
     /// The mirror as a proxy.
@@ -84,8 +86,22 @@ pub struct PeerConfig {
     pub max_peers: usize,
     /// How many peers are served at once, per blob.
     pub upload_slots: usize,
+    /// Most content bytes received per second; 0 for no limit.
+    pub down_limit: u64,
+    /// Most content bytes sent per second; 0 for no limit.
+    pub up_limit: u64,
     /// Whether peers are looked for in the local network too.
     pub local_discovery: bool,
+}
+
+/// The part of the configuration about ordinary torrents.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "the table [torrents]")]
+pub struct TorrentsConfig {
+    /// Where their content goes; empty for `torrents/content` in the node's data.
+    pub folder: PathBuf,
+    /// Folders that are watched for torrent files.
+    pub watch: Vec<PathBuf>,
 }
 
 /// The part of the configuration about the mirror.
@@ -115,6 +131,13 @@ pub struct MirrorSection {
 pub struct ApiConfig {
     /// The unix socket.
     pub socket: PathBuf,
+    /// Where it is over TCP as well, with the page.
+    #[serde(deserialize_with = "listen_all")]
+    pub listen: Vec<SocketAddr>,
+    /// A file with the token that is asked for over TCP.
+    pub token_file: Option<PathBuf>,
+    /// Origins of pages of other nodes that may use it.
+    pub origins: Vec<String>,
 }
 
 /// The part of the configuration about content.
@@ -142,6 +165,7 @@ impl Default for Config {
             mirror: MirrorSection::default(),
             api: ApiConfig::default(),
             content: ContentConfig::default(),
+            torrents: TorrentsConfig::default(),
             origin: OriginConfig::default(),
             proxy: ProxyConfig::default(),
             ostree: Vec::new(),
@@ -158,6 +182,8 @@ impl Default for PeerConfig {
             max_per_host: engine.max_per_host,
             max_peers: engine.max_peers,
             upload_slots: engine.upload_slots,
+            down_limit: engine.down_limit,
+            up_limit: engine.up_limit,
             local_discovery: engine.local_discovery,
         }
     }
@@ -180,7 +206,12 @@ impl Default for MirrorSection {
 
 impl Default for ApiConfig {
     fn default() -> Self {
-        Self { socket: PathBuf::from("/run/longshore/node.sock") }
+        Self {
+            socket: PathBuf::from("/run/longshore/node.sock"),
+            listen: Vec::new(),
+            token_file: None,
+            origins: Vec::new(),
+        }
     }
 }
 
@@ -233,6 +264,14 @@ impl Config {
         }
     }
 
+    /// Where the content of ordinary torrents goes.
+    pub(crate) fn torrents_folder(&self) -> PathBuf {
+        match &self.torrents.folder {
+            folder if folder.as_os_str().is_empty() => self.data.join("torrents").join("content"),
+            folder => folder.clone(),
+        }
+    }
+
     pub(crate) fn engine(&self) -> engine::Config {
         engine::Config {
             listen: self.peer.listen,
@@ -240,6 +279,8 @@ impl Config {
             max_per_host: self.peer.max_per_host,
             max_peers: self.peer.max_peers,
             upload_slots: self.peer.upload_slots,
+            down_limit: self.peer.down_limit,
+            up_limit: self.peer.up_limit,
             local_discovery: self.peer.local_discovery,
             ..engine::Config::default()
         }

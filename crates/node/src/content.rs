@@ -14,11 +14,12 @@ use std::{
 use api::{
     DirectoryClient,
     node::{Provenance, Run, Source, SourceBytes, SourceKind},
+    trace::SpanKind,
 };
 use engine::{Engine, Torrent};
 use futures_util::FutureExt;
 use hash::Digest;
-use metainfo::BLOCK_LENGTH;
+use metainfo::{BLOCK_LENGTH, BlobTorrent, Geometry, PieceIndex};
 use mirror::{
     Asker, BlobAnswer, BlobHead, ByteRange, Content as MirrorContent, ContentError, Health, Located,
     ManifestAnswer, ManifestHeadAnswer, Push, Pushed, Span, WebRequest,
@@ -38,12 +39,14 @@ use crate::{
     config::Config,
     fetch,
     flight::{FetchError, Flight, Progress, Want, not_public},
-    manifests::Resolved,
+    manifests::{Names, Resolved},
     push::Uploads,
     record::{Record, Records},
     single::Singles,
     site::Sites,
     stream,
+    torrents::Torrents,
+    trace::Traces,
 };
 
 /// How long a client waits for a blob's size from whoever brings the blob, before the origin is asked for it.
@@ -68,6 +71,8 @@ pub(crate) struct Inner {
     pub(crate) sites: Sites,
     pub(crate) directory: Option<DirectoryClient>,
     pub(crate) records: Records,
+    pub(crate) traces: Traces,
+    pub(crate) torrents: Torrents,
     /// Content bytes given to clients.
     pub(crate) to_clients: AtomicU64,
     /// Bytes of blobs that have left the store for want of room.
@@ -77,6 +82,8 @@ pub(crate) struct Inner {
     pub(crate) uploads: Uploads,
     /// What the default registry asks of those who show nothing, where the mirror is to ask the same.
     pub(crate) challenge: Mutex<Option<String>>,
+    /// What tags pointed at lately.
+    pub(crate) resolved: Names,
     pub(crate) tags: Singles<(Repository, String, Asker), Result<Resolved, ContentError>>,
     /// The disk, which may hang.
     pub(crate) disk: Breaker,
@@ -107,7 +114,8 @@ impl Inner {
         if let Some(flight) = flights.get(&digest) {
             return (flight.clone(), false);
         }
-        let flight = Arc::new(Flight::new(digest, home.clone(), want, asker.clone(), now()));
+        let tracer = self.traces.begin(digest, &home.to_string(), want.word());
+        let flight = Arc::new(Flight::new(digest, home.clone(), want, asker.clone(), tracer));
         flights.insert(digest, flight.clone());
         let (inner, for_task) = (self.clone(), flight.clone());
         self.tasks.spawn(async move {
@@ -194,7 +202,7 @@ impl Inner {
 
     /// Notes where a blob's bytes came from, when it came by a torrent.
     pub(crate) fn remember(&self, flight: &Flight, torrent: &Torrent) {
-        let provenance = self.provenance(flight, torrent);
+        let provenance = self.provenance(torrent, Some(flight.home.host()));
         let record = torrent.provenance();
         let sums = provenance.sources.iter().cloned().zip(record.sources());
         let sources = sums.map(|(source, s)| SourceBytes { source, bytes: s.bytes }).collect();
@@ -202,58 +210,84 @@ impl Inner {
         self.records.add(flight.digest, Record { started, finished, sources, provenance: Some(provenance) });
     }
 
-    /// Where a torrent's blocks came from so far.
-    pub(crate) fn provenance(&self, flight: &Flight, torrent: &Torrent) -> Provenance {
+    /// Where a torrent's blocks came from so far, `origin` being the host of the place where the content lives.
+    pub(crate) fn provenance(&self, torrent: &Torrent, origin: Option<&str>) -> Provenance {
         let record = torrent.provenance();
+        Provenance {
+            info_hash: torrent.info_hash(),
+            size: torrent.meta().info.geometry.total(),
+            block_length: BLOCK_LENGTH,
+            piece_length: torrent.meta().info.geometry.piece_length(),
+            sources: record.sources().iter().map(|s| source(&s.kind, origin)).collect(),
+            runs: self.runs(record.runs()),
+        }
+    }
+
+    /// Runs with the times of people.
+    pub(crate) fn runs(&self, runs: &[swarm::Run]) -> Vec<Run> {
         let base = now_ms().saturating_sub(u64::try_from(self.engine.age().as_millis()).unwrap_or(u64::MAX));
-        let runs = record.runs().iter().map(|run| Run {
+        let run = |run: &swarm::Run| Run {
             piece: run.piece.0,
             block: run.first_block,
             count: run.blocks,
             source: run.source.0,
             first_ms: base + run.first.0 / 1000,
             last_ms: base + run.last.0 / 1000,
-        });
-        Provenance {
-            info_hash: torrent.info_hash(),
-            block_length: BLOCK_LENGTH,
-            piece_length: torrent.meta().info.geometry.piece_length(),
-            sources: record.sources().iter().map(|s| self.source(&s.kind, flight)).collect(),
-            runs: runs.collect(),
-        }
+        };
+        runs.iter().map(run).collect()
     }
 
     /// Notes that a blob came from its origin.
-    pub(crate) fn remember_origin(&self, flight: &Flight) {
+    pub(crate) fn remember_origin(&self, flight: &Flight, torrent: &BlobTorrent) {
         let bytes = flight.progress().borrow().from_origin;
         let pushed = matches!(flight.want, Want::Pushed(_));
         let kind = if pushed { swarm::SourceKind::Store } else { swarm::SourceKind::Origin };
-        self.remember_one(flight, self.source(&kind, flight), bytes);
+        self.remember_one(flight, torrent, source(&kind, Some(flight.home.host())), bytes);
     }
 
     /// Notes that the directory had all of a blob.
-    pub(crate) fn remember_directory(&self, flight: &Flight, bytes: u64) {
-        self.remember_one(flight, Source { kind: SourceKind::Directory, peer: None, peer_id: None }, bytes);
+    pub(crate) fn remember_directory(&self, flight: &Flight, torrent: &BlobTorrent, bytes: u64) {
+        let source = Source { kind: SourceKind::Directory, peer: None, peer_id: None };
+        self.remember_one(flight, torrent, source, bytes);
     }
 
-    fn remember_one(&self, flight: &Flight, source: Source, bytes: u64) {
+    fn remember_one(&self, flight: &Flight, torrent: &BlobTorrent, source: Source, bytes: u64) {
         let (started, finished) = (flight.started, now());
-        let sources = vec![SourceBytes { source, bytes }];
-        self.records.add(flight.digest, Record { started, finished, sources, provenance: None });
-    }
-
-    pub(crate) fn source(&self, kind: &swarm::SourceKind, flight: &Flight) -> Source {
-        match kind {
-            swarm::SourceKind::Peer { address, id } => Source {
-                kind: SourceKind::Peer,
-                peer: Some(address.to_string()),
-                peer_id: Some(hash::to_hex(id.as_bytes())),
-            },
-            swarm::SourceKind::Origin => {
-                Source { kind: SourceKind::Origin, peer: Some(flight.home.host().to_owned()), peer_id: None }
+        let sources = vec![SourceBytes { source: source.clone(), bytes }];
+        let size = flight.progress().borrow().size.unwrap_or(bytes);
+        let geometry = Geometry::new(size, metainfo::blob_piece_length(size));
+        let provenance = geometry.map(|geometry| {
+            let run = |piece: PieceIndex| {
+                let size = geometry.piece_size(piece);
+                let at = flight.came_at(geometry.piece_offset(piece) + u64::from(size));
+                let count = size.div_ceil(BLOCK_LENGTH);
+                Run { piece: piece.0, block: 0, count, source: 0, first_ms: at, last_ms: at }
+            };
+            Provenance {
+                info_hash: torrent.info_hash,
+                size,
+                block_length: BLOCK_LENGTH,
+                piece_length: geometry.piece_length(),
+                sources: vec![source],
+                runs: geometry.pieces().map(run).collect(),
             }
-            swarm::SourceKind::Store => Source { kind: SourceKind::Store, peer: None, peer_id: None },
+        });
+        self.records.add(flight.digest, Record { started, finished, sources, provenance });
+    }
+}
+
+/// A source as the API tells of it.
+pub(crate) fn source(kind: &swarm::SourceKind, origin: Option<&str>) -> Source {
+    match kind {
+        swarm::SourceKind::Peer { address, id } => Source {
+            kind: SourceKind::Peer,
+            peer: Some(address.to_string()),
+            peer_id: Some(hash::to_hex(id.as_bytes())),
+        },
+        swarm::SourceKind::Origin => {
+            Source { kind: SourceKind::Origin, peer: origin.map(str::to_owned), peer_id: None }
         }
+        swarm::SourceKind::Store => Source { kind: SourceKind::Store, peer: None, peer_id: None },
     }
 }
 
@@ -432,7 +466,8 @@ impl Inner {
             self.may_have_of(asker, home, *digest, &Want::Blob).await?;
         }
         let span = Span::of(range, blob.size)?;
-        let body = stream::stored(self.clone(), file, span);
+        let told = self.traces.of(*digest, &home.to_string(), "blob").span(SpanKind::Client);
+        let body = stream::stored(self.clone(), file, span, told);
         Ok(Some(BlobAnswer { size: blob.size, span, media_type: blob.media_type, body }))
     }
 
@@ -523,6 +558,8 @@ impl Drop for Landing {
                 put(&self.inner.failed, digest, error.is_wrong(), |_| FAILED);
             }
         }
+        let size = self.flight.progress().borrow().size;
+        self.flight.tracer.end(size, outcome.as_ref().err().map(ToString::to_string));
         // What is here by then is found in the store; what failed may be tried anew.
         self.inner.flights().remove(&self.flight.digest);
         self.flight.update(|progress| progress.outcome = Some(outcome));

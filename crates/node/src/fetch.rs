@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use api::{
     CallError,
     directory::{Claim, Entry, Lease, PublishRequest},
+    trace::SpanKind,
 };
 use hash::Digest;
 use metainfo::BlobTorrent;
@@ -36,11 +37,22 @@ pub(crate) async fn run(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), 
     // The first claim may wait for another's lease as well.
     flight.update(|progress| progress.waiting = true);
     loop {
+        // Only where another has the lease does the directory keep a claim waiting.
+        let kind = if wait.is_zero() { SpanKind::Directory } else { SpanKind::Lease };
+        let mut span = flight.tracer.span(kind);
         let claim = if stale {
             directory.claim_stale(&flight.digest, &inner.name, wait).await
         } else {
             directory.claim(&flight.digest, &inner.name, wait).await
         };
+        span.note(match &claim {
+            Ok(Claim::Known(entry)) if entry.content.is_empty() => "known: a swarm has it".to_owned(),
+            Ok(Claim::Known(_)) => "known: the directory has all of it".to_owned(),
+            Ok(Claim::Leased(_)) => "nobody has it: this node asks the origin".to_owned(),
+            Ok(Claim::Held { by, .. }) => format!("{by} has the lease"),
+            Err(error) => error.to_string(),
+        });
+        drop(span);
         wait = WAIT;
         let held = matches!(claim, Ok(Claim::Held { .. }));
         flight.update(|progress| progress.waiting = held);
@@ -87,7 +99,7 @@ async fn join(inner: &Arc<Inner>, flight: &Arc<Flight>, entry: Entry) -> Result<
     }
     // Small enough that the directory has all of it.
     let torrent = inner.keep_small(flight.digest, entry.content, entry.media_type.as_deref()).await?;
-    inner.remember_directory(flight, entry.size);
+    inner.remember_directory(flight, &torrent, entry.size);
     inner.engine.announce_soon(torrent.info_hash, inner.trackers()).await;
     Ok(())
 }
@@ -108,12 +120,13 @@ async fn with_lease(inner: &Arc<Inner>, flight: &Arc<Flight>, lease: Lease) -> R
             fetched.await?
         }
     };
-    inner.remember_origin(flight);
+    inner.remember_origin(flight, &torrent);
     let id = held.as_ref().map(Held::id);
     let (media_type, public) = flight.told();
-    if offer(inner, &torrent, media_type, public, id).await
-        && let Some(held) = held
-    {
+    let span = flight.tracer.span(SpanKind::Publish);
+    let offered = offer(inner, &torrent, media_type, public, id).await;
+    drop(span);
+    if offered && let Some(held) = held {
         held.published();
     }
     Ok(())
@@ -122,14 +135,18 @@ async fn with_lease(inner: &Arc<Inner>, flight: &Arc<Flight>, lease: Lease) -> R
 /// Fetches from the origin without a lease, and offers it to the fleet all the same.
 async fn alone(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), FetchError> {
     let torrent = from_origin::fetch(inner, flight).await?;
-    inner.remember_origin(flight);
+    inner.remember_origin(flight, &torrent);
     let (inner, (media_type, public)) = (inner.clone(), flight.told());
     if matches!(flight.want, Want::Fetched(_)) {
         // The fleet is told next which URL it is of.
         offer(&inner, &torrent, media_type, public, None).await;
         return Ok(());
     }
-    inner.tasks.clone().spawn(async move { offer(&inner, &torrent, media_type, public, None).await });
+    let tracer = flight.tracer.clone();
+    inner.tasks.clone().spawn(async move {
+        let _span = tracer.span(SpanKind::Publish);
+        offer(&inner, &torrent, media_type, public, None).await
+    });
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use engine::Torrent;
@@ -11,6 +11,11 @@ use hash::Digest;
 use mirror::{Asker, ContentError};
 use origin::{Home, OriginError, Place, Repository, Rights};
 use tokio::sync::watch;
+
+use crate::{
+    content::{now, now_ms},
+    trace::Tracer,
+};
 
 /// One blob's coming. Shared by whoever brings it and whoever reads it.
 pub(crate) struct Flight {
@@ -26,6 +31,10 @@ pub(crate) struct Flight {
     /// With whose rights the origin is asked, once that is known.
     rights: OnceLock<Rights>,
     progress: watch::Sender<Progress>,
+    /// What is done for it.
+    pub(crate) tracer: Tracer,
+    /// How many bytes had come from the origin at what time.
+    came: Mutex<Vec<(u64, u64)>>,
 }
 
 /// What is being fetched, which decides how the origin is asked.
@@ -42,6 +51,16 @@ pub(crate) enum Want {
 }
 
 impl Want {
+    /// In a word, as traces call it.
+    pub(crate) const fn word(&self) -> &'static str {
+        match self {
+            Self::Blob => "blob",
+            Self::Manifest(_) => "manifest",
+            Self::Pushed(_) => "push",
+            Self::Fetched(_) => "file",
+        }
+    }
+
     /// Whether all of its bytes are on this host already.
     pub(crate) fn is_here(&self) -> bool {
         matches!(self, Self::Pushed(_) | Self::Fetched(_))
@@ -72,9 +91,27 @@ pub(crate) struct Progress {
 }
 
 impl Flight {
-    pub(crate) fn new(digest: Digest, home: Home, want: Want, asker: Asker, started: u64) -> Self {
-        let (rights, progress) = (OnceLock::new(), watch::Sender::default());
-        Self { digest, home, want, asker, started, rights, progress }
+    pub(crate) fn new(digest: Digest, home: Home, want: Want, asker: Asker, tracer: Tracer) -> Self {
+        let (rights, progress, came) = (OnceLock::new(), watch::Sender::default(), Mutex::default());
+        Self { digest, home, want, asker, started: now(), rights, progress, tracer, came }
+    }
+
+    /// Notes that so many bytes from the start have come from the origin by now.
+    pub(crate) fn has_come(&self, prefix: u64, size: u64) {
+        /// As many times as a picture has places for.
+        const TIMES: u64 = 1024;
+        let mut came = self.came.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = came.last().map_or(0, |(prefix, _)| *prefix);
+        if prefix >= size || prefix.saturating_sub(last) > size / TIMES {
+            came.push((prefix, now_ms()));
+        }
+    }
+
+    /// When the byte before `end` had come, in milliseconds since 1970.
+    pub(crate) fn came_at(&self, end: u64) -> u64 {
+        let came = self.came.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = came.partition_point(|(prefix, _)| *prefix < end);
+        came.get(at).or(came.last()).map_or_else(now_ms, |(_, ms)| *ms)
     }
 
     /// The repository, of what lives in one.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use api::directory::MAX_CONTENT;
+use api::{directory::MAX_CONTENT, trace::SpanKind};
 use bytes::{Bytes, BytesMut};
 use hash::Digest;
 use metainfo::{BlobBuilder, BlobTorrent, PieceIndex};
@@ -35,6 +35,17 @@ const DISK_STALL: Duration = Duration::from_secs(60);
 
 /// Fetches the whole of it, and puts it into the store. Returns its torrent.
 pub(crate) async fn fetch(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<BlobTorrent, FetchError> {
+    let mut span = flight.tracer.span(SpanKind::Origin);
+    let fetched = bring(inner, flight).await;
+    span.moved(flight.progress().borrow().from_origin);
+    span.note(match &fetched {
+        Ok(_) => flight.home.host().to_owned(),
+        Err(error) => error.to_string(),
+    });
+    fetched
+}
+
+async fn bring(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<BlobTorrent, FetchError> {
     match &flight.want {
         Want::Blob => blob(inner, flight).await,
         Want::Pushed(_) => {
@@ -156,6 +167,7 @@ async fn attempt(
         inner.store.mark_public(&digest);
     }
     let info = torrent.info_bytes.clone();
+    let _span = flight.tracer.span(SpanKind::Verify);
     spawn_blocking(move || {
         partial.set_torrent(info).map_err(FetchError::disk)?;
         partial.commit(None).map_err(FetchError::disk)
@@ -324,6 +336,7 @@ fn keep(
                 progress.from_origin += chunk.len() as u64;
             }
         });
+        flight.has_come(builder.received(), size);
     }
     let whole = builder.received() == size;
     let torrent = if whole { Some(builder.finish().map_err(FetchError::disk)?) } else { None };

@@ -2,7 +2,10 @@
 
 use std::{os::unix::fs::FileExt, sync::Arc, time::Duration};
 
-use api::directory::{Claim, Entry};
+use api::{
+    directory::{Claim, Entry},
+    trace::SpanKind,
+};
 use engine::{AddError, Layout, ProofLog, Torrent, TorrentSpec, TorrentState};
 use hash::Segment;
 use metainfo::PieceIndex;
@@ -73,11 +76,22 @@ pub(crate) async fn fetch(inner: &Arc<Inner>, flight: &Arc<Flight>, entry: Entry
         Err(error) => return Err(swarm_error(error)),
     };
     flight.update(|progress| progress.torrent = Some(torrent.clone()));
+    let mut span = flight.tracer.span(SpanKind::Swarm);
     let result = follow(inner, flight, &torrent, &draft).await;
+    span.moved(torrent.from_peers());
+    let givers = torrent.provenance();
+    let givers = givers.sources().iter().filter(|s| matches!(s.kind, SourceKind::Peer { .. }) && s.bytes > 0);
+    span.note(match (givers.count(), &result) {
+        (_, Err(error)) => error.to_string(),
+        (1, Ok(())) => "from one peer".to_owned(),
+        (peers, Ok(())) => format!("from {peers} peers"),
+    });
+    drop(span);
     judge(inner, flight, &torrent, &result);
     inner.remember(flight, &torrent);
     let kept = match (result, draft.take()) {
         (Ok(()), Some(partial)) => {
+            let _span = flight.tracer.span(SpanKind::Verify);
             let media_type = entry.media_type;
             let commit =
                 spawn_blocking(move || partial.commit(media_type.as_deref()).map_err(FetchError::disk));
@@ -206,8 +220,15 @@ async fn rescue(
         },
         None => None,
     };
+    let mut span = flight.tracer.span(SpanKind::Origin);
+    let before = flight.progress().borrow().from_origin;
     let filled = fill(inner, flight, torrent, draft).await;
-    drop(held);
+    span.moved(flight.progress().borrow().from_origin.saturating_sub(before));
+    span.note(match &filled {
+        Ok(()) => "the swarm had stalled".to_owned(),
+        Err(error) => error.to_string(),
+    });
+    drop((held, span));
     match filled {
         // The origin cannot help; peers may.
         Err(FetchError::Origin(error)) => {

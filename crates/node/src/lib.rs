@@ -29,10 +29,13 @@ mod from_swarm;
 mod health;
 mod http;
 mod lease;
+mod live;
+mod log;
 mod manifests;
 mod metrics;
 mod node;
 mod pattern;
+mod place;
 mod pull;
 mod push;
 mod record;
@@ -40,12 +43,18 @@ mod shelf;
 mod single;
 mod site;
 mod stream;
+mod torrents;
+mod trace;
 mod trackers;
+mod watch;
 mod web;
 
 pub use certificate::CertificateError;
 pub use config::{
-    ApiConfig, Config, ConfigError, ContentConfig, EXAMPLE, PeerConfig, StoreConfig, parse_listen,
+    ApiConfig, Config, ConfigError, ContentConfig, EXAMPLE, PeerConfig, StoreConfig, TorrentsConfig,
+    parse_listen,
 };
+pub use log::{LogBook, log_book};
 pub use node::{Node, StartError};
+pub use place::{Log, Place, PlaceError, open as open_place};
 pub use site::{OstreeConfig, ProxyConfig, RuleConfig, SiteError};

@@ -1,8 +1,16 @@
 //! Manifests and indexes: a tag is asked of the origin, a digest is content like any other.
 
-use std::{os::unix::fs::FileExt, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    os::unix::fs::FileExt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use api::directory::{Tag, TagClaim, TagRequest, turn_of};
+use api::{
+    directory::{Tag, TagClaim, TagRequest, turn_of},
+    trace::SpanKind,
+};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use hash::Digest;
@@ -13,7 +21,7 @@ use tokio::{task::spawn_blocking, time::timeout};
 
 use crate::{
     access::is_refusal,
-    content::Inner,
+    content::{Inner, now_ms},
     flight::{FetchError, Want},
     lease::Held,
 };
@@ -25,6 +33,26 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long another node of the fleet that asks the origin for the same tag is waited for.
 const TURN: Duration = Duration::from_secs(2);
+
+/// What tags pointed at when they were last asked for here.
+#[derive(Default)]
+pub(crate) struct Names(Mutex<HashMap<String, Digest>>);
+
+impl Names {
+    /// `registry/repository:tag`.
+    pub(crate) fn get(&self, name: &str) -> Option<Digest> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
+    }
+
+    fn note(&self, name: String, digest: Digest) {
+        const MOST: usize = 10_000;
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.len() >= MOST {
+            names.clear();
+        }
+        names.insert(name, digest);
+    }
+}
 
 /// What a tag points at.
 #[derive(Clone, Debug)]
@@ -43,6 +71,7 @@ impl Inner {
         asker: &Asker,
     ) -> Result<ManifestAnswer, ContentError> {
         let endpoint = self.origin.endpoint(&repository.into())?;
+        let asked_ms = now_ms();
         let resolved = match target {
             Target::Digest(digest) => Resolved { digest: *digest, warning: None },
             Target::Tag(tag) => {
@@ -54,7 +83,15 @@ impl Inner {
                 self.tags.run(key, work).await?
             }
         };
+        if let Target::Tag(tag) = target {
+            self.resolved.note(format!("{repository}:{tag}"), resolved.digest);
+        }
+        let known_ms = now_ms();
         let mut answer = self.by_digest(repository, resolved.digest, asker).await?;
+        if let Target::Tag(tag) = target {
+            let tracer = self.traces.of(resolved.digest, &repository.to_string(), "manifest");
+            tracer.past(SpanKind::Tag, (asked_ms, known_ms), Some(tag.clone()));
+        }
         answer.warning = resolved.warning;
         Ok(answer)
     }

@@ -25,14 +25,18 @@ use crate::{
     access::Access,
     breaker::Breaker,
     certificate::{self, CertificateError},
-    config::Config,
+    config::{ApiConfig, Config},
     content::{Content, Inner},
-    eviction, http,
+    eviction,
+    http::{self, Api, Guard},
+    manifests::Names,
     push::Uploads,
     record::Records,
     shelf::StoreShelf,
     site::{SiteError, Sites},
-    trackers,
+    torrents::Torrents,
+    trace::Traces,
+    trackers, watch,
 };
 
 /// How long running pulls may take to end, once the answers have ended.
@@ -56,6 +60,7 @@ const PAGE: usize = 500;
 pub struct Node {
     content: Content,
     mirrors: Vec<SocketAddr>,
+    apis: Vec<SocketAddr>,
     socket: PathBuf,
     servers: Vec<JoinHandle<()>>,
     serving: CancellationToken,
@@ -74,6 +79,12 @@ impl Node {
         let store = open_store(&config.data).await?;
         let uploads = Uploads::open(config.data.join("uploads"))
             .map_err(|source| StartError::Io { what: "making the folder of uploads".into(), source })?;
+        let torrents = Torrents::open(config.data.join("torrents"), config.torrents_folder())
+            .map_err(|source| StartError::Io { what: "reading the list of torrents".into(), source })?;
+        watch::prepare(&config.torrents.watch).map_err(|(folder, source)| {
+            let what = format!("making the watched folder {}", folder.display());
+            StartError::Io { what, source }
+        })?;
         let (tls, certificate) = certificate::open(&config)?.unzip();
         let mut listeners = Vec::new();
         for address in &config.mirror.listen {
@@ -81,7 +92,13 @@ impl Node {
             listeners.push(listener.map_err(|source| StartError::Mirror { address: *address, source })?);
         }
         let socket = config.api.socket.clone();
-        let api = listen_unix(&socket).await?;
+        let unix = listen_unix(&socket).await?;
+        let guard = guard(&config.api).await?;
+        let mut tcp = Vec::new();
+        for address in &config.api.listen {
+            let listener = TcpListener::bind(address).await;
+            tcp.push(listener.map_err(|source| StartError::Api { address: *address, source })?);
+        }
         let shelf = Arc::new(StoreShelf(store.clone()));
         let engine = Engine::start(config.engine(), Some(shelf)).await?;
         let name = if config.name.is_empty() { own_name() } else { config.name.clone() };
@@ -94,12 +111,15 @@ impl Node {
             sites,
             directory,
             records: Records::default(),
+            traces: Traces::default(),
+            torrents,
             to_clients: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
             flights: std::sync::Mutex::default(),
             access: Access::default(),
             uploads,
             challenge: std::sync::Mutex::default(),
+            resolved: Names::default(),
             tags: crate::single::Singles::default(),
             disk: Breaker::new(1, DISK.0, DISK.1),
             swarms: Breaker::new(SWARMS.0, SWARMS.1, SWARMS.2),
@@ -114,8 +134,16 @@ impl Node {
             .map_err(|source| StartError::Io { what: "asking for the mirror's address".into(), source })?;
         let serving = CancellationToken::new();
         let inner = &content.0;
-        let api = http::serve(api, content.clone(), mirrors.clone(), serving.clone());
-        let servers = vec![tokio::spawn(mirror.serve(listeners, serving.clone())), tokio::spawn(api)];
+        let listens = tcp.iter().filter_map(|listener| listener.local_addr().ok()).collect::<Vec<_>>();
+        let api = Api::new(content.clone(), mirrors.clone(), listens.clone(), serving.clone());
+        let mut servers = vec![
+            tokio::spawn(mirror.serve(listeners, serving.clone())),
+            tokio::spawn(http::serve_unix(unix, api.clone())),
+        ];
+        for listener in tcp {
+            let served = http::serve_tcp(listener, api.clone(), guard.clone());
+            servers.push(tokio::spawn(served));
+        }
         let urls = inner.config.trackers.clone();
         if urls.is_empty() && !inner.config.peer.local_discovery {
             tracing::warn!(
@@ -133,15 +161,25 @@ impl Node {
         if inner.config.mirror.challenge {
             inner.tasks.spawn(learn_challenge(content.clone()));
         }
+        let resumed = content.clone();
+        inner.tasks.spawn(async move { resumed.0.resume_torrents().await });
+        if !inner.config.torrents.watch.is_empty() {
+            inner.tasks.spawn(watch::run(inner.clone()));
+        }
         inner.tasks.spawn(announce_all(content.clone()));
         inner.tasks.spawn(forget_lost(content.clone()));
         inner.tasks.spawn(eviction::run(inner.clone()));
-        Ok(Self { content, mirrors, socket, servers, serving })
+        Ok(Self { content, mirrors, apis: listens, socket, servers, serving })
     }
 
     /// Where the mirror listens.
     pub fn mirrors(&self) -> &[SocketAddr] {
         &self.mirrors
+    }
+
+    /// Where the API and the page are, over TCP.
+    pub fn apis(&self) -> &[SocketAddr] {
+        &self.apis
     }
 
     /// Where peers are listened for.
@@ -207,6 +245,24 @@ async fn directory(config: &Config) -> Result<Option<DirectoryClient>, StartErro
         }
     };
     Ok(Some(DirectoryClient::new(bases, token.as_deref())?))
+}
+
+/// Who may use the API over TCP. Without a token it is for this machine only.
+async fn guard(config: &ApiConfig) -> Result<Guard, StartError> {
+    let token = match &config.token_file {
+        None => None,
+        Some(path) => {
+            let what = format!("reading the API's token from {}", path.display());
+            let text = tokio::fs::read_to_string(path).await;
+            Some(text.map_err(|source| StartError::Io { what, source })?.trim().to_owned())
+        }
+    };
+    let open = config.listen.iter().find(|address| !address.ip().is_loopback());
+    match (&token, open) {
+        (Some(token), _) if token.is_empty() => Err(StartError::NoToken),
+        (None, Some(address)) => Err(StartError::OpenApi(*address)),
+        _ => Ok(Guard::new(token, &config.origins)),
+    }
 }
 
 /// Listens on a unix socket. One left behind by a node that was killed is removed; one that answers is not.
@@ -329,6 +385,22 @@ pub enum StartError {
         /// The system's words.
         source: io::Error,
     },
+    /// An address of the API.
+    #[error("cannot listen for the API and the page on {address}: {source}")]
+    Api {
+        /// The address.
+        address: SocketAddr,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// The API would be for everybody.
+    #[error(
+        "[api] listen: {0} can be reached from other machines, and there is no `token_file`: give one, or listen on 127.0.0.1"
+    )]
+    OpenApi(SocketAddr),
+    /// The API's token is empty.
+    #[error("[api] token_file: the file is empty; put a long random word into it")]
+    NoToken,
     /// The API's socket.
     #[error("cannot make the API's socket {}: {source}", path.display())]
     Socket {

@@ -41,19 +41,19 @@ const ACCEPT: [&str; 4] = [
 
 /// A manifest or an index, as far as its blobs go (OCI image spec).
 #[derive(Deserialize)]
-struct Document {
+pub(crate) struct Document {
     #[serde(default)]
-    manifests: Vec<Descriptor>,
-    config: Option<Descriptor>,
+    pub(crate) manifests: Vec<Descriptor>,
+    pub(crate) config: Option<Descriptor>,
     #[serde(default)]
-    layers: Vec<Descriptor>,
+    pub(crate) layers: Vec<Descriptor>,
 }
 
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Descriptor {
+pub(crate) struct Descriptor {
     media_type: Option<String>,
-    digest: String,
+    pub(crate) digest: String,
     size: u64,
     platform: Option<Meant>,
     /// Where a layer lies that may not be in any registry.
@@ -146,6 +146,21 @@ impl Sums {
                 SourceKind::Store | SourceKind::Directory => {}
             }
         }
+    }
+}
+
+impl Content {
+    /// A manifest or an index that is here.
+    pub(crate) async fn document(&self, digest: Digest) -> Option<Document> {
+        let (blob, file) = self.0.stored(digest).await.ok()??;
+        if blob.size > LONGEST_CONFIG {
+            return None;
+        }
+        let read = spawn_blocking(move || {
+            let mut bytes = Vec::new();
+            (&*file).take(LONGEST_CONFIG).read_to_end(&mut bytes).map(|_| bytes)
+        });
+        serde_json::from_slice(&read.await.ok()?.ok()?).ok()
     }
 }
 

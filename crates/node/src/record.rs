@@ -31,6 +31,9 @@ struct Inner {
     records: HashMap<Digest, Record>,
     order: VecDeque<Digest>,
     with_runs: VecDeque<Digest>,
+    /// How many have come, and the latest of them.
+    count: u64,
+    latest: VecDeque<Digest>,
     /// Content bytes from peers since the node's start.
     from_peers: u64,
 }
@@ -42,6 +45,11 @@ impl Records {
         inner.from_peers += from_peers.map(|source| source.bytes).sum::<u64>();
         if record.provenance.is_some() {
             inner.with_runs.push_back(digest);
+        }
+        inner.count += 1;
+        inner.latest.push_back(digest);
+        if inner.latest.len() > MOST_RUNS {
+            inner.latest.pop_front();
         }
         if inner.records.insert(digest, record).is_none() {
             inner.order.push_back(digest);
@@ -61,6 +69,17 @@ impl Records {
 
     pub(crate) fn get(&self, digest: &Digest) -> Option<Record> {
         self.lock().records.get(digest).cloned()
+    }
+
+    /// Where the blobs came from that have come since there were `seen` of them, as far as that is kept, and how many
+    /// there are now.
+    pub(crate) fn since(&self, seen: u64) -> (Vec<Provenance>, u64) {
+        let inner = self.lock();
+        let new =
+            usize::try_from(inner.count.saturating_sub(seen)).unwrap_or(usize::MAX).min(inner.latest.len());
+        let latest = inner.latest.iter().rev().take(new).rev();
+        let known = latest.filter_map(|digest| inner.records.get(digest)?.provenance.clone());
+        (known.collect(), inner.count)
     }
 
     pub(crate) fn sum_from_peers(&self) -> u64 {

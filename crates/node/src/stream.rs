@@ -2,6 +2,7 @@
 
 use std::{fs::File, sync::Arc, time::Duration};
 
+use api::trace::SpanKind;
 use bytes::Bytes;
 use engine::Torrent;
 use futures_util::stream;
@@ -14,6 +15,7 @@ use crate::{
     buffers,
     content::{Inner, count},
     flight::{FetchError, Flight, Progress},
+    trace::OpenSpan,
 };
 
 /// When a flight brings nothing for this long, the client is served from the origin directly.
@@ -22,17 +24,18 @@ const STALL: Duration = Duration::from_secs(30);
 const WEB_STALL: Duration = Duration::from_secs(20);
 
 /// A span of a file that is whole. The next part is read while the last is sent.
-pub(crate) fn stored(inner: Arc<Inner>, file: Arc<File>, span: Span) -> BlobStream {
+pub(crate) fn stored(inner: Arc<Inner>, file: Arc<File>, span: Span, told: OpenSpan) -> BlobStream {
     let (at, end) = (span.offset, span.offset + span.length);
     let reading = move |at: u64| (at < end).then(|| read(file.clone(), at, end - at));
-    Box::pin(stream::try_unfold((at, reading(at)), move |(at, read)| {
+    Box::pin(stream::try_unfold((at, reading(at), told), move |(at, read, mut told)| {
         let (inner, reading) = (inner.clone(), reading.clone());
         async move {
             let Some(read) = read else { return Ok(None) };
             let chunk = read.await?;
             count(&inner, chunk.len());
+            told.moved(chunk.len() as u64);
             let next = at + chunk.len() as u64;
-            Ok(Some((chunk, (next, reading(next)))))
+            Ok(Some((chunk, (next, reading(next), told))))
         }
     }))
 }
@@ -52,6 +55,7 @@ pub(crate) fn following(
         home,
         asker,
         digest: flight.digest,
+        told: flight.tracer.span(SpanKind::Client),
         inner,
         reader: None,
         direct: None,
@@ -64,6 +68,8 @@ pub(crate) fn following(
 
 /// A span straight from the origin, kept nowhere.
 pub(crate) fn direct(inner: Arc<Inner>, home: Home, digest: Digest, asker: Asker, span: Span) -> BlobStream {
+    let mut told = inner.traces.of(digest, &home.to_string(), "blob").span(SpanKind::Client);
+    told.note("straight from the origin");
     let follower = Follower {
         progress: watch::Sender::default().subscribe(),
         at: span.offset,
@@ -71,6 +77,7 @@ pub(crate) fn direct(inner: Arc<Inner>, home: Home, digest: Digest, asker: Asker
         home,
         asker,
         digest,
+        told,
         inner,
         reader: None,
         direct: Some(None),
@@ -89,6 +96,7 @@ struct Follower {
     home: Home,
     asker: Asker,
     digest: Digest,
+    told: OpenSpan,
     at: u64,
     end: u64,
     /// Tells the swarm where we read.
@@ -130,6 +138,7 @@ impl Follower {
                 }
                 (Some(Err(error)), _) => {
                     tracing::info!(digest = %self.digest, %error, "serving the rest from the origin");
+                    self.told.note("the rest straight from the origin");
                     self.direct = Some(None);
                 }
                 (None, torrent) => {
@@ -138,6 +147,7 @@ impl Follower {
                         if progress.waiting { self.patience() } else { STALL.min(self.patience()) };
                     if timeout(patience, self.wait(torrent.clone())).await.is_err() {
                         tracing::info!(digest = %self.digest, "nothing comes; serving the rest from the origin");
+                        self.told.note("nothing came: the rest straight from the origin");
                         self.direct = Some(None);
                     }
                 }
@@ -145,6 +155,7 @@ impl Follower {
         };
         self.at += chunk.len() as u64;
         count(&self.inner, chunk.len());
+        self.told.moved(chunk.len() as u64);
         Ok(Some(chunk))
     }
 

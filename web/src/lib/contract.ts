@@ -132,7 +132,7 @@ export const PullEvent = tagged('event', {
 });
 export type PullEvent = Out<typeof PullEvent>;
 
-export const SpanKind = oneOf('directory', 'lease', 'swarm', 'origin', 'verify', 'publish', 'client');
+export const SpanKind = oneOf('tag', 'directory', 'lease', 'swarm', 'origin', 'verify', 'publish', 'client');
 export type SpanKind = Out<typeof SpanKind>;
 const Span = shape({ kind: SpanKind, from_ms: count, bytes: or(count, zero) }, { to_ms: count, note: text });
 export type Span = Out<typeof Span>;

@@ -2,9 +2,10 @@
 
 import type { Explanation, Span, SpanKind, Trace } from './contract';
 
-export const KINDS: readonly SpanKind[] = ['directory', 'lease', 'swarm', 'origin', 'verify', 'publish', 'client'];
+export const KINDS: readonly SpanKind[] = ['tag', 'directory', 'lease', 'swarm', 'origin', 'verify', 'publish', 'client'];
 
 export const KIND_WORDS: Record<SpanKind, string> = {
+  tag: 'asked what the tag points at',
   directory: 'asked the directory who has it',
   lease: 'waited while another node held the lease',
   swarm: 'came from peers',

@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::{
     failure::Failure,
     host::{self, StopSignals},
-    quantity, resume, screen,
+    quantity, screen,
     torrent_file::{self, Named},
     traffic::{Moment, SourceLine, Traffic},
 };
@@ -121,18 +121,19 @@ async fn metadata(engine: &Engine, mut magnet: Magnet, args: &Args) -> anyhow::R
 }
 
 /// Finds what is on disk already.
-async fn look(torrent: &Torrent, args: &Args) -> anyhow::Result<resume::Place> {
+async fn look(torrent: &Torrent, args: &Args) -> anyhow::Result<node::Place> {
     let bar = screen::byte_bar("checking", torrent.info.geometry.total(), args.json);
     let (torrent, folder, check, show) = (torrent.clone(), args.folder.clone(), args.check, bar.clone());
     let place = host::blocking(move || {
-        resume::open(&torrent, &folder, check, |done, total| {
+        node::open_place(&torrent, &folder, check, |done, total| {
             show.set_length(total);
             show.set_position(done);
+            true
         })
     })
     .await;
     bar.finish_and_clear();
-    place?
+    place?.map_err(host::explain_place)
 }
 
 /// Shows how it goes until every piece is proven.

@@ -43,6 +43,9 @@ pub(crate) struct Args {
     /// The unix socket of the API
     #[arg(long, value_name = "PATH", env = "LONGSHORE_SOCKET")]
     socket: Option<PathBuf>,
+    /// Where the API and the page are over TCP, such as 127.0.0.1:7070; may be repeated, or hold commas
+    #[arg(long, value_name = "ADDR:PORT", env = "LONGSHORE_API_LISTEN", value_delimiter = ',', value_parser = node::parse_listen)]
+    api_listen: Option<Vec<SocketAddr>>,
     /// A registry that answers elsewhere than its name says, as NAME=URL; may be repeated
     #[arg(long = "upstream", value_name = "NAME=URL", value_parser = upstream)]
     upstreams: Vec<(String, String)>,
@@ -65,12 +68,16 @@ pub(crate) async fn serve(node: Node, mut signals: StopSignals, json: bool) -> a
             "event": "listening",
             "mirrors": node.mirrors(),
             "peers": node.peers(),
+            "pages": node.apis(),
         }));
     } else {
         for address in node.mirrors() {
             screen::say(&format!("registry mirror on http://{address}"));
         }
         screen::say(&format!("peers on {}", node.peers()));
+        for address in node.apis() {
+            screen::say(&format!("page on http://{address}/"));
+        }
     }
     service::ready(&format!("peers on {}", node.peers()));
     let mut watchdog = service::Watchdog::new();
@@ -109,6 +116,7 @@ pub(crate) fn config(args: Args) -> anyhow::Result<Config> {
     config.mirror.listen = args.mirror_listen.unwrap_or(config.mirror.listen);
     config.mirror.default_registry = args.default_registry.unwrap_or(config.mirror.default_registry);
     config.api.socket = args.socket.unwrap_or(config.api.socket);
+    config.api.listen = args.api_listen.unwrap_or(config.api.listen);
     for (registry, endpoint) in args.upstreams {
         config.set_upstream(&registry, &endpoint);
     }
@@ -133,12 +141,17 @@ pub(crate) fn explain(error: StartError) -> anyhow::Error {
         StartError::Upstream(_)
         | StartError::Certificate(_)
         | StartError::DefaultRegistry(_)
+        | StartError::OpenApi(_)
+        | StartError::NoToken
         | StartError::Directory(_) => Failure::bad_input("the node cannot start"),
         StartError::Engine(engine::StartError::Listen { .. }) => {
             Failure::new("the node cannot start").hint("choose another address with --peer-listen")
         }
         StartError::Mirror { .. } => {
             Failure::new("the node cannot start").hint("choose another address with --mirror-listen")
+        }
+        StartError::Api { .. } => {
+            Failure::new("the node cannot start").hint("choose another address with --api-listen")
         }
         StartError::Socket { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             Failure::new("the node cannot start")

@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::{
     failure::Failure,
     host::{self, StopSignals},
-    quantity, resume, screen, torrent_file,
+    quantity, screen, torrent_file,
     traffic::Traffic,
 };
 
@@ -80,8 +80,11 @@ async fn find(torrent: &Torrent, args: &Args) -> anyhow::Result<TorrentSpec> {
     let show = bar.clone();
     let found = host::blocking(move || {
         if partial {
-            let place = resume::open(&torrent, &folder, true, |done, _| show.set_position(done))?;
-            let resume::Place { layout, have, log } = place;
+            let place = node::open_place(&torrent, &folder, true, |done, _| {
+                show.set_position(done);
+                true
+            });
+            let node::Place { layout, have, log } = place.map_err(host::explain_place)?;
             return anyhow::Ok(TorrentSpec {
                 torrent,
                 layout,

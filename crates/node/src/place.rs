@@ -10,53 +10,81 @@ use std::{
     },
 };
 
-use anyhow::Context as _;
-use engine::{Layout, ProofLog};
-use metainfo::{FileKind, Info, PieceIndex, Torrent};
+use engine::{CheckError, Layout, ProofLog};
+use metainfo::{FileKind, Info, InfoHash, PieceIndex, Torrent};
 use store::{Evidence, Journal, JournalSpec, Opened};
 use swarm::PieceSet;
-
-use crate::failure::Failure;
 
 /// The folder for journals, below the one that is downloaded to.
 const FOLDER: &str = ".longshore";
 
 /// A download's place on disk.
-pub(crate) struct Place {
-    pub(crate) layout: Layout,
+pub struct Place {
+    /// Its files.
+    pub layout: Layout,
     /// Proven and there.
-    pub(crate) have: PieceSet,
-    pub(crate) log: Log,
+    pub have: PieceSet,
+    /// Where further pieces are noted.
+    pub log: Log,
+}
+
+/// Why a torrent cannot be downloaded to a folder.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlaceError {
+    /// Nothing can be written there.
+    #[error("cannot write to {}: {source}", folder.display())]
+    Write {
+        /// The folder.
+        folder: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// Another process is at it.
+    #[error("another process is downloading this torrent to {}", folder.display())]
+    Locked {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// What is there cannot be read.
+    #[error("cannot check what lies in {}: {source}", folder.display())]
+    Read {
+        /// The folder.
+        folder: PathBuf,
+        /// Where and why.
+        source: CheckError,
+    },
 }
 
 /// Finds what is there, and makes the files that are not. Blocks; `progress` is told how many bytes of how many are
 /// hashed. `check` hashes all, whatever the journal says.
-pub(crate) fn open(
+///
+/// # Errors
+/// When nothing can be written there, or what is there cannot be read.
+pub fn open(
     torrent: &Torrent,
     folder: &Path,
     check: bool,
-    progress: impl Fn(u64, u64) + Sync,
-) -> anyhow::Result<Place> {
+    progress: impl Fn(u64, u64) -> bool + Sync,
+) -> Result<Place, PlaceError> {
     let info = &torrent.info;
-    let unwritable = || {
-        Failure::new(format!("cannot write to {}", folder.display()))
-            .hint("choose a folder that you may write to, on a disk with room")
-    };
+    let unwritable = |source: io::Error| PlaceError::Write { folder: folder.to_owned(), source };
+    let unnotable = |error: store::JournalError| unwritable(note_error(error));
     let notes = folder.join(FOLDER);
-    fs::create_dir_all(&notes).with_context(unwritable)?;
+    fs::create_dir_all(&notes).map_err(unwritable)?;
     let lock = lock(&notes.join(format!("{}.lock", torrent.info_hash)), folder)?;
     let spec = JournalSpec::torrent(&torrent.info_hash, info.geometry);
     let path = notes.join(format!("{}.journal", torrent.info_hash));
-    let mut opened = Journal::open(&path, &spec).with_context(unwritable)?;
+    let mut opened = Journal::open(&path, &spec).map_err(unnotable)?;
     let found = Found::of(info, folder);
     if check || found != Found::Lengths {
         // Files were cut or removed since, or are not to be believed. Its records must not outlive this: below the
         // files get their full length again.
-        opened.journal.remove().with_context(unwritable)?;
-        opened = Journal::open(&path, &spec).with_context(unwritable)?;
+        opened.journal.remove().map_err(unnotable)?;
+        opened = Journal::open(&path, &spec).map_err(unnotable)?;
     }
     let Opened { mut journal, proven, doubtful, .. } = opened;
-    let layout = Layout::download(info, folder).with_context(unwritable)?;
+    let layout = Layout::download(info, folder).map_err(|error| unwritable(io::Error::other(error)))?;
 
     let mut have = PieceSet::empty(info.geometry.piece_count());
     let mut to_hash = Vec::new();
@@ -76,16 +104,26 @@ pub(crate) fn open(
         let total = to_hash.iter().map(|piece| u64::from(info.geometry.piece_size(*piece))).sum();
         let done = AtomicU64::new(0);
         let right = engine::rehash(info, &layout, &to_hash, |bytes| {
-            progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total);
-            true
-        })?;
+            progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total)
+        })
+        .map_err(|source| PlaceError::Read { folder: folder.to_owned(), source })?;
         let records: Vec<_> = right.iter().filter_map(|piece| Some((piece, wanted(info, piece)?))).collect();
-        journal.append_all(&records).with_context(unwritable)?;
+        journal.append_all(&records).map_err(unnotable)?;
         right.iter().for_each(|piece| {
             have.insert(piece);
         });
     }
     Ok(Place { layout, have, log: Log(Arc::new(Mutex::new(Some(Open { journal, lock, notes })))) })
+}
+
+/// Removes what is noted of a torrent beside its files.
+pub(crate) fn forget(folder: &Path, info_hash: &InfoHash) {
+    let notes = folder.join(FOLDER);
+    for extension in ["journal", "lock"] {
+        let _ = fs::remove_file(notes.join(format!("{info_hash}.{extension}")));
+    }
+    // Others may be noted there.
+    let _ = fs::remove_dir(notes);
 }
 
 /// What a proven piece of this torrent has for evidence.
@@ -124,23 +162,22 @@ impl Found {
 }
 
 /// Keeps a second process from downloading the same torrent to the same place.
-fn lock(path: &Path, folder: &Path) -> anyhow::Result<File> {
-    let unwritable = || Failure::new(format!("cannot write to {}", folder.display()));
-    let file =
-        File::options().create(true).truncate(false).write(true).open(path).with_context(unwritable)?;
+fn lock(path: &Path, folder: &Path) -> Result<File, PlaceError> {
+    let folder = folder.to_owned();
+    let file = match File::options().create(true).truncate(false).write(true).open(path) {
+        Ok(file) => file,
+        Err(source) => return Err(PlaceError::Write { folder, source }),
+    };
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            let what = format!("another process is downloading this torrent to {}", folder.display());
-            Err(Failure::new(what).hint("wait for it, or stop it").into())
-        }
-        Err(TryLockError::Error(error)) => Err(error).with_context(unwritable),
+        Err(TryLockError::WouldBlock) => Err(PlaceError::Locked { folder }),
+        Err(TryLockError::Error(source)) => Err(PlaceError::Write { folder, source }),
     }
 }
 
 /// The journal while the engine writes to it.
 #[derive(Clone)]
-pub(crate) struct Log(Arc<Mutex<Option<Open>>>);
+pub struct Log(Arc<Mutex<Option<Open>>>);
 
 struct Open {
     journal: Journal,
@@ -152,10 +189,7 @@ struct Open {
 impl ProofLog for Log {
     fn proven(&self, piece: PieceIndex, evidence: Evidence) -> io::Result<()> {
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            Some(open) => open.journal.append(piece, &evidence).map_err(|error| match error {
-                store::JournalError::NoSpace(_) => io::Error::new(io::ErrorKind::StorageFull, error),
-                error => io::Error::other(error),
-            }),
+            Some(open) => open.journal.append(piece, &evidence).map_err(note_error),
             None => Ok(()),
         }
     }
@@ -163,15 +197,25 @@ impl ProofLog for Log {
 
 impl Log {
     /// Removes the journal: everything is proven, and the files can stand by themselves.
-    pub(crate) fn finish(&self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// When the journal's file cannot be removed.
+    pub fn finish(&self) -> io::Result<()> {
         let Some(open) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
         let path = open.journal.path().with_extension("lock");
-        open.journal.remove()?;
+        open.journal.remove().map_err(note_error)?;
         // The lock goes with its file; the folder goes too, unless it holds journals of others.
         let _ = fs::remove_file(path);
         let _ = fs::remove_dir(&open.notes);
         drop(open.lock);
         Ok(())
+    }
+}
+
+fn note_error(error: store::JournalError) -> io::Error {
+    match error {
+        store::JournalError::NoSpace(_) => io::Error::new(io::ErrorKind::StorageFull, error),
+        error => io::Error::other(error),
     }
 }
 
@@ -186,7 +230,7 @@ mod tests {
     }
 
     fn found(torrent: &Torrent, folder: &Path) -> Place {
-        open(torrent, folder, false, |_, _| {}).expect("opens")
+        open(torrent, folder, false, |_, _| true).expect("opens")
     }
 
     #[test]
@@ -224,7 +268,7 @@ mod tests {
         fs::write(to.path().join("f"), &partial[..50_000]).expect("written");
         let place = found(&torrent, to.path());
         assert_eq!(place.have.iter().collect::<Vec<_>>(), [PieceIndex(1), PieceIndex(2)]);
-        assert!(open(&torrent, to.path(), false, |_, _| {}).is_err(), "it is locked");
+        assert!(open(&torrent, to.path(), false, |_, _| true).is_err(), "it is locked");
         place.log.finish().expect("removed");
         assert!(!to.path().join(FOLDER).exists());
     }

@@ -1,0 +1,68 @@
+//! Calls a lab.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use url::Url;
+
+use crate::{
+    CallError, ClientError, Endpoint, NodeClient,
+    lab::{LabAction, LabStatus},
+    transport::{Connect, Transport, join, parse_base},
+};
+
+/// A client of one lab.
+#[derive(Clone)]
+pub struct LabClient {
+    transport: Transport,
+    base: Url,
+    deadline: Duration,
+}
+
+impl LabClient {
+    /// How long a call may take, unless set otherwise. Ending a node takes five seconds at most.
+    pub const DEADLINE: Duration = Duration::from_secs(30);
+
+    /// A client of the lab at `endpoint`.
+    pub fn new(endpoint: &Endpoint) -> Result<Self, ClientError> {
+        let (connect, base) = match endpoint {
+            Endpoint::Unix(path) => (Connect::Unix(path), parse_base("http://localhost")?),
+            Endpoint::Http(url) => {
+                let base = parse_base(url)?;
+                (Connect::Tcp { tls: base.scheme() == "https" }, base)
+            }
+        };
+        Ok(Self { transport: Transport::new(&connect, None)?, base, deadline: Self::DEADLINE })
+    }
+
+    /// The same with another deadline per call.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// How the lab is.
+    pub async fn status(&self) -> Result<LabStatus, CallError> {
+        let url = join(&self.base, &["lab"]);
+        let answer = self.transport.json::<(), _>(Method::GET, url.clone(), None, self.deadline).await?;
+        answer.ok_or_else(|| missing(&url))
+    }
+
+    /// Has it do something.
+    pub async fn act(&self, action: &LabAction) -> Result<(), CallError> {
+        let url = join(&self.base, &["lab", "actions"]);
+        let answer = self.transport.json(Method::POST, url.clone(), Some(action), self.deadline).await?;
+        answer.ok_or_else(|| missing(&url))
+    }
+
+    /// A client of one of its nodes, through the lab.
+    pub fn node(&self, name: &str) -> NodeClient {
+        NodeClient::over(self.transport.clone(), join(&self.base, &["lab", "nodes", name]))
+    }
+}
+
+fn missing(url: &Url) -> CallError {
+    let reason = "there is no such call (404): is it a lab of this version?".to_owned();
+    CallError::BadAnswer { url: url.to_string(), reason }
+}
