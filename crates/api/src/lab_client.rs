@@ -6,7 +6,7 @@ use reqwest::Method;
 use url::Url;
 
 use crate::{
-    CallError, ClientError, Endpoint, NodeClient,
+    CallError, ClientError, Endpoint, NodeClient, RecordStream,
     lab::{LabAction, LabStatus},
     transport::{Connect, Transport, join, parse_base},
 };
@@ -54,6 +54,15 @@ impl LabClient {
         let url = join(&self.base, &["lab", "actions"]);
         let answer = self.transport.json(Method::POST, url.clone(), Some(action), self.deadline).await?;
         answer.ok_or_else(|| missing(&url))
+    }
+
+    /// What happens in it and at its nodes, from now on, as [`NodeClient::events`] tells of one node.
+    pub async fn events(&self, topics: &str) -> Result<RecordStream, CallError> {
+        let mut url = join(&self.base, &["lab", "events"]);
+        if !topics.is_empty() {
+            url.query_pairs_mut().append_pair("topics", topics);
+        }
+        RecordStream::open(&self.transport, url, self.deadline).await
     }
 
     /// A client of one of its nodes, through the lab.

@@ -189,8 +189,7 @@ impl NodeClient {
         if !topics.is_empty() {
             url.query_pairs_mut().append_pair("topics", topics);
         }
-        let (response, url) = self.transport.open::<()>(Method::GET, url, None, self.deadline).await?;
-        Ok(RecordStream { response, url, lines: Lines::default() })
+        RecordStream::open(&self.transport, url, self.deadline).await
     }
 
     /// How the latest blobs came, the latest first.
@@ -284,6 +283,11 @@ pub struct RecordStream {
 }
 
 impl RecordStream {
+    pub(crate) async fn open(transport: &Transport, url: Url, deadline: Duration) -> Result<Self, CallError> {
+        let (response, url) = transport.open::<()>(Method::GET, url, None, deadline).await?;
+        Ok(Self { response, url, lines: Lines::default() })
+    }
+
     /// The next record; `None` at the end, which comes when whoever tells stops. Fails when it is silent for
     /// [`NodeClient::SILENCE`].
     pub async fn next(&mut self) -> Result<Option<Record>, CallError> {

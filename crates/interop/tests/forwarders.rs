@@ -134,7 +134,7 @@ fn a_ring_of_three_passes_peers_on_and_does_not_go_round() {
     // Each needs the next one's port before that one is there: the third takes its list when it is told to look again.
     let late = list(&[]);
     let here = Place::here(Ipv4Addr::LOCALHOST.into());
-    let third = Tracker::ours_at(&here, &["--forwarders", late.to_str().expect("text")]);
+    let third = Tracker::ours_at(&here, &["--log", "info", "--forwarders", late.to_str().expect("text")]);
     let (second, _second_list) = ours(&[("third", format!("http://{}/announce", third.address))]);
     let (first, _first_list) = ours(&[("second", format!("udp://{}", second.address))]);
     fs::write(&late, format!("- {{name: first, uri: 'http://{}/announce'}}\n", first.address))
@@ -168,7 +168,8 @@ fn a_tracker_that_is_its_own_forwarder_is_found_out_by_either_protocol() {
     for scheme in ["http", "udp"] {
         let late = list(&[]);
         let here = Place::here(Ipv4Addr::LOCALHOST.into());
-        let tracker = Tracker::ours_at(&here, &["--forwarders", late.to_str().expect("text")]);
+        let tracker =
+            Tracker::ours_at(&here, &["--log", "info", "--forwarders", late.to_str().expect("text")]);
         fs::write(&late, format!("- {{name: self, uri: '{scheme}://{}/announce'}}\n", tracker.address))
             .expect("written");
         tracker.process.hang_up();

@@ -166,7 +166,7 @@ fn loses_no_announce_and_no_peer() {
     let path = folder.path().join("tracker.toml");
     let mut tracker = Tracker::ours_at(
         &Place::here(Ipv4Addr::LOCALHOST.into()),
-        &["--config", path.to_str().expect("text")],
+        &["--log", "info", "--config", path.to_str().expect("text")],
     );
 
     let (seen, to) = (Seen::default(), tracker.address);

@@ -88,10 +88,16 @@ pub(crate) fn claim(base: &Path, name: Option<&str>) -> Result<Claim, LabError> 
                 // Its directory may have been removed by hand, with processes left.
                 kill_marked(&own);
                 let lock = lock_file(&own.join(LOCK)).map_err(file(&own))?;
-                lock.try_lock().map_err(|error| match error {
-                    TryLockError::Error(error) => file(&own)(error),
-                    TryLockError::WouldBlock => file(&own)(io::ErrorKind::WouldBlock.into()),
-                })?;
+                // Somebody may just be looking whether anybody holds it.
+                let mut tries = 0;
+                while let Err(error) = lock.try_lock() {
+                    tries += 1;
+                    match error {
+                        TryLockError::WouldBlock if tries < TRIES.0 => thread::sleep(TRIES.1),
+                        TryLockError::WouldBlock => return Err(file(&own)(io::ErrorKind::WouldBlock.into())),
+                        TryLockError::Error(error) => return Err(file(&own)(error)),
+                    }
+                }
                 let list = own.join(CHILDREN);
                 let children = OpenOptions::new().create(true).append(true).open(&list);
                 return Ok(Claim { id, children: children.map_err(file(&list))?, own, _lock: lock });
@@ -133,7 +139,8 @@ pub(crate) fn directories(base: &Path) -> io::Result<Vec<PathBuf>> {
 /// Whether nobody holds the lock of a lab's directory, or there is none.
 pub(crate) fn is_over(own: &Path) -> bool {
     match File::open(own.join(LOCK)) {
-        Ok(lock) => lock.try_lock().is_ok(),
+        // Shared, so that two who look at once do not take each other for its holder.
+        Ok(lock) => lock.try_lock_shared().is_ok(),
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }

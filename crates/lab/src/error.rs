@@ -71,7 +71,7 @@ pub enum LabError {
     )]
     NoDelay,
     /// A topology that makes no sense.
-    #[error("the topology is wrong: {0}")]
+    #[error("there cannot be such a lab: {0}")]
     Topology(String),
     /// Not a lab's name.
     #[error("`{name}` cannot be a lab's name: use up to 16 small letters and digits")]

@@ -12,5 +12,6 @@ mod retracker;
 pub(crate) mod runtime;
 pub(crate) mod seed;
 pub(crate) mod status;
+pub(crate) mod top;
 pub(crate) mod torrent;
 pub(crate) mod tracker;

@@ -21,7 +21,7 @@ mod traffic;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 /// Container images, OS updates and files, moved through a fleet by BitTorrent.
 #[derive(Parser)]
@@ -35,7 +35,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Print the node's configuration file with every default
+    /// Print the configuration file of the node, or of the tracker, with every default
     Config(commands::config::Args),
     /// Make a torrent from a file or folder
     Create(commands::create::Args),
@@ -57,6 +57,8 @@ enum Command {
     Seed(commands::seed::Args),
     /// Show what the node holds and does
     Status(commands::status::Args),
+    /// Watch a node, or a lab, in the terminal
+    Top(commands::top::Args),
     /// Add, start, stop, limit and remove ordinary torrents on the node
     Torrent(commands::torrent::Args),
     /// Run a tracker with the content directory
@@ -64,7 +66,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let command = Cli::command().mut_subcommand("tracker", commands::tracker::with_defaults);
+    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
     let debug = matches!(&cli.command, Command::Tracker(args) if args.retracker.debug());
     let outcome = log::start(&cli.log, debug).and_then(|()| match cli.command {
         Command::Config(args) => {
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::Proxy(args) => host::block_on(commands::proxy::run(*args)),
         Command::Pull(args) => host::block_on(commands::pull::run(args)),
         Command::Explain(args) => host::block_on(commands::explain::run(args)),
+        Command::Top(args) => host::block_on(commands::top::run(args)),
         Command::Torrent(args) => host::block_on(commands::torrent::run(args)),
         Command::Runtime(args) => host::block_on(commands::runtime::run(args)),
         Command::Seed(args) => host::block_on(commands::seed::run(args)),
@@ -93,7 +97,6 @@ fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_consistent() {

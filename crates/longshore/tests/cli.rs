@@ -517,6 +517,97 @@ fn runtimes_are_set_up_in_a_system_below_a_folder_and_brought_back() {
 }
 
 #[test]
+fn a_runtime_that_cannot_be_set_up_keeps_no_other_from_it() {
+    let system = tempfile::tempdir().expect("a folder");
+    let root = text(system.path());
+    fs::create_dir_all(system.path().join("etc/docker")).expect("made");
+    fs::write(system.path().join("etc/docker/daemon.json"), "{ no JSON").expect("written");
+    let both = ["runtime", "install", "docker", "podman", "--mirror", "127.0.0.1:5555", "--root", root];
+    let (code, words) = code_and_words(&run(&both));
+    assert!(code == Some(1) && words.contains("not set up: docker"), "{words}");
+    assert!(words.contains("daemon.json"), "{words}");
+    assert!(system.path().join("etc/containers/registries.conf.d/longshore.conf").exists(), "{words}");
+    // What is for root alone is the folder of the records, and none above it.
+    let mode = |path: &str| fs::metadata(system.path().join(path)).expect(path).permissions().mode() & 0o777;
+    assert_eq!(
+        (mode("var/lib/longshore-runtime"), mode("var/lib") & 0o005, mode("var") & 0o005),
+        (0o700, 5, 5)
+    );
+}
+
+#[test]
+fn a_node_outlives_a_hang_up_and_tells_more_when_it_is_asked_to() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = longshore();
+    command.args(["node", "-v", "--json", "--peer-listen", "127.0.0.1:0", "--mirror-listen", "127.0.0.1:0"]);
+    command.arg("--data").arg(folder.path().join("data"));
+    let mut node = Process::start(command.arg("--socket").arg(folder.path().join("node.sock")));
+    node.event("listening");
+    wait_until("the log", || node.stderr().contains("the node serves"));
+    node.hang_up();
+    wait_until("an answer", || node.stderr().contains("SIGHUP changes nothing"));
+    node.terminate();
+    assert!(node.wait().success());
+}
+
+#[test]
+fn settings_of_the_tracker_that_cannot_work_are_refused_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = folder.path().join("key");
+    fs::write(&keys, format!("{}\n{}\n", "a".repeat(40), "b".repeat(40))).expect("written");
+    let (key, place) = (text(&keys), text(folder.path()));
+    let cluster = ["--cluster-listen", "127.0.0.1:7001", "--cluster-key-file", key];
+    for (arguments, words) in [
+        (&["--real-ip-header", "X:"][..], "real_ip_header"),
+        (&[&["--cluster", "a:7000,a:7000"], &cluster[..]].concat(), "`a:7000` twice"),
+        (&[&["--cluster", "a:7000"], &cluster[..]].concat(), "line break"),
+        (&["--cluster", "a:7000", "--cluster-listen", "127.0.0.1:0", "--cluster-key-file", key], "port 0"),
+        (&["--directory-token", "one\ntwo"], "directory_token"),
+        (&["--directory", "   "], "empty"),
+        (&["--directory", "/dev/null"], "no ordinary file"),
+        (&["--directory", place], "no ordinary file"),
+        (&["--socket-mode", "0"], "socket"),
+        (&["--numwant", "0"], "numwant"),
+    ] {
+        let all = [&["tracker", "--listen", "127.0.0.1:0"], arguments].concat();
+        let (code, said) = code_and_words(&run(&all));
+        assert!(code == Some(2) && said.contains(words), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn a_damaged_directory_file_is_named_and_said_what_to_do_with() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("directory.redb");
+    let start = ["tracker", "--listen", "127.0.0.1:0", "--json", "--directory", text(&file)];
+    let mut tracker = Process::start(longshore().args(start));
+    tracker.event("listening");
+    tracker.terminate();
+    assert!(tracker.wait().success());
+    let mut bytes = fs::read(&file).expect("read");
+    // All but the head by which it is known.
+    bytes.iter_mut().skip(4096).for_each(|byte| *byte ^= 0x55);
+    fs::write(&file, bytes).expect("written");
+    let (code, words) = code_and_words(&run(&start));
+    assert!(code == Some(2) && words.contains("is damaged"), "{code:?} {words}");
+    assert!(words.contains("move it away") && words.contains("nodes publish again"), "{words}");
+}
+
+#[test]
+fn the_configuration_that_is_printed_for_a_tracker_is_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let printed = run(&["config", "tracker"]);
+    let file = folder.path().join("tracker.toml");
+    fs::write(&file, &printed.stdout).expect("written");
+    let start = ["tracker", "--config", text(&file), "--listen", "127.0.0.1:0", "--json"];
+    let mut tracker = Process::start(longshore().args(start));
+    tracker.event("listening");
+    tracker.terminate();
+    assert!(tracker.wait().success());
+    assert_ne!(run(&["config"]).stdout, printed.stdout);
+}
+
+#[test]
 fn what_the_environment_of_a_proxy_says_wrong_is_told_by_its_name() {
     for (name, value) in [
         ("PORT", "http"),

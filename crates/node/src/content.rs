@@ -551,8 +551,11 @@ struct Landing {
 impl Drop for Landing {
     fn drop(&mut self) {
         let outcome = std::mem::replace(&mut self.outcome, Ok(()));
+        let (digest, home) = (self.flight.digest, &self.flight.home);
+        if outcome.is_ok() {
+            tracing::info!(%digest, %home, "fetched");
+        }
         if let Err(error) = &outcome {
-            let (digest, home) = (self.flight.digest, &self.flight.home);
             tracing::warn!(%digest, %home, "not fetched: {error}");
             if error.is_wrong() || matches!(error, FetchError::Origin(error) if error.is_transient()) {
                 put(&self.inner.failed, digest, error.is_wrong(), |_| FAILED);

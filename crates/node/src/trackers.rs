@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How often a tracker is tried that cannot be reached.
 const TRY: Duration = Duration::from_secs(5);
+/// Each how often of these times one is tried that could be reached.
+const SELDOM: u32 = 6;
 /// How often it is looked whether a tracker was started anew; each time some seconds more or less, so that a fleet does
 /// not announce at once.
 const LOOK: Duration = Duration::from_secs(30);
@@ -39,32 +41,38 @@ pub(crate) fn status(
     status.collect()
 }
 
-/// Tries the trackers that nothing was announced to yet, until each can be reached, so that a wrong address shows
-/// before it is needed.
+/// Tries whether trackers can be reached: until they can, so that a wrong address shows before it is needed, and then
+/// now and then, since of one that is gone the announces would tell only in ten minutes.
 pub(crate) async fn watch(urls: Vec<String>, engine: Engine, stop: CancellationToken) {
-    let mut ticks = interval(TRY);
+    watch_every(TRY, urls, engine, stop).await;
+}
+
+async fn watch_every(pause: Duration, urls: Vec<String>, engine: Engine, stop: CancellationToken) {
+    let mut ticks = interval(pause);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut untried = urls;
-    while !untried.is_empty() {
+    // Whether each could be reached, as far as was tried.
+    let mut trackers: Vec<(String, bool)> = urls.into_iter().map(|url| (url, false)).collect();
+    for round in 0u32.. {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let tries = untried.into_iter().map(|url| async move { (try_connect(&url).await, url) });
-        let tried = tokio::select! {
-            () = stop.cancelled() => return,
-            tried = join_all(tries) => tried,
-        };
-        untried = Vec::new();
-        for (outcome, url) in tried {
-            // An announce that came first knows better.
-            if !engine.trackers().iter().any(|state| state.url == url && state.last_answer.is_some()) {
-                let error = outcome.err().map(|error| error.to_string());
-                if error.is_some() {
-                    untried.push(url.clone());
-                }
-                engine.tried_tracker(url, error);
+        let all = round.is_multiple_of(SELDOM);
+        let tried = trackers.iter_mut().filter(|(_, reached)| all || !*reached);
+        let tries = tried.map(async |(url, reached)| {
+            let outcome = try_connect(url).await;
+            let before = std::mem::replace(reached, outcome.is_ok());
+            // Where it can be reached as before, announces know better how it gets on.
+            let known = engine.trackers().into_iter().find(|state| state.url == *url);
+            if outcome.is_err()
+                || !before && known.is_none_or(|known| known.error.is_some() || known.last_answer.is_none())
+            {
+                engine.tried_tracker(url.clone(), outcome.err().map(|error| error.to_string()));
             }
+        });
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = join_all(tries) => {}
         }
     }
 }
@@ -140,6 +148,31 @@ mod tests {
         ] {
             assert_eq!(are_new(&mut known, seen.clone()), new, "{seen:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_tracker_that_died_between_two_announces_is_not_told_of_as_well() {
+        let local = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let engine = Engine::start(engine::Config { listen: local, ..engine::Config::default() }, None);
+        let engine = engine.await.expect("starts");
+        let listener = tokio::net::TcpListener::bind(local).await.expect("a port");
+        let url = format!("http://{}/announce", listener.local_addr().expect("bound"));
+        let stop = CancellationToken::new();
+        let pause = Duration::from_millis(10);
+        let watching = tokio::spawn(watch_every(pause, vec![url.clone()], engine.clone(), stop.clone()));
+        let error = || {
+            let states = status(std::slice::from_ref(&url), &engine, |since| since.as_secs());
+            states.into_iter().next().and_then(|state| state.error)
+        };
+        listener.accept().await.expect("it is tried");
+        assert_eq!(error(), None);
+        drop(listener);
+        while error().is_none() {
+            sleep(pause).await;
+        }
+        stop.cancel();
+        watching.await.expect("ends");
+        engine.stop().await;
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Keeper {
     /// Another process works with it, or it cannot be made.
     pub fn lock(&self) -> Result<File, KeepError> {
         let fail = |source| KeepError::state(&self.state, source);
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.state).map_err(fail)?;
+        private(&self.state).map_err(fail)?;
         let folder = File::open(&self.state).map_err(fail)?;
         match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(folder),
@@ -165,7 +165,7 @@ impl Keeper {
         let fail = |source| KeepError::write(&path, source);
         let folder = self.folder(runtime);
         let keep = |source| KeepError::state(&self.state, source);
-        DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(keep)?;
+        private(&folder).map_err(keep)?;
         let missing = missing(&real);
         for made in &missing {
             let made = made.strip_prefix(self.root.resolve(Path::new("/")).map_err(fail)?).unwrap_or(made);
@@ -369,6 +369,14 @@ fn missing(file: &Path) -> Vec<PathBuf> {
     let mut missing: Vec<_> = ancestors.map(Path::to_owned).collect();
     missing.reverse();
     missing
+}
+
+/// Makes a folder that is for its owner alone, and those above it as folders mostly are.
+fn private(folder: &Path) -> io::Result<()> {
+    if let Some(above) = folder.parent() {
+        DirBuilder::new().recursive(true).mode(0o755).create(above)?;
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 fn absent(error: io::Error) -> io::Result<()> {

@@ -12,31 +12,36 @@ use api::{
 };
 use axum::{
     Json, Router,
+    body::{Body, HttpBody as _},
     extract::{
         ConnectInfo, DefaultBodyLimit, Path, Query, Request, State,
         rejection::{JsonRejection, PathRejection, QueryRejection},
     },
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{any, get, post, put},
+    routing::{get, post, put},
 };
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
 use hash::Digest;
 use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
     auth::Auth,
+    bencoded,
     cluster::Cluster,
     config::Config,
     desk::Desk,
-    directory::{Asked, Directory},
+    directory::{Asked, Caller, Directory},
     error::DirectoryError,
     full_scrape,
     http::{
-        connection::Connections,
-        exchange::{Action, Exchange},
+        exchange::{Action, Exchange, names_a_torrent, passkey},
+        idle::Idle,
     },
     metrics::{self, Answer, Levels, Metrics},
-    policy::TOO_OFTEN,
+    places::{Place, Places},
+    policy::{KEY_WANTED, TOO_OFTEN},
     serve::Client,
     server::Clock,
     stats::{Stats, announces_and_faults},
@@ -44,15 +49,19 @@ use crate::{
     tally::{Fault, Tallies},
 };
 
-/// How many publications are taken in at a time.
+/// How many publications are worked on at a time.
 pub(crate) const PUBLICATIONS: usize = 16;
 
-/// How long one waits for its turn, and how long it may take then.
+/// How many bytes of publications that are not taken in yet are kept, of all and of one host.
+pub(crate) const BODIES: usize = 256 * 1024 * 1024;
+pub(crate) const BODIES_OF_A_HOST: usize = 4 * MAX_PUBLISH_BODY;
+
+/// How long the body of one may take to come, and how long it waits for its turn then.
+const BODY: Duration = Duration::from_secs(20);
 const TURN: Duration = Duration::from_secs(10);
-const PUBLICATION: Duration = Duration::from_secs(20);
 
 /// The longest body of any call but a publication, in bytes.
-const MAX_BODY: usize = 16 * 1024;
+pub(crate) const MAX_BODY: usize = 16 * 1024;
 
 /// What all handlers share.
 pub(crate) struct Shared {
@@ -63,14 +72,18 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) auth: Auth,
     pub(crate) clock: Clock,
-    pub(crate) connections: Connections,
+    pub(crate) connections: Places,
     /// Drawn at start: by it a node sees that the tracker restarted and lost all peers.
     pub(crate) tracker_id: Arc<[u8]>,
     /// What the listeners count.
     pub(crate) tallies: Vec<Tallies>,
     pub(crate) rates: Rates,
-    /// So many publications at a time: each may take [`MAX_PUBLISH_BODY`] of memory.
+    /// Connections that ask nothing now.
+    pub(crate) idle: Idle,
+    /// So many publications at a time: reading one takes twice [`MAX_PUBLISH_BODY`] of memory.
     pub(crate) publications: Arc<Semaphore>,
+    /// What has come of publications, in bytes.
+    pub(crate) bodies: Places,
     /// One full scrape at a time.
     pub(crate) full_scrapes: Arc<Semaphore>,
 }
@@ -102,7 +115,6 @@ pub(crate) fn router(shared: App) -> Router {
         .route("/metrics", get(metrics))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), check_place));
     Router::new()
-        .route("/scrape", any(full_or_named_scrape))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(health))
         .route("/health", get(health))
@@ -125,6 +137,9 @@ async fn tracker(
     // The query as it stands: an info-hash is any bytes, and no text once it is decoded.
     let (path, query) = (uri.path().as_bytes(), uri.query().unwrap_or_default().as_bytes());
     let Some(action) = Action::of(path) else { return StatusCode::NOT_FOUND.into_response() };
+    if app.config.full_scrape && action == Action::Scrape && !names_a_torrent(query) {
+        return all_torrents(&app, &client, path, &headers);
+    }
     let (mut body, now, from) = (Vec::new(), app.clock.elapsed(), app.asker(&client, &headers));
     let mut exchange = Exchange::new(Arc::clone(&app.desk), Arc::clone(&app.tracker_id), client.tally);
     if exchange.is_within_rate(now, from) {
@@ -135,32 +150,60 @@ async fn tracker(
     ([(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))], body).into_response()
 }
 
-async fn full_or_named_scrape(
-    app: State<App>,
-    client: ConnectInfo<Client>,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Response {
-    let names_none = !uri.query().unwrap_or_default().contains("info_hash=");
-    if !app.config.full_scrape || !names_none {
-        return tracker(app, client, uri, headers).await;
+/// A scrape of all torrents. Who may list them needs no key, but none may be wrong.
+fn all_torrents(app: &App, client: &Client, path: &[u8], headers: &HeaderMap) -> Response {
+    let key = passkey(path);
+    if !key.is_empty() && !app.desk.policy.load().may_scrape(key) {
+        client.tally.of(app.asker(client, headers)).fault(Fault::Refused);
+        let mut body = Vec::new();
+        bencoded::failed(KEY_WANTED, None, &mut body);
+        return ([(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))], body).into_response();
     }
-    let (State(app), ConnectInfo(client)) = (app, client);
-    if !app.may_list(&client, &headers) {
+    if !app.may_list(client, headers) {
         return forbidden("all torrents at once");
     }
-    let refused = app.may_not_see(&client, &headers);
-    refused.unwrap_or_else(|| full_scrape::answer(&app, &headers))
+    app.may_not_see(client, headers).unwrap_or_else(|| full_scrape::answer(app, headers))
 }
 
-/// Lets so many publications through at a time as there may be, each for as long as one may take.
-async fn take_turns(State(app): State<App>, request: Request, next: Next) -> Response {
-    let full = || {
-        let error = "too many publications at the same time: try again".to_owned();
-        (StatusCode::SERVICE_UNAVAILABLE, Json(ErrorBody::new(error))).into_response()
-    };
-    let Ok(Ok(_turn)) = timeout(TURN, app.publications.acquire()).await else { return full() };
-    timeout(PUBLICATION, next.run(request)).await.unwrap_or_else(|_| full())
+/// Lets so many publications through at a time as there may be, each when it has come: whoever sends slowly takes
+/// nobody's turn.
+async fn take_turns(
+    State(app): State<App>,
+    ConnectInfo(client): ConnectInfo<Client>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Failure> {
+    let (parts, body) = request.into_parts();
+    let host = app.asker(&client, &parts.headers);
+    let free = app.desk.policy.load().is_free(host);
+    let place = app.bodies.begin(host, free);
+    let slow = || Failure(StatusCode::REQUEST_TIMEOUT, "the publication took too long to come".to_owned());
+    let (body, _place) = timeout(BODY, whole(body, place)).await.map_err(|_| slow())??;
+    let Ok(Ok(_turn)) = timeout(TURN, app.publications.acquire()).await else { return Err(full()) };
+    Ok(next.run(Request::from_parts(parts, body.into())).await)
+}
+
+/// Reads a publication's body, in a place that grows with it.
+async fn whole(body: Body, mut place: Place) -> Result<(Bytes, Place), Failure> {
+    let long = || Failure(StatusCode::PAYLOAD_TOO_LARGE, "the publication is too long".to_owned());
+    if body.size_hint().lower() > MAX_PUBLISH_BODY as u64 {
+        return Err(long());
+    }
+    let (mut all, mut parts) = (BytesMut::new(), body.into_data_stream());
+    while let Some(part) = parts.next().await {
+        let part = part.map_err(|error| Failure(StatusCode::BAD_REQUEST, error.to_string()))?;
+        if all.len() + part.len() > MAX_PUBLISH_BODY {
+            return Err(long());
+        }
+        place.grow(part.len()).map_err(|_| full())?;
+        all.extend_from_slice(&part);
+    }
+    Ok((all.freeze(), place))
+}
+
+fn full() -> Failure {
+    let error = "too many publications at the same time: try again".to_owned();
+    Failure(StatusCode::SERVICE_UNAVAILABLE, error)
 }
 
 /// Lets through whoever may see statistics.
@@ -271,7 +314,7 @@ async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
     // Where it cannot be read, the rest is told all the same.
     let (sizes, etcd) = (app.directory.sizes().await.ok(), app.directory.etcd());
     let writable = app.directory.failing().is_none() && etcd.as_ref().is_none_or(|etcd| etcd.reachable);
-    let (waiting, connections) = (app.directory.waiting(), app.connections.open());
+    let (waiting, connections) = (app.directory.waiting(), app.connections.taken());
     let levels = Levels { torrents, peers, waiting, sizes, writable, connections, etcd };
     let forwards = app.desk.policy.load().forwarders.as_ref().map(|forwarders| forwarders.counts());
     let forwards = forwards.unwrap_or_default();
@@ -289,13 +332,17 @@ async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
 
 async fn claim(
     State(app): State<App>,
+    ConnectInfo(client): ConnectInfo<Client>,
+    headers: HeaderMap,
     digest: Result<Path<String>, PathRejection>,
     body: Result<Json<ClaimRequest>, JsonRejection>,
 ) -> Result<Json<Claim>, Failure> {
     let (digest, Json(body)) = (blob(digest)?, body?);
     short("node", &body.node)?;
     let wait = Duration::from_millis(body.wait_ms.min(MAX_WAIT_MS));
-    let mut claim = app.directory.claim(&Asked { digest, node: body.node, wait, stale: body.stale }).await?;
+    let asker = app.caller(client, &headers);
+    let asked = Asked { digest, node: body.node, wait, stale: body.stale };
+    let mut claim = app.directory.claim(&asked, &asker).await?;
     app.metrics.claimed(match &claim {
         Claim::Known(_) => Answer::Known,
         Claim::Leased(_) => Answer::Leased,
@@ -355,13 +402,15 @@ async fn release(
 
 async fn claim_tag(
     State(app): State<App>,
+    ConnectInfo(client): ConnectInfo<Client>,
+    headers: HeaderMap,
     body: Result<Json<TagClaimRequest>, JsonRejection>,
 ) -> Result<Json<TagClaim>, Failure> {
     let Json(TagClaimRequest { name, node, wait_ms }) = body?;
     short("name", &name)?;
     short("node", &node)?;
     let wait = Duration::from_millis(wait_ms.min(MAX_WAIT_MS));
-    Ok(Json(app.directory.claim_tag(name, &node, wait).await?))
+    Ok(Json(app.directory.claim_tag(name, &node, wait, &app.caller(client, &headers)).await?))
 }
 
 async fn set_tag(
@@ -414,6 +463,12 @@ impl Shared {
         self.desk.policy.load().client(client.from, field)
     }
 
+    /// Who waits for the directory.
+    fn caller(&self, client: Client, headers: &HeaderMap) -> Caller {
+        let host = self.asker(&client, headers);
+        Caller { host, free: self.desk.policy.load().is_free(host), line: Some(client.line) }
+    }
+
     /// Whether one who asks may see torrents that were not named.
     fn may_list(&self, client: &Client, headers: &HeaderMap) -> bool {
         self.desk.policy.load().may_list(self.asker(client, headers))
@@ -456,11 +511,13 @@ impl From<DirectoryError> for Failure {
     fn from(error: DirectoryError) -> Self {
         let status = match &error {
             DirectoryError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            DirectoryError::Gone => StatusCode::REQUEST_TIMEOUT,
             // Of an etcd that fails, its client tells: once, and not at every call.
             // Of a disk too.
             DirectoryError::Full(_)
             | DirectoryError::NoRoom
             | DirectoryError::Failing(_)
+            | DirectoryError::Damaged(_)
             | DirectoryError::Closing
             | DirectoryError::Etcd(_)
             | DirectoryError::Contended(_) => StatusCode::SERVICE_UNAVAILABLE,

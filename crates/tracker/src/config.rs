@@ -1,4 +1,4 @@
-//! What can be set. The comments are the example file's.
+//! What can be set. The comments are the example file's, and a test holds them to be.
 
 use std::{
     collections::HashSet,
@@ -17,6 +17,9 @@ use crate::{
     cluster::is_member,
     endpoint::{Listen, SocketMode},
 };
+
+/// The configuration file with every default, and what each setting means.
+pub const EXAMPLE: &str = include_str!("example.toml");
 
 /// The tracker's configuration. The defaults are for a fleet in one network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,7 +144,7 @@ pub struct Config {
     /// How many bits of an IPv6 address make a source. Whoever has an address has a network of 64 bits.
     pub rate_prefix_v6: u8,
 
-    /// How many connections are open at most.
+    /// How many connections are open at most. For one more, the one goes that has stood idle for longest.
     pub max_connections: usize,
 
     /// How many of them one host may have: an IPv4 address, or an IPv6 network of 64 bits. A fleet behind one address
@@ -199,7 +202,7 @@ pub struct Config {
     /// How many blobs and how many tags the directory holds at most; in memory no more than a GiB of them either.
     pub max_entries: u64,
 
-    /// How many claims wait at the same time at most; more are answered at once.
+    /// How many claims wait at the same time at most, and a sixteenth of them those of one host; more are answered at once.
     pub max_waiting: usize,
 }
 
@@ -292,7 +295,7 @@ impl FromStr for Home {
 
     fn from_str(text: &str) -> Result<Self, HomeError> {
         match text.split_once("://") {
-            None if text.is_empty() => Err(HomeError::Empty),
+            None if text.trim().is_empty() => Err(HomeError::Empty),
             None => Ok(Self::File(text.into())),
             Some(("etcd" | "etcds", _)) => Ok(Self::Etcd(text.parse()?)),
             Some((scheme, _)) => Err(HomeError::Url(scheme.to_owned())),
@@ -366,6 +369,12 @@ pub enum ConfigError {
     /// A token that protects nothing.
     #[error("`directory_token` is empty: leave it out, or set one")]
     EmptyToken,
+    /// A token that nobody can show.
+    #[error(
+        "`directory_token` holds a line break, a space or another character that cannot stand in a header: write \
+         letters, digits and signs of ASCII alone"
+    )]
+    Token,
     /// Something for etcd, and no etcd.
     #[error("`{0}` is for a directory in etcd: set `directory` to etcd://… or etcds://…, or leave it out")]
     NoEtcd(&'static str),
@@ -378,6 +387,12 @@ pub enum ConfigError {
     /// Not an address of another tracker.
     #[error("`cluster` holds `{0}`: write each tracker as host:port, with the port of its `cluster_listen`")]
     Member(String),
+    /// One of them twice.
+    #[error("`cluster` holds `{0}` twice: name each tracker once")]
+    MemberTwice(String),
+    /// A door that nobody finds.
+    #[error("`cluster_listen` has port 0: give the port by which the other trackers know this one")]
+    ClusterPort,
     /// More trackers than a cluster has.
     #[error("`cluster` holds {0} trackers: at most {MOST_MEMBERS} are allowed")]
     Members(usize),
@@ -408,8 +423,12 @@ impl Config {
         if self.group.is_some() && self.user.is_none() {
             return Err(ConfigError::NoUser);
         }
-        if self.directory_token.as_deref() == Some("") {
-            return Err(ConfigError::EmptyToken);
+        match self.directory_token.as_deref() {
+            Some("") => return Err(ConfigError::EmptyToken),
+            Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                return Err(ConfigError::Token);
+            }
+            _ => {}
         }
         self.check_directory()?;
         self.check_cluster()?;
@@ -427,7 +446,8 @@ impl Config {
         )?;
         let most = u64::from(self.max_numwant);
         require((1..=1000).contains(&most), "max_numwant", most, "1 to 1000")?;
-        require(self.numwant <= self.max_numwant, "numwant", self.numwant.into(), "at most `max_numwant`")?;
+        let numwant = (1..=self.max_numwant).contains(&self.numwant);
+        require(numwant, "numwant", self.numwant.into(), "1 to `max_numwant`")?;
         require((1..=3600).contains(&self.lease_ttl), "lease_ttl", self.lease_ttl, "1 to 3600 seconds")?;
         let id_age = self.connection_id_age;
         require((60..=86_400).contains(&id_age), "connection_id_age", id_age, "60 to 86400 seconds")?;
@@ -436,8 +456,7 @@ impl Config {
         require(self.workers <= 1024, "workers", self.workers as u64, "at most 1024")?;
         let forward = self.forward_timeout;
         require((1..=60).contains(&forward), "forward_timeout", forward, "1 to 60 seconds")?;
-        if self.real_ip_header.is_empty() || !self.real_ip_header.bytes().all(|byte| byte.is_ascii_graphic())
-        {
+        if ::http::HeaderName::from_bytes(self.real_ip_header.as_bytes()).is_err() {
             return Err(ConfigError::Header(self.real_ip_header.clone()));
         }
         let (rate, burst) = (self.rate_limit, self.rate_burst);
@@ -523,6 +542,13 @@ impl Config {
         if let Some(member) = self.cluster.iter().find(|member| !is_member(member)) {
             return Err(ConfigError::Member(member.chars().take(100).collect()));
         }
+        let mut seen = HashSet::new();
+        if let Some(twice) = self.cluster.iter().find(|member| !seen.insert(member.to_ascii_lowercase())) {
+            return Err(ConfigError::MemberTwice(twice.clone()));
+        }
+        if self.cluster_listen.is_some_and(|address| address.port() == 0) {
+            return Err(ConfigError::ClusterPort);
+        }
         if self.cluster.len() > MOST_MEMBERS {
             return Err(ConfigError::Members(self.cluster.len()));
         }
@@ -584,6 +610,34 @@ mod tests {
         assert!(!lacking.contains("  "), "{lacking}");
     }
 
+    /// What is changed to something wrong, and a word of what is said then.
+    type Bad = (fn(&mut Config), &'static str);
+
+    #[test]
+    fn what_was_taken_and_could_not_work_is_refused() {
+        let bad: [Bad; 12] = [
+            (|c| c.real_ip_header = "X:".to_owned(), "real_ip_header"),
+            (|c| c.real_ip_header = "X(Y)".to_owned(), "real_ip_header"),
+            (|c| c.cluster = vec!["a:1".to_owned(), "b:1".to_owned(), "A:1".to_owned()], "`A:1` twice"),
+            (|c| c.cluster_listen = Some(([127, 0, 0, 1], 0).into()), "port 0"),
+            (|c| c.directory_token = Some("secret\n".to_owned()), "`directory_token` holds"),
+            (|c| c.directory_token = Some("two words".to_owned()), "`directory_token` holds"),
+            (|c| c.directory_token = Some("schlüssel".to_owned()), "`directory_token` holds"),
+            (|c| c.directory_token = Some("\u{7}".to_owned()), "`directory_token` holds"),
+            (|c| c.numwant = 0, "numwant"),
+            (|c| c.max_numwant = 0, "max_numwant"),
+            (|c| c.idle_timeout = 0, "idle_timeout"),
+            (|c| c.max_connections = 0, "max_connections"),
+        ];
+        for (change, words) in bad {
+            let mut config = Config::default();
+            change(&mut config);
+            let error = config.check().expect_err(words).to_string();
+            assert!(error.contains(words) && !error.contains("secret"), "{error}");
+        }
+        assert_eq!("   ".parse::<Home>(), Err(HomeError::Empty));
+    }
+
     #[test]
     fn one_place_is_listened_on_once() {
         let config = |listen: &[&str], tls: &[&str], cluster: Option<&str>| Config {
@@ -602,6 +656,47 @@ mod tests {
         }
         let good = config(&["127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:1"], &["127.0.0.1:2"], None);
         assert_eq!(good.check_listeners(), Ok(()));
+    }
+
+    #[test]
+    fn the_example_says_every_setting_its_default_and_what_it_means() {
+        let example: Config = toml::from_str(EXAMPLE).expect("valid");
+        assert_eq!(example, Config::default());
+        // What has no default is shown, and can be used as it stands.
+        let all: String = EXAMPLE
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(setting) if setting.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')) => {
+                    format!("{setting}\n")
+                }
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        let all: Config = toml::from_str(&all).expect("valid");
+        let all = serde_json::to_value(&all).expect("a tree");
+        for (key, value) in all.as_object().expect("a table") {
+            assert!(!value.is_null(), "{key} is not in the example");
+        }
+        // The words are those that stand above.
+        let words = |text: &str, mark: &str| -> Vec<String> {
+            let mut blocks = vec![String::new()];
+            for line in text.lines().map(str::trim) {
+                match (line.strip_prefix(mark), blocks.last_mut()) {
+                    (Some(words), Some(block)) => block.push_str(&format!(" {}", words.trim())),
+                    (None, Some(block)) if !block.is_empty() => blocks.push(String::new()),
+                    _ => {}
+                }
+            }
+            blocks
+        };
+        let said = words(EXAMPLE, "#");
+        let (_, config) = include_str!("config.rs").split_once("pub struct Config {").expect("there");
+        let (config, _) = config.split_once("\n}").expect("its end");
+        for words in
+            words(config, "///").iter().filter(|words| !words.contains("stands in no configuration file"))
+        {
+            assert!(said.iter().any(|said| said.starts_with(words.as_str())), "not in the example:{words}");
+        }
     }
 
     #[test]

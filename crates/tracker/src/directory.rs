@@ -10,13 +10,7 @@ mod news;
 mod records;
 mod table;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use api::directory::{
     Claim, Entry, Lease, MAX_CONTENT, MAX_INFO, PublishRequest, Renewal, Tag, TagClaim, TagRequest, turn_of,
@@ -29,7 +23,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{Config, Home},
     error::DirectoryError,
+    http::line::Line,
     leases::End,
+    places::Places,
     registered::Registered,
     server::Clock,
 };
@@ -42,6 +38,9 @@ pub(crate) const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// How long a call may take beside its waiting; a little less than nodes give it.
 const CALL: Duration = Duration::from_secs(7);
 
+/// One of how many claims that wait may be a host's.
+const WAITING_SHARE_OF_HOST: usize = 16;
+
 #[derive(Clone)]
 pub(crate) struct Directory(Arc<Shared>);
 
@@ -50,8 +49,7 @@ struct Shared {
     clock: Clock,
     closing: CancellationToken,
     registered: Arc<Registered>,
-    max_waiting: usize,
-    waiting: AtomicUsize,
+    waiting: Places,
 }
 
 enum Kept {
@@ -67,6 +65,17 @@ pub(crate) struct Asked {
     pub(crate) stale: bool,
 }
 
+/// Whose claim it is.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    /// `None` where that is not known.
+    pub(crate) host: Option<IpAddr>,
+    /// Whether any number of its claims may wait.
+    pub(crate) free: bool,
+    /// By what it is seen whether the caller is still there.
+    pub(crate) line: Option<Line>,
+}
+
 /// What a home makes of a claim now.
 pub(crate) enum Taken {
     Known(Entry),
@@ -76,6 +85,8 @@ pub(crate) enum Taken {
         /// When the lease may be free without a word, by the tracker's clock.
         until: Duration,
         end: Arc<End>,
+        /// By this is told what was set before and what after it.
+        mark: i64,
     },
 }
 
@@ -108,13 +119,12 @@ impl Directory {
                 Kept::Table(blocking(move || Table::open(path.as_deref(), &config, clock)).await?)
             }
         };
-        let max_waiting = config.max_waiting;
-        let waiting = AtomicUsize::new(0);
-        Ok(Self(Arc::new(Shared { kept, clock, closing, registered, max_waiting, waiting })))
+        let waiting = Places::new(config.max_waiting, config.max_waiting.div_ceil(WAITING_SHARE_OF_HOST));
+        Ok(Self(Arc::new(Shared { kept, clock, closing, registered, waiting })))
     }
 
     /// The torrent, or the lease, or word of who holds it; waits as asked.
-    pub(crate) async fn claim(&self, asked: &Asked) -> Result<Claim, DirectoryError> {
+    pub(crate) async fn claim(&self, asked: &Asked, caller: &Caller) -> Result<Claim, DirectoryError> {
         let shared = &self.0;
         let deadline = shared.clock.elapsed() + asked.wait;
         // Whoever says that the known torrent is of no use is not told of it before something has changed.
@@ -128,11 +138,11 @@ impl Directory {
                     return Ok(Claim::Known(entry));
                 }
                 Taken::Leased(lease) => return Ok(Claim::Leased(lease)),
-                Taken::Held { by, until, end } => (by, until, end),
+                Taken::Held { by, until, end, .. } => (by, until, end),
             };
             let now = shared.clock.elapsed();
             if place.is_none() && now < deadline {
-                place = Waiting::enter(shared);
+                place = shared.waiting.enter(caller.host, caller.free).ok();
             }
             if place.is_none() || now >= deadline {
                 return Ok(Claim::Held { by, remaining_ms: millis(until.saturating_sub(now)) });
@@ -142,6 +152,7 @@ impl Directory {
             tokio::select! {
                 () = end.over.cancelled() => look |= end.published.is_cancelled(),
                 () = tokio::time::sleep(nap) => {}
+                () = caller.leaves() => return Err(DirectoryError::Gone),
                 () = shared.closing.cancelled() => return Err(DirectoryError::Closing),
             }
         }
@@ -154,22 +165,29 @@ impl Directory {
         name: String,
         node: &str,
         wait: Duration,
+        caller: &Caller,
     ) -> Result<TagClaim, DirectoryError> {
         let shared = &self.0;
-        let (begun, since) = (shared.clock.elapsed(), shared.clock.unix());
-        let (until, end) = match self.take(turn_of(&name), node, false, begun + CALL).await? {
+        let begun = shared.clock.elapsed();
+        let (until, end, mark) = match self.take(turn_of(&name), node, false, begun + CALL).await? {
             Taken::Leased(lease) => return Ok(TagClaim::Leased(lease)),
-            Taken::Held { until, end, .. } => (until, end),
+            Taken::Held { until, end, mark, .. } => (until, end, mark),
             // No blob has this digest.
             Taken::Known(_) => return Ok(TagClaim::Held),
         };
-        let Some(_place) = Waiting::enter(shared) else { return Ok(TagClaim::Held) };
+        let Ok(_place) = shared.waiting.enter(caller.host, caller.free) else { return Ok(TagClaim::Held) };
         tokio::select! {
             () = end.over.cancelled() => {}
             () = tokio::time::sleep(until.min(begun + wait).saturating_sub(shared.clock.elapsed())) => {}
+            () = caller.leaves() => return Err(DirectoryError::Gone),
             () = shared.closing.cancelled() => return Err(DirectoryError::Closing),
         }
-        let told = self.tag(name).await?.filter(|tag| tag.updated >= since);
+        // What was set before this claim came is what it does not want.
+        let told = match &shared.kept {
+            Kept::Table(table) if end.tags() > mark => table.tag(name).await?,
+            Kept::Table(_) => None,
+            Kept::Cluster(cluster) => cluster.tag_since(name, mark, self.soon()).await?,
+        };
         Ok(told.map_or(TagClaim::Held, TagClaim::Known))
     }
 
@@ -309,7 +327,7 @@ impl Directory {
     }
 
     pub(crate) fn waiting(&self) -> usize {
-        self.0.waiting.load(Relaxed)
+        self.0.waiting.taken()
     }
 
     /// What is counted of etcd, where it is the home.
@@ -326,23 +344,12 @@ impl Directory {
     }
 }
 
-/// A claim's place among those that wait; given back when it is dropped, also with its connection.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn enter(shared: &'a Shared) -> Option<Self> {
-        if shared.waiting.fetch_add(1, Relaxed) < shared.max_waiting {
-            Some(Self(&shared.waiting))
-        } else {
-            shared.waiting.fetch_sub(1, Relaxed);
-            None
+impl Caller {
+    async fn leaves(&self) {
+        match &self.line {
+            Some(line) => line.hung_up().await,
+            None => std::future::pending().await,
         }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }
 

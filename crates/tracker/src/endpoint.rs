@@ -109,7 +109,10 @@ pub struct SocketMode(u32);
 
 /// Not a mode.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no mode of a socket: write three octal digits, such as 660")]
+#[error(
+    "`{0}` is no mode of a socket to which anybody could connect: write three octal digits, such as 660, with the right \
+     to write (2) for the owner, the group or others"
+)]
 pub struct SocketModeError(String);
 
 impl SocketMode {
@@ -126,7 +129,8 @@ impl FromStr for SocketMode {
 
     fn from_str(text: &str) -> Result<Self, SocketModeError> {
         let bits = if text.starts_with('+') { None } else { u32::from_str_radix(text, 8).ok() };
-        let bits = bits.filter(|bits| *bits <= 0o777);
+        // To connect is to write.
+        let bits = bits.filter(|bits| *bits <= 0o777 && bits & 0o222 != 0);
         bits.map(Self).ok_or_else(|| SocketModeError(text.chars().take(20).collect()))
     }
 }
@@ -169,8 +173,8 @@ mod tests {
     fn a_mode_is_octal() {
         assert_eq!("660".parse(), Ok(SocketMode::GROUP));
         assert_eq!("0660".parse::<SocketMode>().expect("good").to_string(), "660");
-        assert_eq!("0".parse::<SocketMode>().expect("good").to_string(), "000");
-        for wrong in ["", "9", "0o660", "1777", "+66", "-1", "rw"] {
+        assert_eq!("2".parse::<SocketMode>().expect("good").to_string(), "002");
+        for wrong in ["", "0", "000", "555", "9", "0o660", "1777", "+66", "-1", "rw"] {
             assert!(wrong.parse::<SocketMode>().is_err(), "{wrong}");
         }
     }

@@ -90,6 +90,12 @@ pub enum DirectoryError {
     /// The disk takes nothing.
     #[error("the directory's disk takes nothing, and until it does the directory is only read: {0}")]
     Failing(String),
+    /// Its file holds what the directory has not written.
+    #[error("the directory's file is damaged: move it away, and start anew; nodes publish again ({0})")]
+    Damaged(String),
+    /// Nobody waits for the answer any more.
+    #[error("the client has gone")]
+    Gone,
     /// The tracker is going down.
     #[error("the tracker is shutting down")]
     Closing,
@@ -136,12 +142,21 @@ impl DirectoryError {
 }
 
 impl DirectoryError {
+    /// Whether the database has found that it was written to by others.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged(_) => true,
+            Self::Database(error) => matches!(**error, redb::Error::Corrupted(_)),
+            _ => false,
+        }
+    }
+
     /// Whether the disk failed, after which the database refuses everything.
     pub(crate) fn is_of_the_disk(&self) -> bool {
-        use redb::Error::{DatabaseClosed, Io, PreviousIo};
+        use redb::Error::{Corrupted, DatabaseClosed, Io, PreviousIo};
         match self {
-            Self::Database(error) => matches!(**error, Io(_) | PreviousIo | DatabaseClosed),
-            Self::Failing(_) => true,
+            Self::Database(error) => matches!(**error, Io(_) | PreviousIo | DatabaseClosed | Corrupted(_)),
+            Self::Failing(_) | Self::Damaged(_) => true,
             _ => false,
         }
     }

@@ -5,6 +5,8 @@
 pub(crate) mod connection;
 pub(crate) mod exchange;
 mod frame;
+pub(crate) mod idle;
+pub(crate) mod line;
 pub(crate) mod responder;
 pub(crate) mod secure;
 mod table;

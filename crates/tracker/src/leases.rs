@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -35,9 +38,16 @@ pub(crate) struct End {
     pub(crate) over: CancellationToken,
     /// Published.
     pub(crate) published: CancellationToken,
+    /// How often the tag was set whose turn this is.
+    tags: AtomicI64,
 }
 
 impl End {
+    /// How often the tag was set whose turn this is.
+    pub(crate) fn tags(&self) -> i64 {
+        self.tags.load(Relaxed)
+    }
+
     pub(crate) fn tell(&self, published: bool) {
         if published {
             self.published.cancel();
@@ -129,6 +139,13 @@ impl Leases {
         let mut held = self.lock();
         if held.get(digest).is_some_and(|lease| lease.node == node && lease.id == id) {
             end(&mut held, digest, false);
+        }
+    }
+
+    /// Notes that the tag is set whose turn it is; that is over when it is given back.
+    pub(crate) fn tag_is_set(&self, turn: &Digest) {
+        if let Some(lease) = self.lock().get(turn) {
+            lease.end.tags.fetch_add(1, Relaxed);
         }
     }
 

@@ -45,6 +45,7 @@ mod limit;
 mod listen;
 mod metrics;
 mod network;
+mod places;
 mod policy;
 mod registered;
 mod seldom;
@@ -58,7 +59,7 @@ mod udp;
 mod user;
 
 pub use cluster::{ClusterKey, KeyError};
-pub use config::{Config, ConfigError, Home, HomeError};
+pub use config::{Config, ConfigError, EXAMPLE, Home, HomeError};
 pub use desk::{Answer, Refusal};
 pub use endpoint::{Endpoint, Listen, ListenError, SocketMode, SocketModeError};
 pub use error::{DirectoryError, StartError};

@@ -4,28 +4,43 @@ use std::{
     io,
     net::IpAddr,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use ::http::{Request, Response, StatusCode};
-use axum::{Router, body::Body, extract::ConnectInfo};
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::ConnectInfo,
+};
 use bytes::{Buf as _, Bytes};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    body::{Body as _, Frame, Incoming, SizeHint},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::{Domain, Socket};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
-    net::{TcpStream, UnixStream},
     time::timeout,
 };
-use tokio_util::{either::Either, sync::CancellationToken};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::{
-    http::{connection::HandedOver, responder::MAX_HEAD},
-    server::GRACE,
+    api::MAX_BODY,
+    http::{
+        connection::HandedOver,
+        idle::{Idle, Seat},
+        line::Line,
+        responder::MAX_HEAD,
+    },
+    server::{Clock, GRACE},
     tally::Tally,
 };
 
@@ -39,28 +54,27 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// all was read is reset, and the answer lost to a client that still sends.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
-/// What a TCP or a unix connection is to tokio.
-type Plain = Either<TcpStream, UnixStream>;
-
-/// Serves a connection until it ends.
-pub(crate) async fn connection(handed: HandedOver, router: Router, closing: CancellationToken) {
-    let HandedOver { socket, from, output, input, place, tally } = handed;
-    // Counted as long as it is open.
-    let _place = place;
-    let Ok(mut stream) = plain(socket) else { return };
-    if !matches!(timeout(HEAD_TIMEOUT, stream.write_all(&output)).await, Ok(Ok(()))) {
-        return;
-    }
-    let client = Client { from, tally };
-    stream_of_requests(Rewound { first: input.into(), stream }, client, router, &closing).await;
+/// What answers requests that are no announces.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) router: Router,
+    /// Where connections are that ask nothing.
+    pub(crate) idle: Idle,
+    pub(crate) clock: Clock,
+    pub(crate) closing: CancellationToken,
 }
 
-fn plain(socket: Socket) -> io::Result<Plain> {
-    if socket.domain()? == Domain::UNIX {
-        UnixStream::from_std(socket.into()).map(Either::Right)
-    } else {
-        TcpStream::from_std(socket.into()).map(Either::Left)
+/// Serves a connection until it ends.
+pub(crate) async fn connection(handed: HandedOver, api: Api) {
+    let HandedOver { socket, from, output, input, place, tally } = handed;
+    // Counted as long as it is open.
+    let seat = api.idle.seat(place);
+    let Ok(mut line) = Line::of(socket) else { return };
+    if !matches!(timeout(HEAD_TIMEOUT, line.write_all(&output)).await, Ok(Ok(()))) {
+        return;
     }
+    let client = Client { from, tally, line: line.clone() };
+    stream_of_requests(Rewound { first: input.into(), stream: line }, client, seat, &api).await;
 }
 
 /// Whose connection it is.
@@ -70,20 +84,30 @@ pub(crate) struct Client {
     pub(crate) from: Option<IpAddr>,
     /// Where the listener counts that it came to.
     pub(crate) tally: Arc<Tally>,
+    /// By what it is seen whether the client is still there.
+    pub(crate) line: Line,
 }
 
 /// Serves the API on a stream until either side has enough.
 pub(crate) async fn stream_of_requests<S: Stream>(
     mut stream: Rewound<S>,
     client: Client,
-    router: Router,
-    closing: &CancellationToken,
+    seat: Seat,
+    api: &Api,
 ) {
     let from = client.from;
-    if let Err(error) = serve(&mut stream, client, router, closing).await {
-        tracing::debug!(?from, %error, "connection ends");
+    let seat = Arc::new(seat);
+    tokio::select! {
+        served = serve(&mut stream, client, &seat, api) => if let Err(error) = served {
+            tracing::debug!(?from, %error, "connection ends");
+        },
+        // Another has its place, and so it does not linger.
+        () = seat.gone.cancelled() => {
+            let _ = timeout(LINGER, stream.shutdown()).await;
+            return;
+        }
     }
-    linger(&mut stream, closing).await;
+    linger(&mut stream, &api.closing).await;
 }
 
 /// Says that nothing more comes, and listens for a while until the client says so too.
@@ -102,10 +126,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 async fn serve<S: Stream>(
     stream: &mut Rewound<S>,
     client: Client,
-    router: Router,
-    closing: &CancellationToken,
+    seat: &Arc<Seat>,
+    api: &Api,
 ) -> hyper::Result<()> {
-    let service = service_fn(move |request| answer(router.clone(), client.clone(), request));
+    let service = service_fn(move |request| answer(api.clone(), client.clone(), Arc::clone(seat), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -114,7 +138,7 @@ async fn serve<S: Stream>(
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         outcome = connection.as_mut() => outcome,
-        () = closing.cancelled() => {
+        () = api.closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
             timeout(GRACE, connection).await.unwrap_or(Ok(()))
         }
@@ -129,18 +153,92 @@ async fn drain<S: Stream>(stream: &mut S) -> io::Result<()> {
 }
 
 async fn answer(
+    api: Api,
+    client: Client,
+    seat: Arc<Seat>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, std::convert::Infallible> {
+    if !seat.rise() {
+        return Ok(last(failed(StatusCode::SERVICE_UNAVAILABLE, "the tracker has no room")));
+    }
+    let read = Arc::new(AtomicBool::new(request.body().is_end_stream()));
+    let answering = answer_all(api.router, client, request, Arc::clone(&read));
+    let response = match timeout(REQUEST_TIMEOUT, answering).await {
+        Ok(response) => response,
+        Err(_) => failed(StatusCode::REQUEST_TIMEOUT, "the request took too long"),
+    };
+    if response.body().size_hint().exact().is_some() {
+        seat.rest(api.clock.elapsed());
+    }
+    // What follows a body that was not read cannot be told from it, and who waited too long is not there.
+    let ends = !read.load(Relaxed) || response.status() == StatusCode::REQUEST_TIMEOUT;
+    Ok(if ends { last(response) } else { response })
+}
+
+async fn answer_all(
     router: Router,
     client: Client,
-    mut request: Request<Incoming>,
-) -> Result<Response<Body>, std::convert::Infallible> {
-    request.extensions_mut().insert(ConnectInfo(client));
-    match timeout(REQUEST_TIMEOUT, router.oneshot(request.map(Body::new))).await {
-        Ok(outcome) => outcome,
-        Err(_) => {
-            let mut late = Response::new(Body::from("the request took too long\n"));
-            *late.status_mut() = StatusCode::REQUEST_TIMEOUT;
-            Ok(late)
+    request: Request<Incoming>,
+    read: Arc<AtomicBool>,
+) -> Response<Body> {
+    let (mut parts, body) = request.into_parts();
+    parts.extensions.insert(ConnectInfo(client));
+    let takes_body = matches!(parts.method, Method::POST | Method::PUT);
+    let body = if read.load(Relaxed) {
+        Body::empty()
+    } else if takes_body {
+        Body::new(Watched { body, read })
+    } else {
+        // Nobody asks for it, and yet it has to be out of the way of the next request.
+        let Ok(_) = to_bytes(Body::new(body), MAX_BODY).await else {
+            return failed(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long, or broken");
+        };
+        read.store(true, Relaxed);
+        Body::empty()
+    };
+    let Ok(response) = router.oneshot(Request::from_parts(parts, body)).await;
+    response
+}
+
+fn failed(status: StatusCode, why: &str) -> Response<Body> {
+    let mut response = Response::new(Body::from(format!("{why}\n")));
+    *response.status_mut() = status;
+    response
+}
+
+/// With word that no request after it is answered.
+fn last(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// A body of which it is noted that it was read to its end.
+struct Watched {
+    body: Incoming,
+    read: Arc<AtomicBool>,
+}
+
+impl hyper::body::Body for Watched {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.read.store(true, Relaxed);
         }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -15,7 +15,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use axum::Router;
 use rustix::event::{EventfdFlags, eventfd};
 use rustls::ServerConfig;
 use socket2::Socket;
@@ -38,17 +37,20 @@ use crate::{
     error::StartError,
     forward::{Forwarder, Forwarders},
     http::{
-        connection::{Connections, HandedOver},
+        connection::HandedOver,
         exchange::Exchange,
+        idle::Idle,
         responder::Responder,
         secure::Secure,
         worker::{Patience, Worker},
     },
     listen::{Door, Listeners, SocketFile},
     metrics::Metrics,
+    places::Places,
     policy::{self, Policy},
     registered::Registered,
-    serve, stats,
+    serve::{self, Api},
+    stats,
     status::Rates,
     store::{Limits, PeerStore},
     tally::{Protocol, Tallies},
@@ -185,11 +187,13 @@ impl Tracker {
             directory,
             auth: Auth::new(config.directory_token.as_deref()),
             clock,
-            connections: Connections::new(config.max_connections, config.max_connections_per_host),
+            connections: Places::new(config.max_connections, config.max_connections_per_host),
             tracker_id: format!("{:016x}", rand::random::<u64>()).into_bytes().into(),
             tallies,
             rates: Rates::default(),
+            idle: Idle::default(),
             publications: Arc::new(Semaphore::new(api::PUBLICATIONS)),
+            bodies: Places::new(api::BODIES, api::BODIES_OF_A_HOST),
             full_scrapes: Arc::new(Semaphore::new(1)),
             config,
         });
@@ -214,27 +218,31 @@ impl Tracker {
                 Ok(threads)
             })
             .map_err(StartError::System)?;
-        let router = api::router(Arc::clone(&shared));
+        let api = Api {
+            router: api::router(Arc::clone(&shared)),
+            idle: shared.idle.clone(),
+            clock,
+            closing: stop.tasks.clone(),
+        };
         let most = (shared.config.max_connections / UNSERVED_SHARE).max(1);
         let of_host = (shared.config.max_connections_per_host / UNSERVED_SHARE_OF_HOST).max(1);
-        let unserved = Arc::new(Connections::new(most, of_host));
+        let unserved = Places::new(most, of_host);
         for (door, tallies) in https.into_iter().zip(tallies) {
             let (Some(tls), Some(tally)) = (&tracker.tls, tallies.workers.first()) else { continue };
             let secure = Arc::new(Secure {
                 tls: Arc::clone(tls),
                 shared: Arc::clone(&shared),
                 tally: Arc::clone(tally),
-                router: router.clone(),
-                unserved: Arc::clone(&unserved),
+                api: api.clone(),
+                unserved: unserved.clone(),
                 slow: SLOW,
                 idle: Duration::from_secs(shared.config.idle_timeout),
                 tasks: tasks.clone(),
-                closing: stop.tasks.clone(),
             });
             let listener = TcpListener::from_std(door.socket).map_err(StartError::System)?;
             tasks.spawn(secure.run(listener));
         }
-        tasks.spawn(take(to_serve, router, tasks.clone(), stop.tasks.clone()));
+        tasks.spawn(take(to_serve, api, tasks.clone()));
         tasks.spawn(sweep(Arc::clone(&shared), stop.tasks.clone()));
         tasks.spawn(count(Arc::clone(&shared), stop.tasks.clone()));
         tasks.spawn(tend(shared.directory.clone(), stop.tasks.clone()));
@@ -371,6 +379,7 @@ fn start_http<'a>(
                 unix,
                 responder: Responder::new(exchange, config.full_scrape),
                 connections: shared.connections.clone(),
+                idle: shared.idle.clone(),
                 api: api.clone(),
                 patience: Patience { slow: SLOW.as_secs(), idle: config.idle_timeout },
                 clock: shared.clock,
@@ -408,19 +417,14 @@ fn spawn(name: &str, stop: &Stop, work: impl FnOnce() + Send + 'static) -> io::R
 }
 
 /// Takes connections from the workers and serves them.
-async fn take(
-    mut handed: mpsc::Receiver<HandedOver>,
-    router: Router,
-    tasks: TaskTracker,
-    closing: CancellationToken,
-) {
+async fn take(mut handed: mpsc::Receiver<HandedOver>, api: Api, tasks: TaskTracker) {
     loop {
         tokio::select! {
             connection = handed.recv() => {
                 let Some(connection) = connection else { return };
-                tasks.spawn(serve::connection(connection, router.clone(), closing.clone()));
+                tasks.spawn(serve::connection(connection, api.clone()));
             }
-            () = closing.cancelled() => return,
+            () = api.closing.cancelled() => return,
         }
     }
 }

@@ -92,7 +92,7 @@ impl Stats {
             peers,
             ipv4: v4,
             ipv6: v6,
-            connections: shared.connections.open(),
+            connections: shared.connections.taken(),
             requests: requests(&shared.tallies),
             members: shared.cluster.as_ref().map(|cluster| cluster.members()).unwrap_or_default(),
             top: ranked.collect(),

@@ -270,6 +270,33 @@ async fn connections_that_are_opened_and_left_take_a_quarter_of_the_places_at_mo
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_of_http_and_https_make_room_for_one_anothers_newcomers() {
+    let certificate = Certificate::new();
+    let tracker =
+        Tracker::start(Config { max_connections: 2, ..certificate.config() }).await.expect("starts");
+    let (plain, secure) = (tracker.local_addr().expect("bound"), https(&tracker));
+    let client = certificate.client();
+    with(move || {
+        let mut first = connect_until_there_is_room(&client, secure);
+        std::thread::sleep(Duration::from_millis(1100));
+        let others = [(); 2].map(|()| {
+            let mut stream = tcp(plain);
+            assert!(ask(&mut stream, &announce(1, 1, "")).is_ok());
+            stream
+        });
+        assert!(matches!(first.read(&mut [0]), Ok(0) | Err(_)), "it was idle for longest");
+        // A worker is told to make room, which it does within some seconds.
+        drop(connect_until_there_is_room(&client, secure));
+        let ended = others.map(|mut stream| {
+            stream.set_read_timeout(Some(Duration::from_millis(100))).expect("set");
+            matches!(stream.read(&mut [0]), Ok(0))
+        });
+        assert!(ended.contains(&true));
+    })
+    .await;
+}
+
 /// A connection that has been answered. The place of the last may not be free at once.
 fn connect_until_there_is_room(client: &ClientConfig, to: SocketAddr) -> Tls {
     for _ in 0..2000 {

@@ -100,6 +100,29 @@ async fn torrents_that_were_not_named_are_shown_to_this_machine_only_unless_it_i
 }
 
 #[tokio::test]
+async fn all_torrents_are_shown_with_a_key_in_the_path_too_and_not_with_a_wrong_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = folder.path().join("keys");
+    fs::write(&keys, "good\n").expect("written");
+    for keys in [None, Some(keys)] {
+        let has_keys = keys.is_some();
+        let tracker = Tracker::start(Config { keys, full_scrape: true, ..config() }).await.expect("starts");
+        for path in ["/scrape", "/good/scrape", "/scrape/good", "/bad/scrape"] {
+            let (status, body) = loop {
+                let (status, body) = ask(&tracker, path, "").await;
+                // One at a time, so that this may have to wait.
+                if !body.windows(13).any(|part| part == b"another full ") {
+                    break (status, body);
+                }
+            };
+            let shown = body.windows(9).any(|part| part == b"d5:filesd");
+            assert_eq!((status, shown), (200, !has_keys || path != "/bad/scrape"), "{path}");
+        }
+        tracker.shutdown().await;
+    }
+}
+
+#[tokio::test]
 async fn the_status_page_is_whole_and_names_what_there_is() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("forwarders.yml");

@@ -202,34 +202,6 @@ async fn a_restart_keeps_the_directory_and_renewals_bring_leases_back() {
 }
 
 #[tokio::test]
-async fn so_many_publications_are_taken_in_at_a_time_and_the_next_is_told_to_try_again() {
-    let tracker = Tracker::start(config()).await.expect("starts");
-    let known = blob(b"known");
-    let mut slow = Vec::new();
-    for _ in 0..16 {
-        let mut stream = TcpStream::connect(tracker.local_addr().expect("bound")).await.expect("connects");
-        let head = format!(
-            "PUT /directory/v1/blobs/{} HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n\
-             Content-Length: 1000\r\nExpect: 100-continue\r\n\r\n",
-            known.digest
-        );
-        stream.write_all(head.as_bytes()).await.expect("sends");
-        let mut go_on = [0; 12];
-        // Now its body is waited for.
-        stream.read_exact(&mut go_on).await.expect("an answer");
-        assert_eq!(&go_on, b"HTTP/1.1 100");
-        slow.push(stream);
-    }
-    let client = directory(&tracker).with_deadline(WAIT);
-    let refused = client.publish(&known.digest, &publication(&known)).await;
-    assert!(matches!(refused, Err(CallError::Unavailable { status: 503, .. })), "{refused:?}");
-    slow.pop();
-    // Another client: this one leaves a directory alone for a moment that has made it wait.
-    let client = directory(&tracker).with_deadline(WAIT);
-    client.publish(&known.digest, &publication(&known)).await.expect("there is a place again");
-}
-
-#[tokio::test]
 async fn the_directory_asks_for_its_token_and_announces_do_not() {
     let config = Config { directory_token: Some("secret".to_owned()), ..config() };
     let tracker = Tracker::start(config).await.expect("starts");

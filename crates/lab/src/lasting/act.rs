@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::{
     MAX_NODES, Rate,
     lasting::{
-        contents,
+        contents::{self, Thing},
         host::What,
         state::{Entry, Lab},
         supervisor,
@@ -185,11 +185,7 @@ impl Lab {
 
     /// Has nodes forget what they have and get it anew.
     fn pull(self: &Arc<Self>, host: Option<&str>, content: Option<&str>) -> Result<(), String> {
-        let hosts = match host {
-            Some(name) => vec![self.host(name)?],
-            None => self.hosts(),
-        };
-        if let Some(entry) = host.and(hosts.first()) {
+        if let Some(entry) = host.map(|name| self.host(name)).transpose()? {
             if matches!(entry.seat.kind, HostKind::Tracker | HostKind::Registry | HostKind::Web) {
                 return Err(format!("{} gets nothing: name a node", entry.info.name));
             }
@@ -197,13 +193,28 @@ impl Lab {
                 return Err(format!("{} does not run", entry.info.name));
             }
         }
-        let gets =
-            |entry: &Entry| matches!(entry.seat.kind, HostKind::Leecher | HostKind::Foreign) && entry.runs();
-        let things = self.things(content)?;
-        for entry in hosts.into_iter().filter(|entry| host.is_some() || gets(entry)) {
+        if content.is_some() || self.made.is_cancelled() {
+            self.get(host, self.things(content)?);
+            return Ok(());
+        }
+        // What is being made is waited for.
+        let (lab, host) = (self.clone(), host.map(str::to_owned));
+        self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(async move {
+            lab.made.cancelled().await;
+            lab.get(host.as_deref(), lab.things(None).unwrap_or_default());
+        }));
+        Ok(())
+    }
+
+    /// Has one host, or all that are there to get something, get things anew.
+    fn get(self: &Arc<Self>, host: Option<&str>, things: Vec<Thing>) {
+        let gets = |entry: &Entry| match host {
+            Some(name) => entry.info.name == name,
+            None => matches!(entry.seat.kind, HostKind::Leecher | HostKind::Foreign),
+        };
+        for entry in self.hosts().into_iter().filter(|entry| entry.runs() && gets(entry)) {
             contents::get_anew(self, entry, things.clone());
         }
-        Ok(())
     }
 }
 

@@ -150,6 +150,7 @@ pub(crate) fn begin(lab: &Arc<Lab>) {
             None if topology.images.is_empty() => own(&lab).await,
             None => {}
         }
+        lab.made.cancel();
     }));
 }
 
@@ -212,11 +213,16 @@ async fn watch(lab: &Arc<Lab>, folder: &Path) {
                     shared.remove(&key);
                     withdraw(lab, &key.0, key.1).await;
                 }
+                let mut whole = true;
                 for entry in &found {
                     let key = (entry.name.clone(), entry.kind);
                     let rests = seen.insert(entry.name.clone(), entry.mark) == Some(entry.mark)
                         || age(entry.newest) > LOOK;
-                    if !rests || shared.get(&key) == Some(&entry.mark) {
+                    if shared.get(&key) == Some(&entry.mark) {
+                        continue;
+                    }
+                    if !rests {
+                        whole = false;
                         continue;
                     }
                     if shared.insert(key, entry.mark).is_some() {
@@ -226,6 +232,9 @@ async fn watch(lab: &Arc<Lab>, folder: &Path) {
                     share(lab, entry, made).await;
                 }
                 seen.retain(|name, _| found.iter().any(|entry| entry.name == *name));
+                if whole {
+                    lab.made.cancel();
+                }
             }
         }
         sleep(LOOK).await;

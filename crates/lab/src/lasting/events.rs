@@ -74,7 +74,8 @@ impl Drop for Place {
 
 /// Follows the lab: records as JSON, each on its own. It ends when the receiver is dropped.
 pub(crate) fn feed(lab: &Arc<Lab>, topics: Option<&str>) -> Result<mpsc::Receiver<Bytes>, FeedError> {
-    if let Some(unknown) = topics.into_iter().flat_map(|list| list.split(',')).find(|t| !TOPICS.contains(t)) {
+    let named = topics.into_iter().flat_map(|list| list.split(',')).filter(|topic| !topic.is_empty());
+    if let Some(unknown) = named.clone().find(|topic| !TOPICS.contains(topic)) {
         let known = TOPICS.join(", ");
         return Err(FeedError::Topics(format!(
             "there is no topic `{}`: there are {known}",

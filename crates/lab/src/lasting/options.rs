@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     LabError, Sources,
     image::ImageError,
-    lasting::topology::{Topology, is_name},
+    lasting::topology::{Foreign, Topology, is_name},
     links,
 };
 
@@ -79,6 +79,10 @@ impl UpConfig {
             return Err(LabError::DelayWithoutNamespaces);
         }
         for client in &self.topology.foreign {
+            if *client == Foreign::Transmission && !self.namespaces {
+                let words = "transmission connects to no peer on loopback: give --netns, or leave it out";
+                return Err(LabError::Topology(words.to_owned()));
+            }
             if !links::has_program(client.program(), path) {
                 return Err(LabError::NoClient { program: client.program() });
             }

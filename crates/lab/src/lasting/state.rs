@@ -63,6 +63,8 @@ pub(crate) struct Lab {
     pub(crate) web_counters: Arc<crate::lasting::web::Count>,
     /// Told when it is to end.
     pub(crate) stop: CancellationToken,
+    /// Told when all contents have been made that there were at the start.
+    pub(crate) made: CancellationToken,
     /// Whose turn it is to add nodes.
     pub(crate) adding: Semaphore,
     /// All that works in it.
@@ -113,6 +115,8 @@ impl Lab {
         network_lock: Option<File>,
         page: SocketAddr,
     ) -> Self {
+        // reqwest takes the process's TLS provider; whoever installed one first wins, and any does.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let (id, own) = (claim.id.clone(), claim.own.clone());
         let traffic = config.topology.traffic;
         let lab = Self {
@@ -124,6 +128,7 @@ impl Lab {
             counters: Counters::default(),
             web_counters: Arc::default(),
             stop: CancellationToken::new(),
+            made: CancellationToken::new(),
             adding: Semaphore::new(1),
             tasks: TaskTracker::new(),
             began_ms: now_ms(),

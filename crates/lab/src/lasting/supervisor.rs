@@ -14,7 +14,7 @@ use rustix::process::geteuid;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::mpsc,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -38,6 +38,9 @@ use crate::{
 const PAGE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
 /// How long all hosts may take to run.
 const READY: Duration = Duration::from_secs(60);
+/// How often, and how long apart, its directory is removed until it is gone.
+const TRIES: u32 = 20;
+const AGAIN: Duration = Duration::from_millis(100);
 /// How long everything may take to end.
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -270,5 +273,14 @@ async fn strike(lab: Arc<Lab>) -> Result<(), LabError> {
     if lab.has_namespaces() {
         links::remove(&lab.id).await?;
     }
-    fs::remove_dir_all(&lab.own).map_err(file(&lab.own))
+    // A thread that made an image may still write; where nothing is, nothing can be written.
+    let mut tries = 0;
+    while let Err(error) = fs::remove_dir_all(&lab.own) {
+        tries += 1;
+        if tries == TRIES {
+            return Err(file(&lab.own)(error));
+        }
+        sleep(AGAIN).await;
+    }
+    Ok(())
 }

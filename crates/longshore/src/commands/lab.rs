@@ -16,7 +16,7 @@ pub(crate) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    once: once::Args,
+    once: once::Once,
 }
 
 #[derive(clap::Subcommand)]
@@ -74,6 +74,11 @@ impl Which {
         }
         Ok(api::LabClient::new(&api::Endpoint::Unix(lab.socket))?)
     }
+}
+
+/// A client of the lab of that name, or of the only one.
+pub(crate) fn client(name: Option<&str>) -> anyhow::Result<api::LabClient> {
+    Which { name: name.map(str::to_owned) }.client()
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {

@@ -7,46 +7,51 @@ use api::ClientError;
 use node::{Config, Node, StartError};
 use serde_json::json;
 
-use crate::{failure::Failure, host::StopSignals, screen, service, torrent_file};
+use crate::{
+    failure::Failure,
+    host::{Reload, StopSignals},
+    screen, service, torrent_file,
+};
 
 /// What is most often set; all else stands in the configuration file.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The configuration file (TOML); `longshore config` prints one with every default
+    /// The configuration file (TOML); `longshore config` prints one with every default [default: none]
     #[arg(short, long, value_name = "FILE", env = "LONGSHORE_CONFIG")]
     config: Option<PathBuf>,
-    /// A tracker's announce URL; may be repeated, or hold commas
+    /// A tracker's announce URL; may be repeated, or hold commas [default: none]
     #[arg(short, long = "tracker", value_name = "URL", env = "LONGSHORE_TRACKERS", value_delimiter = ',')]
     trackers: Option<Vec<String>>,
-    /// The URL of the content directory, such as http://TRACKER:6969; the trackers' hosts unless given, `none` for
-    /// no directory
+    /// The URL of the content directory, such as http://TRACKER:6969; `none` for no directory [default: the trackers'
+    /// hosts]
     #[arg(long, value_name = "URL", env = "LONGSHORE_DIRECTORY", value_delimiter = ',')]
     directory: Option<Vec<String>>,
-    /// A file that holds the directory's token
+    /// A file that holds the directory's token [default: none]
     #[arg(long, value_name = "FILE", env = "LONGSHORE_DIRECTORY_TOKEN_FILE")]
     directory_token_file: Option<PathBuf>,
-    /// Where blobs are kept
+    /// Where blobs are kept [default: /var/lib/longshore]
     #[arg(long, value_name = "DIR", env = "LONGSHORE_DATA")]
     data: Option<PathBuf>,
-    /// The node's name in leases and logs
+    /// The node's name in leases and logs [default: the host's name and a random part]
     #[arg(long, value_name = "NAME", env = "LONGSHORE_NAME")]
     name: Option<String>,
-    /// Where to listen for peers
+    /// Where to listen for peers [default: 0.0.0.0:6881]
     #[arg(long, value_name = "ADDR:PORT", env = "LONGSHORE_PEER_LISTEN", value_parser = node::parse_listen)]
     peer_listen: Option<SocketAddr>,
-    /// Where the registry mirror listens; may be repeated, or hold commas
+    /// Where the registry mirror listens; may be repeated, or hold commas [default: 127.0.0.1:5555]
     #[arg(long, value_name = "ADDR:PORT", env = "LONGSHORE_MIRROR_LISTEN", value_delimiter = ',', value_parser = node::parse_listen)]
     mirror_listen: Option<Vec<SocketAddr>>,
-    /// The registry of requests that name none
+    /// The registry of requests that name none [default: docker.io]
     #[arg(long, value_name = "REGISTRY", env = "LONGSHORE_DEFAULT_REGISTRY")]
     default_registry: Option<String>,
-    /// The unix socket of the API
+    /// The unix socket of the API [default: /run/longshore/node.sock]
     #[arg(long, value_name = "PATH", env = "LONGSHORE_SOCKET")]
     socket: Option<PathBuf>,
     /// Where the API and the page are over TCP, such as 127.0.0.1:7070; may be repeated, or hold commas
+    /// [default: none]
     #[arg(long, value_name = "ADDR:PORT", env = "LONGSHORE_API_LISTEN", value_delimiter = ',', value_parser = node::parse_listen)]
     api_listen: Option<Vec<SocketAddr>>,
-    /// A registry that answers elsewhere than its name says, as NAME=URL; may be repeated
+    /// A registry that answers elsewhere than its name says, as NAME=URL; may be repeated [default: none]
     #[arg(long = "upstream", value_name = "NAME=URL", value_parser = upstream)]
     upstreams: Vec<(String, String)>,
     /// Print where it listens as JSON
@@ -80,10 +85,15 @@ pub(crate) async fn serve(node: Node, mut signals: StopSignals, json: bool) -> a
         }
     }
     service::ready(&format!("peers on {}", node.peers()));
+    tracing::info!(mirrors = ?node.mirrors(), peers = %node.peers(), "the node serves");
     let mut watchdog = service::Watchdog::new();
+    let mut reload = Reload::listen()?;
     loop {
         tokio::select! {
             () = signals.wait() => break,
+            () = reload.wait() => tracing::warn!(
+                "SIGHUP changes nothing: a certificate that changes is taken up by itself, all else at a restart"
+            ),
             () = watchdog.due() => {
                 if node.lives().await {
                     service::alive();
@@ -134,6 +144,12 @@ fn upstream(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), url.to_owned()))
 }
 
+/// Whether the system does not let this user do it.
+fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    error.downcast_ref().is_some_and(denied) || error.source().is_some_and(is_denied)
+}
+
 pub(crate) fn explain(error: StartError) -> anyhow::Error {
     let failure = match &error {
         StartError::Directory(ClientError::BadAddress { .. }) => Failure::bad_input("the node cannot start")
@@ -160,6 +176,8 @@ pub(crate) fn explain(error: StartError) -> anyhow::Error {
         StartError::Socket { .. } => {
             Failure::new("the node cannot start").hint("choose another path with --socket")
         }
+        StartError::Store(store) if is_denied(store) => Failure::new("the node cannot start")
+            .hint("run it as root, or with folders of your own: --data DIR --socket DIR/node.sock"),
         StartError::Store(_) => Failure::new("the node cannot start").hint("choose another with --data"),
         _ => Failure::new("the node cannot start"),
     };
@@ -170,6 +188,26 @@ pub(crate) fn explain(error: StartError) -> anyhow::Error {
 mod tests {
     use super::*;
     use clap::{Args as _, FromArgMatches as _};
+
+    #[test]
+    fn the_help_says_every_default_as_it_is() {
+        let help = Args::augment_args(clap::Command::new("node")).render_help().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        let Config { data, peer, mirror, api, .. } = Config::default();
+        let listen: Vec<_> = mirror.listen.iter().map(ToString::to_string).collect();
+        for default in [
+            data.display().to_string(),
+            peer.listen.to_string(),
+            listen.join(","),
+            mirror.default_registry,
+            api.socket.display().to_string(),
+        ] {
+            assert!(help.contains(&format!("[default: {default}]")), "{default} in {help}");
+        }
+        // All but --json and --help.
+        let options = help.matches(" --").count() - 2;
+        assert_eq!(help.matches("[default: ").count(), options, "{help}");
+    }
 
     #[test]
     fn flags_stand_above_the_file() {

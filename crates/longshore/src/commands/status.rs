@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use api::{
     CallError, Endpoint, NodeClient,
-    node::{BlobState, BlobStatus, SourceKind, Status, TrackerStatus},
+    node::{BlobState, BlobStatus, SourceBytes, SourceKind, Status, TrackerStatus},
 };
 use hash::Digest;
 use serde_json::json;
@@ -176,17 +176,19 @@ fn blob_lines(blob: &BlobStatus) -> Vec<String> {
         BlobState::Fetching => format!("fetching, {} done", quantity::size(blob.bytes_done)),
     };
     let mut lines = vec![format!("{}  {}  {state}", blob.digest, quantity::size(blob.size))];
-    for source in &blob.sources {
-        let kind = match source.source.kind {
-            SourceKind::Peer => "peer",
-            SourceKind::Origin => "origin",
-            SourceKind::Store => "store",
-            SourceKind::Directory => "directory",
-        };
-        let who = source.source.peer.as_deref().unwrap_or_default();
-        lines.push(format!("    {:>12}  from {kind} {who}", quantity::size(source.bytes)));
-    }
+    lines.extend(blob.sources.iter().map(source_line));
     lines
+}
+
+fn source_line(SourceBytes { source, bytes }: &SourceBytes) -> String {
+    let kind = match source.kind {
+        SourceKind::Peer => "peer",
+        SourceKind::Origin => "origin",
+        SourceKind::Store => "store",
+        SourceKind::Directory => "directory",
+    };
+    let who = source.peer.as_deref().map_or_else(String::new, |peer| format!(" {peer}"));
+    format!("    {:>12}  from {kind}{who}", quantity::size(*bytes))
 }
 
 #[cfg(test)]
@@ -204,6 +206,20 @@ mod tests {
         let failing = "tracker  http://t  failing for 40 s, last answer 50 s ago: gone";
         assert_eq!(line(Some(50), Some("gone"), Some(60)), failing);
         assert!(line(None, Some("gone"), Some(60)).ends_with("failing for 40 s, never answered: gone"));
+    }
+
+    #[test]
+    fn no_line_about_a_blob_ends_in_a_blank() {
+        let source = |kind, peer: Option<&str>| SourceBytes {
+            source: api::node::Source { kind, peer: peer.map(str::to_owned), peer_id: None },
+            bytes: 5,
+        };
+        let sources = [source(SourceKind::Directory, None), source(SourceKind::Peer, Some("10.0.0.1:6881"))];
+        let lines: Vec<String> = sources.iter().map(source_line).collect();
+        assert!(
+            lines[0].ends_with("from directory") && lines[1].ends_with("from peer 10.0.0.1:6881"),
+            "{lines:?}"
+        );
     }
 
     #[test]

@@ -25,14 +25,14 @@ use crate::{
 /// gives is the file's, and then the default.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A configuration file (TOML); the keys are the options' names, with underscores
+    /// A configuration file (TOML); `longshore config tracker` prints one with every default
     #[arg(short, long, value_name = "FILE", env = "LONGSHORE_TRACKER_CONFIG")]
     config: Option<PathBuf>,
     /// Print where it listens as JSON
     #[arg(long)]
     json: bool,
 
-    /// Where to listen, instead of `[::]:6969`: ADDR:PORT, or unix:PATH for a reverse proxy; may be repeated, or hold
+    /// Where to listen: ADDR:PORT, or unix:PATH for a reverse proxy; may be repeated, or hold
     /// commas. Sockets that systemd hands over take the place of all these
     #[arg(long, value_name = "LISTEN", env = "LONGSHORE_TRACKER_LISTEN", value_delimiter = ',')]
     listen: Option<Vec<Listen>>,
@@ -48,7 +48,7 @@ pub(crate) struct Args {
     /// The certificate's key (PEM)
     #[arg(long, value_name = "FILE", env = "LONGSHORE_TRACKER_TLS_KEY")]
     tls_key: Option<PathBuf>,
-    /// The mode of unix sockets' files, instead of 660
+    /// The mode of unix sockets' files
     #[arg(long, value_name = "MODE", env = "LONGSHORE_TRACKER_SOCKET_MODE")]
     socket_mode: Option<SocketMode>,
     /// Started as root: the user to become once all addresses are bound; files are then read as that user
@@ -193,6 +193,26 @@ pub(crate) struct Args {
     pub(crate) retracker: Retracker,
 }
 
+/// Adds to the help of each option what holds without it.
+pub(crate) fn with_defaults(command: clap::Command) -> clap::Command {
+    let defaults = serde_json::to_value(Config::default()).unwrap_or_default();
+    command.mut_args(|argument| {
+        let Some(default) = defaults.get(argument.get_id().as_str()) else { return argument };
+        let text = |value: &serde_json::Value| match value {
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let default = match default {
+            serde_json::Value::Null => "none".to_owned(),
+            serde_json::Value::Array(values) if values.is_empty() => "none".to_owned(),
+            serde_json::Value::Array(values) => values.iter().map(text).collect::<Vec<_>>().join(","),
+            value => text(value),
+        };
+        let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+        argument.help(format!("{help} [default: {default}]"))
+    })
+}
+
 /// Takes what only root may have before there are threads, and goes on without.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let inherited = service::sockets()?;
@@ -319,7 +339,8 @@ fn again(tracker: &mut Tracker, args: &Args) -> String {
         }
         Err(error) => format!("nothing is changed: {}", failure::in_one_line(error)),
     };
-    match reloaded {
+    match &reloaded {
+        Ok(fixed) if fixed.is_empty() => tracing::info!("{outcome}"),
         Ok(_) => tracing::warn!("{outcome}"),
         Err(_) => tracing::error!("{outcome}"),
     }
@@ -344,7 +365,12 @@ fn unusable_directory(home: Option<Home>, error: DirectoryError) -> anyhow::Erro
                     .hint("make the folder, or name another file with --directory")
                     .into();
             }
-            let bad = error.is_no_database() || path.is_dir();
+            if error.is_damage() {
+                let what = format!("the directory file {} is damaged", path.display());
+                let hint = "move it away, and start the tracker anew: nodes publish again";
+                return anyhow::Error::new(error).context(Failure::bad_input(what).hint(hint));
+            }
+            let bad = error.is_no_database() || (path.exists() && !path.is_file());
             let failure = if bad { Failure::bad_input } else { Failure::new };
             failure(format!("cannot use {} for the content directory", path.display()))
                 .hint("name another file with --directory")
@@ -521,6 +547,22 @@ mod tests {
             assert_eq!(argument.get_long(), Some(setting.replace('_', "-").as_str()));
             let variable = format!("LONGSHORE_TRACKER_{}", setting.to_uppercase());
             assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(variable.as_str()));
+        }
+    }
+
+    #[test]
+    fn the_help_says_every_default() {
+        let command = with_defaults(Args::augment_args(clap::Command::new("tracker")));
+        let settings = serde_json::to_value(Config::default()).expect("a tree");
+        for setting in settings.as_object().expect("a table").keys() {
+            let argument = command.get_arguments().find(|argument| argument.get_id() == setting.as_str());
+            let own = argument.and_then(|argument| argument.get_help()).map(ToString::to_string);
+            assert!(own.as_ref().is_some_and(|own| own.contains(" [default: ")), "{setting}: {own:?}");
+        }
+        let help = command.clone().render_help().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for default in ["[default: [::]:6969]", "[default: 600]", "[default: 127.0.0.0/8,::1/128]"] {
+            assert!(help.contains(default), "{default}");
         }
     }
 

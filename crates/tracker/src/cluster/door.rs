@@ -20,11 +20,15 @@ use super::{
     frames::{Broken, Incoming, Outgoing, Side, shake_hands},
     until,
 };
-use crate::{http::connection::Connections, seldom::Seldom, tally::Counter};
+use crate::{places::Places, seldom::Seldom, tally::Counter};
 
 /// How many may be in a handshake, all together and from one host: who they are is not known yet.
 const STRANGERS: usize = 64;
 const STRANGERS_OF_A_HOST: usize = 8;
+
+/// The same for those at members' addresses, whose places no stranger can take.
+const EXPECTED: usize = 256;
+const EXPECTED_OF_A_HOST: usize = 32;
 
 /// How many connections of members there may be.
 const MEMBERS: usize = 256;
@@ -33,7 +37,8 @@ const MEMBERS: usize = 256;
 const SOURCES: usize = 2 * MEMBERS;
 
 pub(super) struct Door {
-    strangers: Connections,
+    strangers: Places,
+    expected: Places,
     members: Semaphore,
     /// News of how many peers came from each.
     sources: Mutex<HashMap<Instance, Arc<Counter>>>,
@@ -45,9 +50,10 @@ pub(super) struct Door {
 
 impl Door {
     pub(super) fn new() -> Self {
-        let strangers = Connections::new(STRANGERS, STRANGERS_OF_A_HOST);
+        let strangers = Places::new(STRANGERS, STRANGERS_OF_A_HOST);
+        let expected = Places::new(EXPECTED, EXPECTED_OF_A_HOST);
         let (members, arrived) = (Semaphore::new(MEMBERS), Notify::new());
-        Self { strangers, members, sources: Mutex::default(), arrived, told: Seldom::default() }
+        Self { strangers, expected, members, sources: Mutex::default(), arrived, told: Seldom::default() }
     }
 
     /// News of how many peers came from a run of a member.
@@ -88,7 +94,9 @@ pub(super) async fn run(
 }
 
 async fn greet(cluster: Arc<Cluster>, stream: TcpStream, from: SocketAddr) {
-    let Ok(place) = cluster.door.strangers.enter(Some(from.ip()), false) else {
+    let at_members = cluster.links.iter().any(|link| link.is_at(from.ip()));
+    let places = if at_members { &cluster.door.expected } else { &cluster.door.strangers };
+    let Ok(place) = places.enter(Some(from.ip()), false) else {
         if cluster.door.told.may(cluster.clock.elapsed()) {
             tracing::warn!(%from, "too many at the cluster's door who do not say who they are: one was sent away");
         }
@@ -133,5 +141,55 @@ async fn hear(
         receipt.clear();
         encode_receipt(stamp, &mut receipt);
         outgoing.write(&receipt).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use announce::cluster::Instance;
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+    use crate::{
+        cluster::{ClusterKey, Outbox},
+        desk::tests::desk,
+        server::Clock,
+    };
+
+    async fn connect(from: [u8; 4], to: SocketAddr) -> TcpStream {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind((from, 0).into()).expect("an address");
+        socket.connect(to).await.expect("connects")
+    }
+
+    #[tokio::test]
+    async fn strangers_who_fill_the_door_do_not_keep_a_member_out() {
+        let listener = TcpListener::bind("0.0.0.0:0").await.expect("a port");
+        let door = ([127, 0, 0, 1], listener.local_addr().expect("bound").port()).into();
+        let member = TcpListener::bind("127.0.0.9:0").await.expect("a port");
+        let address = member.local_addr().expect("bound").to_string();
+        let key = ClusterKey::new(&[b'k'; 40]).expect("long enough");
+        let (tasks, closing) = (TaskTracker::new(), CancellationToken::new());
+        let outbox = Arc::new(Outbox::new(Duration::from_secs(1500)));
+        let life = (&tasks, &closing);
+        let (desk, clock) = (Arc::new(desk()), Clock::start());
+        let cluster = Cluster::start(&[address], key.clone(), listener, desk, outbox, clock, life);
+        let mut strangers = Vec::new();
+        for _ in 0..STRANGERS {
+            strangers.push(connect([127, 0, 0, 7], door).await);
+        }
+        // One more is sent away, so all places are taken.
+        let sent_away = connect([127, 0, 0, 8], door).await.read(&mut [0]).await;
+        assert!(matches!(sent_away, Ok(0) | Err(_)), "{sent_away:?}");
+        let stream = connect([127, 0, 0, 9], door).await;
+        let other: Instance = [9; 16];
+        let shaken = shake_hands(stream, Side::Dialer, &key, &other).await;
+        assert!(shaken.is_ok(), "{:?}", shaken.err());
+        drop((strangers, cluster));
+        closing.cancel();
+        tasks.close();
+        tasks.wait().await;
     }
 }

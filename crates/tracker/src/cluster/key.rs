@@ -38,6 +38,11 @@ pub enum KeyError {
          `head -c 32 /dev/urandom | base64` makes a good one"
     )]
     Short(usize),
+    /// It is several lines, or no text.
+    #[error(
+        "the cluster's key holds a line break or another control character: write it on one line, as text"
+    )]
+    Control,
     /// It is something else.
     #[error("the cluster's key has {0} characters: at most {LONGEST} are taken")]
     Long(usize),
@@ -53,6 +58,7 @@ impl ClusterKey {
         match text.len() {
             short if short < SHORTEST => Err(KeyError::Short(short)),
             long if long > LONGEST => Err(KeyError::Long(long)),
+            _ if text.iter().any(u8::is_ascii_control) => Err(KeyError::Control),
             _ => Ok(Self(text.to_vec())),
         }
     }
@@ -182,6 +188,8 @@ mod tests {
     fn a_key_is_long_and_not_shown() {
         assert_eq!(ClusterKey::new(b" secret \n"), Err(KeyError::Short(6)));
         assert_eq!(ClusterKey::new(&[b'x'; 1025]), Err(KeyError::Long(1025)));
+        let lines = [&[b'a'; 40][..], b"\n", &[b'b'; 40]].concat();
+        assert_eq!(ClusterKey::new(&lines), Err(KeyError::Control));
         let spaced = [&[b'a'; 40][..], b"\n"].concat();
         assert_eq!(ClusterKey::new(&spaced), Ok(key(b'a')));
         assert!(!format!("{:?}", key(b'a')).contains('a'));

@@ -1,7 +1,7 @@
 //! A member that is told: connected to again and again, told all there is, and then what happens.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -68,11 +68,14 @@ pub(super) struct Link {
     pub(super) lag_ms: AtomicU64,
     /// Who was there last.
     instance: Mutex<Option<Instance>>,
+    /// Where its name led last: from there it comes to us, mostly.
+    addresses: Mutex<Vec<IpAddr>>,
 }
 
 impl Link {
     pub(super) fn new(member: String) -> (Arc<Self>, mpsc::Receiver<Batch>) {
         let (queue, inbox) = mpsc::channel(QUEUE);
+        let known = member.parse().map(|address: SocketAddr| vec![address.ip().to_canonical()]);
         let link = Self {
             member,
             queue,
@@ -84,6 +87,7 @@ impl Link {
             resyncs: Counter::default(),
             lag_ms: AtomicU64::new(0),
             instance: Mutex::default(),
+            addresses: Mutex::new(known.unwrap_or_default()),
         };
         (Arc::new(link), inbox)
     }
@@ -94,6 +98,11 @@ impl Link {
 
     pub(super) fn instance(&self) -> Option<Instance> {
         *self.instance.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the member's name leads to an address.
+    pub(super) fn is_at(&self, ip: IpAddr) -> bool {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).contains(&ip.to_canonical())
     }
 
     /// Has news told, if there is anybody, and room.
@@ -152,7 +161,7 @@ impl Link {
 
     /// Connects, and tells until that fails. `Ok` where it is ourselves.
     async fn once(&self, cluster: &Cluster, queue: &mut mpsc::Receiver<Batch>) -> Result<(), Broken> {
-        let stream = dial(&self.member).await?;
+        let stream = self.dial().await?;
         let (incoming, outgoing, instance) =
             shake_hands(stream, Side::Dialer, &cluster.key, &cluster.instance).await?;
         let before = self.instance.lock().unwrap_or_else(PoisonError::into_inner).replace(instance);
@@ -248,21 +257,23 @@ impl Link {
             self.lag_ms.store(cluster.stamp().saturating_sub(stamp), Relaxed);
         }
     }
-}
 
-/// Connects to the first address of a name that answers.
-async fn dial(member: &str) -> Result<TcpStream, Broken> {
-    let addresses: Vec<SocketAddr> =
-        timeout(PATIENCE, lookup_host(member)).await.map_err(|_| Broken::Silent)??.take(ADDRESSES).collect();
-    let mut last = Broken::Silent;
-    for address in addresses {
-        match timeout(PATIENCE, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => last = error.into(),
-            Err(_) => last = Broken::Silent,
+    /// Connects to the first of its name's addresses that answers.
+    async fn dial(&self) -> Result<TcpStream, Broken> {
+        let found = timeout(PATIENCE, lookup_host(&self.member)).await.map_err(|_| Broken::Silent)??;
+        let addresses: Vec<SocketAddr> = found.take(ADDRESSES).collect();
+        *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) =
+            addresses.iter().map(|address| address.ip().to_canonical()).collect();
+        let mut last = Broken::Silent;
+        for address in addresses {
+            match timeout(PATIENCE, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => last = error.into(),
+                Err(_) => last = Broken::Silent,
+            }
         }
+        Err(last)
     }
-    Err(last)
 }
 
 #[cfg(test)]

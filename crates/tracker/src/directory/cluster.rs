@@ -74,6 +74,8 @@ struct State {
     entry_revision: i64,
     holder: Option<(Holder, i64)>,
     lease_revision: i64,
+    /// Of all that stands in etcd.
+    revision: i64,
 }
 
 impl Cluster {
@@ -178,7 +180,8 @@ impl Cluster {
             match &state.holder {
                 Some((holder, _)) if holder.node != node => {
                     let until = shared.clock.elapsed() + shared.ttl;
-                    return Ok(Taken::Held { by: holder.node.clone(), until, end: over });
+                    let (by, mark) = (holder.node.clone(), state.revision);
+                    return Ok(Taken::Held { by, until, end: over, mark });
                 }
                 Some((holder, id)) => match shared.keep_alive(*id, end).await? {
                     Some(ttl) => return Ok(Taken::Leased(lease(&holder.lease, ttl))),
@@ -325,10 +328,21 @@ impl Cluster {
     }
 
     pub(crate) async fn tag(&self, name: String, end: Duration) -> Result<Option<Tag>, DirectoryError> {
+        self.tag_since(name, 0, end).await
+    }
+
+    /// The tag, if it was set after a revision of etcd: trackers' clocks differ.
+    pub(crate) async fn tag_since(
+        &self,
+        name: String,
+        revision: i64,
+        end: Duration,
+    ) -> Result<Option<Tag>, DirectoryError> {
         let shared = &self.0;
         let get = Operation::Get(Range::key(shared.keys.tag(&name)));
         let reply = shared.transact(&Transaction::read(vec![get]), end).await?;
-        let Some(row) = reply.found.first().and_then(|found| found.keys.first()) else { return Ok(None) };
+        let row = reply.found.first().and_then(|found| found.keys.first());
+        let Some(row) = row.filter(|row| row.mod_revision > revision) else { return Ok(None) };
         let read = records::read::<Pointer>(&row.value).and_then(|pointer| {
             let digest = pointer.digest.parse::<Digest>().map_err(|error| error.to_string())?;
             Ok((pointer, digest))
@@ -430,7 +444,7 @@ impl Shared {
                 None
             }
         });
-        Ok(State { entry, entry_revision, holder, lease_revision })
+        Ok(State { entry, entry_revision, holder, lease_revision, revision: reply.revision })
     }
 
     /// Gets the lease of a blob if nothing has changed since it was read.

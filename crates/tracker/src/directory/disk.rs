@@ -1,10 +1,14 @@
 //! The `redb` database of a [`Table`](super::table::Table): made so that a start that is cut short is no harm to the
 //! next, and opened again when the disk has failed. While the disk takes nothing, what is there can be read.
+//!
+//! `redb` believes what it reads, and panics over a file that somebody else has written to. A file is looked through
+//! before it is used, and what panics later is a disk that fails, for good: nothing more is written to such a file.
 
 use std::{
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
         Mutex, MutexGuard, PoisonError, RwLock,
@@ -26,6 +30,9 @@ const CACHE: usize = 64 * 1024 * 1024;
 const PROBE: TableDefinition<'_, u8, &[u8]> = TableDefinition::new("probe");
 const PROBE_LENGTH: usize = 256 * 1024;
 
+/// A file that is longer is not looked through at the start, which would take long.
+const LOOKED_THROUGH: u64 = 1024 * 1024 * 1024;
+
 /// Opens the database; makes its tables where there are none.
 type Opens = Box<dyn Fn() -> Result<Database, redb::Error> + Send + Sync>;
 
@@ -36,6 +43,8 @@ pub(super) struct Disk {
     failing: Mutex<Option<String>>,
     /// Whether something waits to be flushed.
     unflushed: AtomicBool,
+    /// Whether the file holds what we have not written.
+    damaged: AtomicBool,
 }
 
 struct Open {
@@ -54,6 +63,7 @@ impl Disk {
     ) -> Result<Self, DirectoryError> {
         match path {
             Some(path) => {
+                look_through(path)?;
                 let path = path.to_owned();
                 Self::of(Box::new(move || open_file(&path, tables)))
             }
@@ -64,8 +74,9 @@ impl Disk {
     }
 
     fn of(opens: Opens) -> Result<Self, DirectoryError> {
-        let open = RwLock::new(Open { database: Some(opens()?), turn: 0 });
-        Ok(Self { opens, open, failing: Mutex::default(), unflushed: AtomicBool::new(false) })
+        let open = RwLock::new(Open { database: Some(guarded(|| Ok(opens()?))?), turn: 0 });
+        let (unflushed, damaged) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { opens, open, failing: Mutex::default(), unflushed, damaged })
     }
 
     /// Why nothing can be written, since something could not.
@@ -118,6 +129,9 @@ impl Disk {
         if !is_open {
             self.reopen(turn);
         }
+        if self.damaged.load(Relaxed) {
+            return Err(DirectoryError::Failing(self.failing().unwrap_or_default()));
+        }
         self.with(|database| {
             commit(database, |write| {
                 write.open_table(PROBE)?.insert(0, vec![0; PROBE_LENGTH].as_slice())?;
@@ -139,11 +153,12 @@ impl Disk {
             let Some(database) = &open.database else {
                 return Err(DirectoryError::Failing(self.failing().unwrap_or_default()));
             };
-            (body(database), open.turn)
+            (guarded(|| body(database)), open.turn)
         };
         if let Err(error) = &outcome
             && error.is_of_the_disk()
         {
+            self.damaged.fetch_or(error.is_damage(), Relaxed);
             self.fail(error);
             self.reopen(turn);
         }
@@ -165,10 +180,14 @@ impl Disk {
         if open.turn != turn {
             return;
         }
-        // Closed before it is opened: the file is locked.
-        open.database = None;
         open.turn += 1;
-        match (self.opens)() {
+        // Closed before it is opened: the file is locked.
+        let closed = open.database.take();
+        let opened = guarded(|| {
+            drop(closed);
+            Ok((self.opens)()?)
+        });
+        match opened {
             Ok(database) => open.database = Some(database),
             Err(error) => tracing::debug!(%error, "the content directory cannot be opened again yet"),
         }
@@ -177,6 +196,49 @@ impl Disk {
     fn why(&self) -> MutexGuard<'_, Option<String>> {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let open = self.open.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let closed = open.database.take();
+        // It writes once more, and of a damaged file that is known already.
+        let _ = guarded(|| {
+            drop(closed);
+            Ok(())
+        });
+    }
+}
+
+/// Does what the database panics at where its file is damaged.
+fn guarded<T>(work: impl FnOnce() -> Result<T, DirectoryError>) -> Result<T, DirectoryError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let why = panic.downcast_ref::<&str>().map(|why| (*why).to_owned());
+        let why = why.or_else(|| panic.downcast_ref::<String>().cloned());
+        Err(DirectoryError::Damaged(why.unwrap_or_else(|| "the database gives up".to_owned())))
+    })
+}
+
+/// Sees whether all of a file that is there is as it was written.
+fn look_through(path: &Path) -> Result<(), DirectoryError> {
+    if !is_there(path).map_err(redb::Error::from)? {
+        return Ok(());
+    }
+    let Ok(file) = fs::metadata(path) else { return Ok(()) };
+    if !file.is_file() {
+        let what = "it is no ordinary file, and the directory takes no other";
+        return Err(redb::Error::from(io::Error::new(io::ErrorKind::InvalidInput, what)).into());
+    }
+    if file.len() > LOOKED_THROUGH {
+        return Ok(());
+    }
+    guarded(|| {
+        let mut database = builder().create(path)?;
+        if !database.check_integrity()? {
+            tracing::warn!(path = %path.display(), "the content directory's file was not whole, and is mended");
+        }
+        Ok(())
+    })
 }
 
 /// A transaction that is on the disk when this returns.
@@ -375,5 +437,57 @@ mod tests {
         assert!(again.is_err_and(|error| error.to_string().contains("open")), "one at a time");
         drop(disk);
         assert_eq!(keys(&Disk::open(Some(&path), rows).expect("opens")).expect("read"), [1]);
+    }
+
+    #[test]
+    fn a_file_with_flipped_bytes_is_called_damaged_and_nobody_panics() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("d.redb");
+        let disk = Disk::open(Some(&path), rows).expect("made");
+        (0..200).for_each(|key| put(&disk, key).expect("written"));
+        disk.tend().expect("flushed");
+        drop(disk);
+        let good = fs::read(&path).expect("read");
+        let (mut damaged, mut whole) = (0, 0);
+        for at in (0..good.len()).step_by(good.len() / 300) {
+            let mut bad = good.clone();
+            bad[at] ^= 0xff;
+            fs::write(&path, &bad).expect("written");
+            match Disk::open(Some(&path), rows).and_then(|disk| keys(&disk)) {
+                Ok(keys) => {
+                    assert_eq!(keys.len(), 200, "at {at}");
+                    whole += 1;
+                }
+                Err(error) => {
+                    assert!(error.is_damage() || error.is_no_database(), "at {at}: {error}");
+                    damaged += 1;
+                }
+            }
+        }
+        assert!(damaged > 0 && whole > 0, "{damaged} {whole}");
+    }
+
+    #[test]
+    fn what_is_damaged_while_it_runs_is_read_on_and_never_written_again() {
+        let opens = || prepared(builder().create_with_backend(InMemoryBackend::new())?, rows);
+        let disk = Disk::of(Box::new(opens)).expect("opens");
+        put(&disk, 1).expect("written");
+        let struck = disk.read::<()>(|_| panic!("a page that is none"));
+        assert!(struck.is_err_and(|error| error.is_damage()));
+        assert!(disk.failing().is_some_and(|why| why.contains("move it away")));
+        for _ in 0..2 {
+            assert!(matches!(disk.tend(), Err(DirectoryError::Failing(_))));
+            assert!(matches!(put(&disk, 2), Err(DirectoryError::Failing(_))));
+            assert!(keys(&disk).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_is_no_ordinary_file_is_named_so() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for path in [Path::new("/dev/null"), folder.path()] {
+            let error = Disk::open(Some(path), rows).err().expect("refused");
+            assert!(error.to_string().contains("no ordinary file"), "{error}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use api::directory::{Entry, Lease, Renewal, Tag, TagRequest};
+use api::directory::{Entry, Lease, Renewal, Tag, TagRequest, turn_of};
 use bytes::Bytes;
 use hash::Digest;
 use metainfo::InfoHash;
@@ -95,7 +95,10 @@ impl Table {
                 }
                 Ok(Taken::Leased(shared.lease(id)))
             }
-            Claimed::Held { by, until, end } => Ok(Taken::Held { by, until, end }),
+            Claimed::Held { by, until, end } => {
+                let mark = end.tags();
+                Ok(Taken::Held { by, until, end, mark })
+            }
             Claimed::Full => Err(DirectoryError::Full(MAX_LEASES as u64)),
         }
     }
@@ -158,7 +161,8 @@ impl Table {
     }
 
     pub(crate) async fn set_tag(&self, tag: TagRequest) -> Result<Tag, DirectoryError> {
-        self.blocking(move |shared| {
+        let turn = turn_of(&tag.name);
+        let set = self.blocking(move |shared| {
             let updated = shared.clock.unix();
             shared.disk.write(|write| {
                 let mut table = write.open_table(TAGS)?;
@@ -172,8 +176,10 @@ impl Table {
                 table.insert(tag.name.as_str(), row)?;
                 Ok((Tag { target: tag.clone(), updated, age: 0 }, true))
             })
-        })
-        .await
+        });
+        let tag = set.await?;
+        self.0.leases.tag_is_set(&turn);
+        Ok(tag)
     }
 
     pub(crate) async fn tag(&self, name: String) -> Result<Option<Tag>, DirectoryError> {

@@ -39,6 +39,11 @@ impl Action {
     }
 }
 
+/// Whether a scrape's query names a torrent, well or not.
+pub(crate) fn names_a_torrent(query: &[u8]) -> bool {
+    memchr::memmem::find(query, b"info_hash=").is_some()
+}
+
 /// The key in the path of an announce or a scrape; empty if there is none.
 pub(crate) fn passkey(path: &[u8]) -> &[u8] {
     let mut segments = path.strip_prefix(b"/").unwrap_or(path).split(|&byte| byte == b'/');

@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use announce::http::{head::Parsed, preface};
 
 use super::{
-    exchange::{Action, Exchange},
+    exchange::{Action, Exchange, names_a_torrent},
     frame::{Date, Frame},
 };
 use crate::tally::Fault;
@@ -111,7 +111,7 @@ impl Responder {
     }
 
     fn is_full_scrape(&self, action: Action, query: &[u8]) -> bool {
-        action == Action::Scrape && self.full_scrape && memchr::memmem::find(query, b"info_hash=").is_none()
+        action == Action::Scrape && self.full_scrape && !names_a_torrent(query)
     }
 }
 

@@ -4,7 +4,6 @@ use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use announce::http::preface::Preface;
 use arc_swap::ArcSwap;
-use axum::Router;
 use bytes::Bytes;
 use rustls::ServerConfig;
 use tokio::{
@@ -13,17 +12,19 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 use super::{
-    connection::{Connections, NoPlace, Place},
     exchange::Exchange,
+    idle::Seat,
+    line::Line,
     responder::{Part, Responder},
 };
 use crate::{
     api::Shared,
+    places::{NoPlace, Place, Places},
     policy::is_credible,
-    serve::{Client, Rewound, linger, stream_of_requests},
+    serve::{Api, Client, Rewound, linger, stream_of_requests},
     tally::{Fault, Tally},
 };
 
@@ -39,18 +40,17 @@ pub(crate) struct Secure {
     pub(crate) tls: Arc<ArcSwap<ServerConfig>>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) tally: Arc<Tally>,
-    pub(crate) router: Router,
+    pub(crate) api: Api,
     /// Places for connections that have not been answered anything yet.
-    pub(crate) unserved: Arc<Connections>,
+    pub(crate) unserved: Places,
     /// How long a request may take to be read, or an answer to be taken.
     pub(crate) slow: Duration,
     /// How long a connection may stand idle.
     pub(crate) idle: Duration,
     pub(crate) tasks: TaskTracker,
-    pub(crate) closing: CancellationToken,
 }
 
-type Stream = TlsStream<Rewound<TcpStream>>;
+type Stream = TlsStream<Rewound<Line>>;
 
 impl Secure {
     /// Takes connections until it is told to stop.
@@ -58,7 +58,7 @@ impl Secure {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = self.closing.cancelled() => return,
+                () = self.api.closing.cancelled() => return,
             };
             match accepted {
                 Ok((stream, from)) => self.enter(stream, from.ip()),
@@ -79,8 +79,7 @@ impl Secure {
             return self.tally.of(from).fault(Fault::Limited);
         }
         let free = policy.is_free(Some(from));
-        let place = self.shared.connections.enter(Some(from), free);
-        match (place, self.unserved.enter(Some(from), free)) {
+        match (self.place(from, free), self.unserved.enter(Some(from), free)) {
             (Ok(place), Ok(unserved)) => {
                 self.tasks.spawn(Arc::clone(self).serve(stream, from, place, unserved));
             }
@@ -89,14 +88,32 @@ impl Secure {
         }
     }
 
+    /// A place, if need be that of a connection that stands idle.
+    fn place(&self, from: IpAddr, free: bool) -> Result<Place, NoPlace> {
+        let Shared { connections, clock, .. } = &*self.shared;
+        let place = connections.enter(Some(from), free);
+        if place.as_ref().err() != Some(&NoPlace::Full) {
+            return place;
+        }
+        if self.api.idle.end_longest(clock.elapsed()) {
+            return connections.enter(Some(from), free);
+        }
+        connections.want(clock.elapsed());
+        place
+    }
+
     /// Serves a connection until it ends, and counts it as long.
-    async fn serve(self: Arc<Self>, stream: TcpStream, from: IpAddr, _place: Place, unserved: Place) {
+    async fn serve(self: Arc<Self>, stream: TcpStream, from: IpAddr, place: Place, unserved: Place) {
+        let line = Line::from(stream);
         let greeted = tokio::select! {
-            greeted = timeout(HANDSHAKE, self.greet(stream, from)) => greeted,
-            () = self.closing.cancelled() => return,
+            greeted = timeout(HANDSHAKE, self.greet(line.clone(), from)) => greeted,
+            () = self.api.closing.cancelled() => return,
         };
         match greeted {
-            Ok(Ok((stream, from))) => self.converse(stream, from, unserved).await,
+            Ok(Ok((stream, from))) => {
+                let client = Client { from: Some(from), tally: Arc::clone(&self.tally), line };
+                self.converse(stream, from, client, self.api.idle.seat(place), unserved).await;
+            }
             Ok(Err(Some(fault))) => self.tally.of(from).fault(fault),
             // Who goes away before the first request is not counted: proxies look so whether we live.
             Ok(Err(None)) => {}
@@ -105,7 +122,7 @@ impl Secure {
     }
 
     /// What comes before the first request: the preface of a trusted proxy, and the handshake.
-    async fn greet(&self, mut stream: TcpStream, from: IpAddr) -> Result<(Stream, IpAddr), Option<Fault>> {
+    async fn greet(&self, mut stream: Line, from: IpAddr) -> Result<(Stream, IpAddr), Option<Fault>> {
         let (mut client, mut first) = (from, Bytes::new());
         if self.shared.desk.policy.load().has_preface(Some(from)) {
             let (named, rest) = preface(&mut stream).await?;
@@ -126,7 +143,7 @@ impl Secure {
 
     /// Answers announces and scrapes, until the client has enough or asks for something else: that is the API's, and
     /// all that follows.
-    async fn converse(&self, mut stream: Stream, from: IpAddr, unserved: Place) {
+    async fn converse(&self, mut stream: Stream, from: IpAddr, client: Client, seat: Seat, unserved: Place) {
         let Shared { desk, tracker_id, config, clock, .. } = &*self.shared;
         let exchange = Exchange::new(Arc::clone(desk), Arc::clone(tracker_id), Arc::clone(&self.tally));
         let mut responder = Responder::new(exchange, config.full_scrape);
@@ -136,10 +153,17 @@ impl Secure {
         loop {
             let begins = input.is_empty();
             input.reserve(ROOM);
+            if begins && unserved.is_none() {
+                seat.rest(clock.elapsed());
+            }
             let read = tokio::select! {
                 read = timeout_at(deadline, stream.read_buf(&mut input)) => read,
-                () = self.closing.cancelled() => break,
+                () = seat.gone.cancelled() => break,
+                () = self.api.closing.cancelled() => break,
             };
+            if !seat.rise() {
+                break;
+            }
             match read {
                 Ok(Ok(0) | Err(_)) => return,
                 Ok(Ok(_)) => {}
@@ -171,12 +195,10 @@ impl Secure {
             match part {
                 Part::Waits | Part::Full => {}
                 Part::Last => break,
-                Part::Broken => return linger(&mut stream, &self.closing).await,
+                Part::Broken => return linger(&mut stream, &self.api.closing).await,
                 Part::Foreign => {
                     let stream = Rewound { first: Bytes::copy_from_slice(rest), stream };
-                    let client = Client { from: Some(from), tally: Arc::clone(&self.tally) };
-                    let api = stream_of_requests(stream, client, self.router.clone(), &self.closing);
-                    return Box::pin(api).await;
+                    return Box::pin(stream_of_requests(stream, client, seat, &self.api)).await;
                 }
             }
             deadline = match left {
@@ -202,7 +224,7 @@ async fn send(stream: &mut Stream, answers: &[u8]) -> io::Result<()> {
 }
 
 /// Whom a proxy names, and what it had sent behind that.
-async fn preface(stream: &mut TcpStream) -> Result<(Option<IpAddr>, Bytes), Option<Fault>> {
+async fn preface(stream: &mut Line) -> Result<(Option<IpAddr>, Bytes), Option<Fault>> {
     let mut input = Vec::with_capacity(ROOM);
     loop {
         match Preface::read(&input) {

@@ -2,7 +2,10 @@
 
 use std::collections::VecDeque;
 
-use super::connection::Connection;
+use super::connection::{Connection, Stage};
+
+/// How many idle connections are looked up at a time.
+const LOOK: usize = 256;
 
 /// The connections of a worker, each under a token that no later one in its place shares.
 #[derive(Default)]
@@ -11,6 +14,10 @@ pub(super) struct Table {
     free: Vec<u32>,
     /// Those that came in without a whole request, oldest first, and some that have changed or gone since.
     unserved: VecDeque<u64>,
+    /// Some that were idle, with their deadlines, the earliest first; and some that have changed or gone since.
+    idle: VecDeque<(u64, u64)>,
+    /// Up to which deadline there was none.
+    none_until: Option<u64>,
 }
 
 impl Table {
@@ -49,6 +56,59 @@ impl Table {
             return connection;
         }
         None
+    }
+
+    /// The deadline of the connection that stands idle for longest, where that is not past `until`; no connection
+    /// becomes idle with an earlier one.
+    pub(super) fn longest_idle(&mut self, until: u64) -> Option<u64> {
+        loop {
+            while let Some(&(token, deadline)) = self.idle.front() {
+                if self.is_idle(token, deadline) {
+                    return (deadline <= until).then_some(deadline);
+                }
+                self.idle.pop_front();
+            }
+            if self.none_until.is_some_and(|none| until <= none) {
+                return None;
+            }
+            self.look_for_idle(until);
+            if self.idle.is_empty() {
+                self.none_until = Some(until);
+                return None;
+            }
+        }
+    }
+
+    /// Ends the one that was told of last.
+    pub(super) fn end_longest_idle(&mut self) -> bool {
+        let Some((token, _)) = self.idle.pop_front() else { return false };
+        let ended = self.take(token).is_some();
+        if ended {
+            self.free(token);
+        }
+        ended
+    }
+
+    fn look_for_idle(&mut self, until: u64) {
+        let places = (0u32..).zip(&self.places);
+        let mut found: Vec<(u64, u64)> = places
+            .filter_map(|(at, (turn, connection))| {
+                let connection = connection.as_ref().filter(|connection| is_idle(connection))?;
+                let token = u64::from(*turn) << 32 | u64::from(at);
+                (connection.deadline <= until).then_some((token, connection.deadline))
+            })
+            .collect();
+        found.sort_unstable_by_key(|(_, deadline)| *deadline);
+        found.truncate(LOOK);
+        self.idle = found.into();
+    }
+
+    fn is_idle(&self, token: u64, deadline: u64) -> bool {
+        let place = self.places.get(token as u32 as usize);
+        place.is_some_and(|(turn, connection)| {
+            let same = connection.as_ref().filter(|connection| connection.deadline == deadline);
+            u64::from(*turn) == token >> 32 && same.is_some_and(is_idle)
+        })
     }
 
     fn is_unserved(&self, token: u64) -> bool {
@@ -92,4 +152,10 @@ impl Table {
         unserved.retain(|&token| self.is_unserved(token));
         self.unserved = unserved;
     }
+}
+
+/// Whether a connection was served and asks for nothing now.
+fn is_idle(connection: &Connection) -> bool {
+    let Connection { served, stage, input, output, .. } = connection;
+    *served && *stage == Stage::Open && input.is_empty() && output.is_empty()
 }

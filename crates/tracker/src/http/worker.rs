@@ -26,11 +26,18 @@ use socket2::Socket;
 use tokio::sync::mpsc;
 
 use super::{
-    connection::{Connection, Connections, HandedOver, NoPlace, Place, Stage},
+    connection::{Connection, HandedOver, Stage},
+    idle::{Idle, SHORTEST},
     responder::{Part, Responder},
     table::Table,
 };
-use crate::{policy::is_credible, serve::LINGER, server::Clock, tally::Fault};
+use crate::{
+    places::{NoPlace, Place, Places},
+    policy::is_credible,
+    serve::LINGER,
+    server::Clock,
+    tally::Fault,
+};
 
 /// How many bytes are read by one call.
 const READ: usize = 16 * 1024;
@@ -65,7 +72,9 @@ pub(crate) struct Worker {
     /// Whether they are unix connections, which come from nowhere.
     pub(crate) unix: bool,
     pub(crate) responder: Responder,
-    pub(crate) connections: Connections,
+    pub(crate) connections: Places,
+    /// Those of tasks that ask nothing.
+    pub(crate) idle: Idle,
     /// Where other requests go.
     pub(crate) api: mpsc::Sender<HandedOver>,
     pub(crate) patience: Patience,
@@ -196,10 +205,33 @@ impl Loop {
         if place.as_ref().err() != Some(&NoPlace::Full) {
             return place;
         }
-        let Some(oldest) = self.table.take_oldest_unserved() else { return place };
-        self.worker.responder.fault(oldest.from, Fault::Busy);
-        drop(oldest);
+        if let Some(oldest) = self.table.take_oldest_unserved() {
+            self.worker.responder.fault(oldest.from, Fault::Busy);
+        } else if !self.end_longest_idle() {
+            // Another worker may have one that it can do without.
+            self.worker.connections.want(self.now);
+            return place;
+        }
         self.worker.connections.enter(from, free)
+    }
+
+    /// Ends the connection that stands idle for longest, of ours and those of tasks.
+    fn end_longest_idle(&mut self) -> bool {
+        let ours = self.longest_idle();
+        match (ours, self.worker.idle.longest()) {
+            (Some(ours), theirs) if theirs.is_none_or(|theirs| ours <= theirs) => {
+                self.table.end_longest_idle()
+            }
+            _ => self.worker.idle.end_longest(self.now),
+        }
+    }
+
+    /// Since when the one of ours stands idle that does so for longest. Deadlines are that much later.
+    fn longest_idle(&mut self) -> Option<Duration> {
+        let idle = self.worker.patience.idle;
+        let until = self.now.saturating_sub(SHORTEST).as_secs() + idle;
+        let deadline = self.table.longest_idle(until)?;
+        Some(Duration::from_secs(deadline.saturating_sub(idle)))
     }
 
     /// A new connection. To look at once whether its request is there already spares two calls where it is, and costs
@@ -387,6 +419,13 @@ impl Loop {
             }
             !late
         });
+        // For newcomers whom another worker had to send away.
+        while self.worker.connections.is_wanted(self.now)
+            && self.longest_idle().is_some()
+            && self.worker.connections.take_wanted(self.now)
+        {
+            self.table.end_longest_idle();
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use lab::{Event, LabConfig, LabError, Rate, Sources};
 use crate::{failure::Failure, host::StopSignals, quantity, screen};
 
 #[derive(clap::Args)]
-pub(super) struct Args {
+pub(super) struct Once {
     /// Nodes that hold the image before the others pull it
     #[arg(long, value_name = "N", default_value_t = 2)]
     seeders: usize,
@@ -49,7 +49,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(args: Once) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen()?;
     let program = env::current_exe().context("cannot find this program's file")?;
     let here = env::current_dir().context("cannot find the current directory")?;

@@ -120,9 +120,9 @@ pub(super) async fn supervise() -> anyhow::Result<()> {
     };
     if let Err(error) = lasting::supervise(config, true, tell, stop).await {
         let bad_input = error.is_bad_input();
-        // It is in the log too, for which standard output may be gone.
-        tracing::error!("{error}");
-        let _ = say(&News::Failed { error: error.to_string(), bad_input });
+        if say(&News::Failed { error: error.to_string(), bad_input }).is_err() {
+            tracing::error!("{error}");
+        }
     }
     Ok(())
 }

@@ -8,7 +8,10 @@ use runtime::{
 use tokio::process::Command;
 
 use super::{place, place::Mirror, place::System, program};
-use crate::{failure::Failure, host, screen};
+use crate::{
+    failure::{self, Failure},
+    host, screen,
+};
 
 /// How long a restart may take: a runtime may end its containers first.
 const RESTART: Duration = Duration::from_secs(180);
@@ -57,6 +60,7 @@ pub(super) async fn install(args: InstallArgs) -> anyhow::Result<()> {
         let names: Vec<_> = runtimes.iter().map(|runtime| runtime.name()).collect();
         screen::note(&format!("found here: {}", names.join(", ")));
     }
+    let several = runtimes.len() > 1;
     let config = args.mirror.config(&root)?;
     let Some(mirror) = args.mirror.address(&root, config.as_ref()).await? else {
         let failure = Failure::new(
@@ -70,9 +74,6 @@ pub(super) async fn install(args: InstallArgs) -> anyhow::Result<()> {
     let repositories = config.iter().flat_map(|config| &config.ostree);
     let repositories = repositories.map(|known| (known.name.clone(), known.url.clone())).collect();
     let setup = Setup { mirror, registries: registries(&args.registries, config.as_ref()), repositories };
-    if root.is_system() && runtimes.contains(&Runtime::Docker) {
-        host::blocking(no_flag).await??;
-    }
     let keeper = Keeper::new(root.clone(), args.system.state());
     let dry = args.dry_run;
     let of = root.clone();
@@ -84,13 +85,31 @@ pub(super) async fn install(args: InstallArgs) -> anyhow::Result<()> {
         }
         written
     });
-    let changed = written.await??;
+    let (changed, mut failed) = written.await??;
     if !dry {
-        for runtime in changed {
-            take_up(runtime, &root, args.restart, true).await?;
+        for changed in changed {
+            let runtime = changed.0;
+            if let Err(error) = take_up(changed, &root, args.restart, true).await {
+                failed.push((runtime, error));
+            }
         }
     }
-    Ok(())
+    all_done(failed, several)
+}
+
+/// Of several runtimes those that cannot be set up keep no other from it.
+fn all_done(mut failed: Vec<Refused>, several: bool) -> anyhow::Result<()> {
+    if !several && let Some((_, error)) = failed.pop() {
+        return Err(error);
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    for (_, error) in &failed {
+        failure::report(error);
+    }
+    let names: Vec<_> = failed.iter().map(|(runtime, _)| runtime.name()).collect();
+    Err(Failure::new(format!("not set up: {}; the others are", names.join(", "))).into())
 }
 
 /// Docker Hub, and what is listed; what cannot stand there is said.
@@ -110,55 +129,74 @@ fn registries(named: &[String], config: Option<&node::Config>) -> Vec<String> {
     names
 }
 
-/// Plans everything, then writes it. The runtimes that have to take something up, and of each the files.
+/// A runtime that has to take something up, and its files.
+type Changed = (Runtime, Vec<String>);
+/// One that cannot be set up, and why.
+type Refused = (Runtime, anyhow::Error);
+
+/// Sets each runtime up: of what was written where, and of those that could not be and why.
 fn write(
     keeper: &Keeper,
     setup: &Setup,
     runtimes: &[Runtime],
     root: &Root,
     dry: bool,
-) -> anyhow::Result<Vec<(Runtime, Vec<String>)>> {
+) -> anyhow::Result<(Vec<Changed>, Vec<Refused>)> {
     let _lock = if dry { None } else { Some(keeper.lock().map_err(|error| explain(&error))?) };
-    let mut plans = Vec::new();
+    let (mut changed, mut failed) = (Vec::new(), Vec::new());
     for &runtime in runtimes {
-        if place::found(runtime, root).is_none() {
-            let programs = runtime.programs().join(", ");
-            screen::note(&format!(
-                "{runtime} is not installed here (there is no {programs}); its files are for later"
-            ));
-        }
-        let (changes, notes) = setup.changes(runtime, root).map_err(|error| refuse(&error))?;
-        notes.iter().for_each(|note| screen::note(&format!("note: {note}")));
-        let planned = changes.iter().map(|change| keeper.plan(runtime, change));
-        plans.push((runtime, planned.collect::<Result<Vec<_>, _>>().map_err(|error| explain(&error))?));
-    }
-    let mut changed = Vec::new();
-    for (runtime, planned) in plans {
         let mut files = Vec::new();
-        for plan in planned {
-            let path = plan.path.display().to_string();
-            if let (true, Some(new)) = (dry, &plan.new) {
-                screen::say(runtime::preview(&plan.path, plan.old.as_deref(), Some(new)).trim_end());
-                continue;
-            }
-            if dry {
-                screen::say(&format!("{path} stays as it is"));
-                continue;
-            }
-            match keeper.apply(runtime, plan).map_err(|error| explain(&error))? {
-                Done::Written => {
-                    screen::say(&format!("wrote {path}"));
-                    files.push(path);
-                }
-                Done::Unchanged => screen::say(&format!("{path} is as it was written before")),
-                Done::There => screen::say(&format!("{path} names the mirror already; it was left as it is")),
-            }
+        if let Err(error) = write_one(keeper, setup, runtime, root, dry, &mut files) {
+            failed.push((runtime, error));
         }
         if !files.is_empty() {
             changed.push((runtime, files));
         }
     }
-    Ok(changed)
+    Ok((changed, failed))
+}
+
+/// Plans all of a runtime's files, then writes them; `files` are those that were.
+fn write_one(
+    keeper: &Keeper,
+    setup: &Setup,
+    runtime: Runtime,
+    root: &Root,
+    dry: bool,
+    files: &mut Vec<String>,
+) -> anyhow::Result<()> {
+    if place::found(runtime, root).is_none() {
+        let programs = runtime.programs().join(", ");
+        screen::note(&format!(
+            "{runtime} is not installed here (there is no {programs}); its files are for later"
+        ));
+    }
+    if root.is_system() && runtime == Runtime::Docker {
+        no_flag()?;
+    }
+    let (changes, notes) = setup.changes(runtime, root).map_err(|error| refuse(&error))?;
+    notes.iter().for_each(|note| screen::note(&format!("note: {note}")));
+    let planned = changes.iter().map(|change| keeper.plan(runtime, change));
+    for plan in planned.collect::<Result<Vec<_>, _>>().map_err(|error| explain(&error))? {
+        let path = plan.path.display().to_string();
+        if let (true, Some(new)) = (dry, &plan.new) {
+            screen::say(runtime::preview(&plan.path, plan.old.as_deref(), Some(new)).trim_end());
+            continue;
+        }
+        if dry {
+            screen::say(&format!("{path} stays as it is"));
+            continue;
+        }
+        match keeper.apply(runtime, plan).map_err(|error| explain(&error))? {
+            Done::Written => {
+                screen::say(&format!("wrote {path}"));
+                files.push(path);
+            }
+            Done::Unchanged => screen::say(&format!("{path} is as it was written before")),
+            Done::There => screen::say(&format!("{path} names the mirror already; it was left as it is")),
+        }
+    }
+    Ok(())
 }
 
 pub(super) async fn uninstall(args: UninstallArgs) -> anyhow::Result<()> {
@@ -300,7 +338,7 @@ fn refuse(error: &SetupError) -> anyhow::Error {
             .into(),
         SetupError::Edit { .. } => unusable(error),
         SetupError::Read { source, .. } => told(error, source),
-        _ => Failure::new(error.to_string()).hint("nothing was changed").into(),
+        _ => Failure::new(error.to_string()).hint("its files were left as they are").into(),
     }
 }
 

@@ -1,0 +1,283 @@
+//! A lab that lasts, from the outside: raised, changed, its supervisor killed, and all of it removed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use interop::wait_until;
+use serde_json::Value;
+
+fn longshore(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_longshore")).arg("lab").args(arguments).output().expect("starts")
+}
+
+/// A lab that a failing test leaves no more than a passing one.
+struct Lab {
+    name: &'static str,
+    raised: Value,
+}
+
+impl Lab {
+    fn up(name: &'static str, arguments: &[&str]) -> Self {
+        let lab = Self { name, raised: Value::Null };
+        let words = ["up", "--name", name, "--json", "--page", "127.0.0.1:0"];
+        let up = longshore(&[&words, arguments].concat());
+        assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+        Self { raised: serde_json::from_slice(&up.stdout).expect("JSON"), ..lab }
+    }
+
+    fn run(&self, command: &str, arguments: &[&str]) -> Output {
+        longshore(&[&[command, "--name", self.name], arguments].concat())
+    }
+
+    fn expect(&self, command: &str, arguments: &[&str]) {
+        let output = self.run(command, arguments);
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn status(&self) -> Value {
+        let output = self.run("status", &["--json"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    fn state(&self, host: &str) -> Option<String> {
+        let status = self.status();
+        let mut hosts = status["hosts"].as_array().expect("a list").iter();
+        hosts.find(|h| h["name"] == host).map(|h| h["state"].as_str().expect("a word").to_owned())
+    }
+
+    fn directory(&self) -> PathBuf {
+        PathBuf::from(self.raised["directory"].as_str().expect("a path"))
+    }
+
+    /// The numbers of all processes that it has started.
+    fn children(&self) -> Vec<String> {
+        let list = fs::read_to_string(self.directory().join("children")).expect("there");
+        list.lines().filter_map(|line| line.split_once(' ')).map(|(pid, _)| pid.to_owned()).collect()
+    }
+
+    fn kill_supervisor(&self) {
+        let keeper = fs::read_to_string(self.directory().join("supervisor")).expect("there");
+        let (pid, _) = keeper.split_once(' ').expect("number and start");
+        let killed = Command::new("kill").args(["-9", pid]).status().expect("kills");
+        assert!(killed.success());
+        wait_until("the supervisor's end", || !Path::new("/proc").join(pid).exists());
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = longshore(&["down", "--name", self.name]);
+    }
+}
+
+/// Processes of a lab that still run.
+fn left(directory: &Path, pids: &[String]) -> Vec<String> {
+    let text = directory.to_str().expect("text");
+    let ours = |pid: &&String| {
+        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        command.contains(text)
+    };
+    pids.iter().filter(ours).cloned().collect()
+}
+
+/// A folder with an OCI layout of an image of 600 KiB.
+fn sources() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let files = tempfile::tempdir().expect("a folder");
+    for (n, file) in ["a", "b"].iter().enumerate() {
+        fs::write(files.path().join(file), interop::noise(300 << 10, n as u64)).expect("written");
+    }
+    lab::image::build(files.path(), &[], &folder.path().join("pictures"), "latest").expect("an image");
+    folder
+}
+
+fn ask(page: &str, head: &str) -> String {
+    let address = page.trim_start_matches("http://").trim_end_matches('/');
+    let mut stream = TcpStream::connect(address).expect("connects");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
+    let head = head.replace("OWN", address);
+    stream.write_all(format!("{head}connection: close\r\n\r\n").as_bytes()).expect("asks");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answers");
+    answer
+}
+
+#[test]
+fn a_lab_on_loopback_is_raised_changed_killed_and_removed() {
+    let sources = sources();
+    let text = sources.path().to_str().expect("text");
+    let lab = Lab::up("tloop", &["--seeders", "1", "--leechers", "2", "--sources", text]);
+    for host in ["s1", "n1", "n2", "tracker", "registry", "web"] {
+        assert_eq!(lab.state(host).as_deref(), Some("running"), "{host}");
+    }
+
+    // The image of the layout goes to the seeder, and to the leechers when they are told to pull it.
+    let size = || lab.status()["contents"][0]["size"].as_u64().unwrap_or(0);
+    let has = |host: &str| lab.status()["has_bytes"][host].as_u64().unwrap_or(0);
+    wait_until("the seeder has the image", || size() > 600 << 10 && has("s1") == size());
+    assert_eq!(
+        (lab.status()["contents"][0]["name"].as_str(), has("n1")),
+        (Some("lab.test/pictures:latest"), 0)
+    );
+    lab.expect("pull", &[]);
+    wait_until("the leechers have the image", || has("n1") == size() && has("n2") == size());
+
+    lab.expect("kill", &["n1"]);
+    assert_eq!(lab.state("n1").as_deref(), Some("killed"));
+    lab.expect("start", &["n1"]);
+    wait_until("n1 runs again", || lab.state("n1").as_deref() == Some("running"));
+    lab.expect("add", &["1"]);
+    wait_until("n3 runs", || lab.state("n3").as_deref() == Some("running"));
+    lab.expect("stop", &["n2"]);
+    assert_eq!(lab.state("n2").as_deref(), Some("stopped"));
+
+    // What cannot be is said, and what there is instead.
+    let unknown = lab.run("kill", &["n9"]);
+    let words = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert_eq!(unknown.status.code(), Some(2), "{words}");
+    assert!(words.contains("`n9`") && words.contains("n1, n2"), "{words}");
+    let cut = lab.run("cut", &["n1"]);
+    assert!(cut.status.code() == Some(2) && String::from_utf8_lossy(&cut.stderr).contains("--netns"));
+    let twice = longshore(&["up", "--name", lab.name]);
+    assert!(
+        twice.status.code() == Some(2) && String::from_utf8_lossy(&twice.stderr).contains("runs already")
+    );
+
+    // The page's address answers its own page, and no other.
+    let page = lab.raised["page"].as_str().expect("an address");
+    assert!(ask(page, "GET /lab HTTP/1.1\r\nhost: OWN\r\n").contains("\"tloop\""));
+    assert!(ask(page, "GET /lab/nodes/n1/v1/status HTTP/1.1\r\nhost: OWN\r\n").contains("\"node\":\"n1\""));
+    assert!(ask(page, "GET /lab HTTP/1.1\r\nhost: evil.example\r\n").starts_with("HTTP/1.1 403"));
+    let foreign =
+        "POST /lab/actions HTTP/1.1\r\nhost: OWN\r\norigin: http://evil.example\r\ncontent-length: 0\r\n";
+    assert!(ask(page, foreign).starts_with("HTTP/1.1 403"));
+
+    // What has happened is recorded, of the lab and of each node.
+    let recorded = ask(page, "GET /lab/recording HTTP/1.1\r\nhost: OWN\r\n");
+    assert!(recorded.contains("\"kind\":\"hello\"") && recorded.contains("\"node\":\"n2\""), "{recorded}");
+
+    let (directory, children) = (lab.directory(), lab.children());
+    assert!(left(&directory, &children).len() >= 3);
+    lab.kill_supervisor();
+    let dead = lab.run("status", &[]);
+    assert!(!dead.status.success() && String::from_utf8_lossy(&dead.stderr).contains("lab down"));
+    lab.expect("down", &[]);
+    assert!(!directory.exists());
+    assert_eq!(left(&directory, &children), Vec::<String>::new());
+}
+
+#[test]
+fn a_lab_that_is_told_to_end_leaves_nothing() {
+    let sources = sources();
+    let text = sources.path().to_str().expect("text");
+    let lab = Lab::up("tdown", &["--seeders", "1", "--leechers", "1", "--sources", text]);
+    let (directory, children) = (lab.directory(), lab.children());
+    lab.expect("down", &[]);
+    assert!(!directory.exists());
+    assert_eq!(left(&directory, &children), Vec::<String>::new());
+    assert_eq!(lab.run("down", &[]).status.code(), Some(1));
+}
+
+#[test]
+fn what_cannot_be_raised_is_said() {
+    let refused = |arguments: &[&str], word: &str| {
+        let output = longshore(&[&["up", "--name", "tnone"], arguments].concat());
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {words}");
+        assert!(words.contains(word), "{arguments:?}: {words}");
+    };
+    refused(&["--delay", "5ms"], "--netns");
+    refused(&["--sources", "/nonexistent"], "/nonexistent");
+    refused(&["--topology", "/nonexistent.toml"], "/nonexistent.toml");
+    refused(&["--topology", "zones:99"], "from 1 to 8");
+    refused(&["--seeders", "0", "--leechers", "0"], "no node");
+    refused(&["--page", "0.0.0.0:7070"], "loopback");
+    refused(&["--foreign", "netscape"], "transmission");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    refused(&["--page", &taken.local_addr().expect("bound").to_string()], "another --page");
+}
+
+/// Whether a host's namespace can open a connection.
+fn reaches(lab: &str, host: &str, target: &str) -> bool {
+    let script = format!("exec 3<>/dev/tcp/{}", target.replace(':', "/"));
+    let namespace = format!("lslab-{lab}-{host}");
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &namespace, "timeout", "1", "bash", "-c", &script]);
+    command.output().expect("starts").status.success()
+}
+
+#[test]
+fn in_namespaces_zones_and_hosts_are_cut_off_and_healed() {
+    if !rustix::process::geteuid().is_root() {
+        return interop::skip("only root makes network namespaces");
+    }
+    if !interop::require("ip", "iproute2") {
+        return;
+    }
+    let sources = sources();
+    let text = sources.path().to_str().expect("text");
+    let lab = Lab::up(
+        "tzone",
+        &[
+            "--netns",
+            "--topology",
+            "zones:2",
+            "--seeders",
+            "1",
+            "--leechers",
+            "2",
+            "--rate",
+            "100mbit",
+            "--sources",
+            text,
+        ],
+    );
+    // s1 and n1 are in the first zone with the tracker, n2 is in the second.
+    let tracker = "tracker.lab:6969";
+    assert!(reaches(lab.name, "n1", tracker) && reaches(lab.name, "n2", tracker));
+    let unknown =
+        Command::new("ip").args(["netns", "exec", "lslab-tzone-n1", "getent", "hosts", "n9.lab"]).output();
+    assert!(!unknown.expect("starts").status.success());
+
+    lab.expect("cut", &["zone1", "zone2"]);
+    assert!(reaches(lab.name, "n1", tracker) && !reaches(lab.name, "n2", "10.99.3.1:6969"));
+    assert_eq!(lab.status()["cuts"][0][1], "zone2");
+    lab.expect("heal", &["zone1", "zone2"]);
+    assert!(reaches(lab.name, "n2", tracker));
+
+    lab.expect("cut", &["n1"]);
+    assert!(!reaches(lab.name, "n1", "10.99.3.1:6969") && reaches(lab.name, "n2", tracker));
+    lab.expect("cut", &["zone2"]);
+    lab.expect("heal", &[]);
+    assert!(reaches(lab.name, "n1", tracker) && reaches(lab.name, "n2", tracker));
+
+    lab.expect("limit", &["n2", "20mbit"]);
+    lab.expect("add", &["1", "--zone", "zone2"]);
+    wait_until("n3 runs", || lab.state("n3").as_deref() == Some("running"));
+    assert!(reaches(lab.name, "n3", tracker));
+
+    // Over the link between the zones, and through the cut-off nodes' own links.
+    lab.expect("pull", &[]);
+    let size = || lab.status()["contents"][0]["size"].as_u64().unwrap_or(u64::MAX);
+    let has = |host: &str| lab.status()["has_bytes"][host].as_u64().unwrap_or(0);
+    wait_until("zone2 has the image", || has("n2") == size() && has("n3") == size());
+
+    let (directory, children) = (lab.directory(), lab.children());
+    lab.kill_supervisor();
+    lab.expect("down", &[]);
+    assert!(!directory.exists());
+    assert_eq!(left(&directory, &children), Vec::<String>::new());
+    let namespaces = Command::new("ip").args(["netns", "list"]).output().expect("starts");
+    assert!(!String::from_utf8_lossy(&namespaces.stdout).contains("lslab-tzone-"));
+    let resolvers = fs::read_dir("/etc/netns").into_iter().flatten().flatten();
+    assert_eq!(resolvers.filter(|entry| entry.file_name().to_string_lossy().contains("tzone")).count(), 0);
+}
