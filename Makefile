@@ -18,19 +18,19 @@ help: ## what there is
 PAGE_SOURCES := $(shell find web/src web/public web/index.html web/package-lock.json web/vite.config.ts -type f 2>/dev/null)
 NPM := $(shell command -v npm)
 NODE_MAJOR := $(shell node --version 2>/dev/null | sed -E 's/v([0-9]+).*/\1/')
-HAS_NODE := $(and $(NPM),$(NODE_MAJOR),$(shell [ $(or $(NODE_MAJOR),0) -ge 20 ] && echo yes))
+HAS_NODE := $(and $(NPM),$(NODE_MAJOR),$(shell [ $(or $(NODE_MAJOR),0) -ge 18 ] && echo yes))
 
-page: ## the web page, in web/dist, where Node.js 20 is
+page: ## the web page, in web/dist, where Node.js 18 is
 ifeq ($(HAS_NODE),yes)
 page: web/dist/index.html
 else
 page:
-	@[[ -z $$CI ]] || { echo "the page wants Node.js 20 or later with npm: there is $(or $(NODE_MAJOR),none)" >&2; exit 1; }
-	@echo "no Node.js 20 or later with npm here: the binary goes without its page" >&2
+	@[[ -z $$CI ]] || { echo "the page wants Node.js 18 or later with npm: there is $(or $(NODE_MAJOR),none)" >&2; exit 1; }
+	@echo "no Node.js 18 or later with npm here: the binary goes without its page" >&2
 endif
 
 web/node_modules/.package-lock.json: web/package-lock.json
-	cd web && $(NPM) ci --no-audit --no-fund --silent
+	cd web && $(NPM) install --no-save --silent
 	@touch $@
 
 web/dist/index.html: web/node_modules/.package-lock.json $(PAGE_SOURCES)
@@ -61,7 +61,7 @@ test-page: web/dist/index.html
 else
 test-page:
 	@[[ -z $$CI ]] || exit 1
-	@echo "skipped: the page's tests want Node.js 20 or later with npm"
+	@echo "skipped: the page's tests want Node.js 18 or later with npm"
 endif
 
 test-clients: ## every fault with every client, here and of Debian 13: the table of docs/faults.md, in TABLE
@@ -83,7 +83,7 @@ lint-page: web/node_modules/.package-lock.json
 	cd web && $(NPM) run --silent check
 else
 	@[[ -z $$CI ]] || exit 1
-	@echo "skipped: the page's types want Node.js 20 or later with npm"
+	@echo "skipped: the page's types want Node.js 18 or later with npm"
 endif
 
 bench: ## Longshore beside whatever other clients are here; the figures of BENCHMARKS.md

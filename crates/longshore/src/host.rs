@@ -27,11 +27,15 @@ pub(crate) fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> any
 
 /// Why a torrent cannot be downloaded to a folder, and what to do.
 pub(crate) fn explain_place(error: node::PlaceError) -> anyhow::Error {
-    let hint = match &error {
-        node::PlaceError::Locked { .. } => "wait for it, or stop it",
-        _ => "choose a folder that you may write to, on a disk with room",
-    };
-    Failure::new(error.to_string()).hint(hint).into()
+    match error {
+        node::PlaceError::Locked { .. } => Failure::new(error.to_string()).hint("wait for it, or stop it").into(),
+        node::PlaceError::Write { folder, source } => {
+            let failure = Failure::new(format!("cannot write to {}", folder.display()));
+            let hint = "choose a folder that you may write to, on a disk with room";
+            anyhow::Error::new(source).context(failure.hint(hint))
+        }
+        error => error.into(),
+    }
 }
 
 /// As many files and connections as the system lets this process have: what it starts with is meant for programs that

@@ -66,6 +66,19 @@ fn front_page(path: &str, text: &str, findings: &mut Vec<String>) {
     }
 }
 
+/// The path of `target` as a link in a document of `folder` means it.
+fn joined(folder: &str, target: &str) -> String {
+    let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
 /// Links of the form `](path)` to files beside the document.
 fn links(path: &str, text: &str, paths: &BTreeSet<&str>, findings: &mut Vec<String>) {
     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
@@ -73,8 +86,8 @@ fn links(path: &str, text: &str, paths: &BTreeSet<&str>, findings: &mut Vec<Stri
         let targets = line.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
         for target in targets.map(|(target, _)| target.split_once('#').map_or(target, |(file, _)| file)) {
             let there = || {
-                let full = if folder.is_empty() { target.to_owned() } else { format!("{folder}/{target}") };
-                let inside = format!("{}/", full.trim_end_matches('/'));
+                let full = joined(folder, target);
+                let inside = format!("{full}/");
                 paths.contains(full.as_str()) || paths.iter().any(|path| path.starts_with(&inside))
             };
             if !target.is_empty() && !target.contains("://") && !there() {
@@ -124,7 +137,7 @@ mod tests {
     #[test]
     fn a_link_into_nowhere_is_found() {
         let text = "[a](A.md#top) [b](https://b.example/) [c](docs/) [d](docs/missing.md) [e](#here)";
-        let files = [("A.md", text), ("docs/c.md", "[up](c.md)")];
+        let files = [("A.md", text), ("docs/c.md", "[up](../A.md) [beside](./c.md)")];
         let files = files.map(|(path, text)| (path.to_owned(), text.to_owned()));
         assert_eq!(check(&files), ["A.md:1: the link to docs/missing.md leads nowhere"]);
     }

@@ -59,7 +59,8 @@ impl Board {
         if self.nodes.len() >= MOST_NODES && !self.nodes.contains_key(&record.node) {
             return;
         }
-        if matches!(record.news, News::Lab(_)) {
+        // Neither is of a node.
+        if matches!(record.news, News::Lab(_) | News::Hello { .. }) {
             return;
         }
         let node = self.nodes.entry(record.node).or_default();
