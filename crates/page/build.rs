@@ -86,6 +86,7 @@ fn content_type(name: &str) -> &'static str {
         Some("css") => "text/css; charset=utf-8",
         Some("svg") => "image/svg+xml",
         Some("woff2") => "font/woff2",
+        Some("txt") => "text/plain; charset=utf-8",
         Some("png") => "image/png",
         Some("json") => "application/json",
         _ => "application/octet-stream",

@@ -83,7 +83,7 @@ export async function mock(options = {}) {
       const known = node.blocks.get(record.info_hash) ?? { sources: [], runs: [] };
       known.sources = [...known.sources.slice(0, record.first_source), ...record.sources];
       known.runs = [...known.runs.slice(0, record.first_run), ...record.runs];
-      node.blocks.set(record.info_hash, { ...known, info_hash: record.info_hash, block_length: record.block_length, piece_length: record.piece_length });
+      node.blocks.set(record.info_hash, { ...known, info_hash: record.info_hash, size: record.size, block_length: record.block_length, piece_length: record.piece_length });
     }
   }
 

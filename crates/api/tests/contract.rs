@@ -60,6 +60,7 @@ fn sample() -> Value {
         "peers": [peer()],
         "provenance": Provenance {
             info_hash: info_hash(),
+            size: 300_000,
             block_length: 16_384,
             piece_length: 262_144,
             sources: sources(),
@@ -290,6 +291,7 @@ fn lab() -> LabStatus {
         cut: true,
         rate: Some(100_000_000),
         delay_ms: Some(5),
+        sent_bytes: Some(6),
         error: Some("exit code 1".into()),
     };
     LabStatus {
@@ -299,6 +301,7 @@ fn lab() -> LabStatus {
         began_ms: 1_790_000_000_000,
         namespaces: true,
         zones: vec!["east".into()],
+        cuts: vec![["east".into(), "west".into()]],
         hosts: kinds.map(host).into(),
         contents: vec![LabContent {
             kind: "torrent".into(),

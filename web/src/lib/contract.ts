@@ -107,6 +107,7 @@ const Run = shape({ piece: count, block: count, count, source: count, first_ms: 
 export type Run = Out<typeof Run>;
 export const Provenance = shape({
   info_hash: text,
+  size: count,
   block_length: count,
   piece_length: count,
   sources: list(Source),
@@ -161,7 +162,7 @@ const LabHost = shape(
     state: oneOf('starting', 'running', 'stopped', 'killed', 'failed'),
     cut: flag,
   },
-  { zone: text, rate: count, delay_ms: count, error: text },
+  { zone: text, rate: count, delay_ms: count, sent_bytes: count, error: text },
 );
 export type LabHost = Out<typeof LabHost>;
 const LabContent = shape({
@@ -184,7 +185,7 @@ const labFields = {
   hosts: list(LabHost),
   contents: or(list(LabContent), none<LabContent>),
 };
-const labMore = { traffic: Traffic, problems: list(text) };
+const labMore = { traffic: Traffic, problems: list(text), cuts: list(list(text)) };
 export const LabStatus = shape(labFields, labMore);
 export type LabStatus = Out<typeof LabStatus>;
 
