@@ -139,7 +139,7 @@ impl Torrents {
                     entries.insert(entry.info_hash, Arc::new(entry));
                 }
                 Err(error) => {
-                    tracing::warn!(path = %path.display(), "a torrent cannot be taken up again: {error}")
+                    tracing::warn!(path = %path.display(), "a torrent cannot be taken up again: {error}");
                 }
             }
         }

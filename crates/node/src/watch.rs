@@ -49,7 +49,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
             _ = ticks.tick() => {}
         }
         let watched = inner.config.torrents.watch.clone();
-        let Ok((new, still)) = spawn_blocking(move || look(&watched, known)).await else { return };
+        let Ok((new, still)) = spawn_blocking(move || look(&watched, &known)).await else { return };
         known = still;
         for (path, start, read) in new {
             let shown = path.display();
@@ -75,7 +75,7 @@ type Known = HashMap<PathBuf, (Option<SystemTime>, u64, bool)>;
 type New = (PathBuf, bool, Result<Arc<metainfo::Torrent>, Box<dyn std::error::Error + Send + Sync>>);
 
 /// Reads what is new, and was not being written a moment ago: it looks the same twice.
-fn look(watched: &[PathBuf], known: Known) -> (Vec<New>, Known) {
+fn look(watched: &[PathBuf], known: &Known) -> (Vec<New>, Known) {
     let (mut new, mut still) = (Vec::new(), Known::new());
     for (folder, start) in
         watched.iter().flat_map(|folder| FOLDERS.map(|(name, start)| (folder.join(name), start)))
@@ -121,18 +121,18 @@ mod tests {
         for (name, text) in [("start/a.torrent", "half"), ("load/.b.torrent", "x"), ("load/c.txt", "x")] {
             fs::write(dir.path().join(name), text).expect("written");
         }
-        let (new, known) = look(&watched, Known::new());
+        let (new, known) = look(&watched, &Known::new());
         assert!(new.is_empty(), "it may be being written");
         fs::write(&path, "now it is whole").expect("written");
-        let (new, known) = look(&watched, known);
+        let (new, known) = look(&watched, &known);
         assert!(new.is_empty(), "it was");
-        let (new, known) = look(&watched, known);
+        let (new, known) = look(&watched, &known);
         assert_eq!(new.len(), 1);
         assert!(new[0].1 && new[0].0 == path && new[0].2.is_err(), "and it is no torrent");
-        let (new, known) = look(&watched, known);
+        let (new, known) = look(&watched, &known);
         assert!(new.is_empty(), "which is said once");
         fs::remove_file(&path).expect("removed");
-        let (new, known) = look(&watched, known);
+        let (new, known) = look(&watched, &known);
         assert!(new.is_empty() && known.is_empty());
     }
 }
