@@ -26,11 +26,12 @@ struct Lab {
 
 impl Lab {
     fn up(name: &'static str, arguments: &[&str]) -> Self {
-        let lab = Self { name, raised: Value::Null };
+        let mut lab = Self { name, raised: Value::Null };
         let words = ["up", "--name", name, "--json", "--page", "127.0.0.1:0"];
         let up = longshore(&[&words, arguments].concat());
         assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
-        Self { raised: serde_json::from_slice(&up.stdout).expect("JSON"), ..lab }
+        lab.raised = serde_json::from_slice(&up.stdout).expect("JSON");
+        lab
     }
 
     fn run(&self, command: &str, arguments: &[&str]) -> Output {
