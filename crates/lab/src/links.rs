@@ -29,6 +29,8 @@ const PREFIX: &str = "lslab-";
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How many of them run at once.
 const AT_ONCE: usize = 4;
+/// How many namespaces one of them removes.
+const REMOVED_AT_ONCE: usize = 8;
 /// Packets that may be on their way on a link with a delay: 100 Mbyte in ordinary packets.
 const IN_FLIGHT: u32 = 65_536;
 /// Where to look for them: sbin is not on everybody's path.
@@ -191,13 +193,15 @@ pub(crate) fn set_resolver(id: &str, host: &str, server: Ipv4Addr) -> Result<(),
 /// Removes every namespace of the lab `id`, also those of a half-made one, and what stands in `/etc` for them.
 pub(crate) async fn remove(id: &str) -> Result<(), LabError> {
     let begin = namespace(id, "");
-    let lines: Vec<String> = list()
-        .await?
+    let names = list().await?;
+    let lines: Vec<String> = names
         .iter()
         .filter(|name| name.starts_with(&begin))
         .map(|name| format!("netns delete {name}"))
         .collect();
-    run(&Batch { program: "ip", namespace: None, lines }).await?;
+    // Each takes the kernel a while.
+    let some = |lines: &[String]| Batch { program: "ip", namespace: None, lines: lines.to_vec() };
+    run_all(lines.chunks(REMOVED_AT_ONCE).map(some).collect()).await?;
     for folder in resolvers().filter(|folder| name_of(folder).starts_with(&begin)) {
         fs::remove_dir_all(&folder).map_err(crate::claim::file(&folder))?;
     }

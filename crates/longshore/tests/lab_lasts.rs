@@ -26,11 +26,12 @@ struct Lab {
 
 impl Lab {
     fn up(name: &'static str, arguments: &[&str]) -> Self {
-        let lab = Self { name, raised: Value::Null };
+        let mut lab = Self { name, raised: Value::Null };
         let words = ["up", "--name", name, "--json", "--page", "127.0.0.1:0"];
         let up = longshore(&[&words, arguments].concat());
         assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
-        Self { raised: serde_json::from_slice(&up.stdout).expect("JSON"), ..lab }
+        lab.raised = serde_json::from_slice(&up.stdout).expect("JSON");
+        lab
     }
 
     fn run(&self, command: &str, arguments: &[&str]) -> Output {
@@ -46,6 +47,18 @@ impl Lab {
         let output = self.run("status", &["--json"]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    fn has(&self, host: &str) -> u64 {
+        self.status()["has_bytes"][host].as_u64().unwrap_or(0)
+    }
+
+    /// Whether a node has all of two contents.
+    fn has_all(&self, host: &str) -> bool {
+        let status = self.status();
+        let contents = status["contents"].as_array().expect("a list");
+        let size: u64 = contents.iter().filter_map(|content| content["size"].as_u64()).sum();
+        contents.len() == 2 && status["has_bytes"][host].as_u64() == Some(size)
     }
 
     fn state(&self, host: &str) -> Option<String> {
@@ -89,7 +102,7 @@ fn left(directory: &Path, pids: &[String]) -> Vec<String> {
     pids.iter().filter(ours).cloned().collect()
 }
 
-/// A folder with an OCI layout of an image of 600 KiB.
+/// A folder with an OCI layout of an image of 600 KiB, and a folder with files of 400 KiB.
 fn sources() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let files = tempfile::tempdir().expect("a folder");
@@ -97,6 +110,10 @@ fn sources() -> tempfile::TempDir {
         fs::write(files.path().join(file), interop::noise(300 << 10, n as u64)).expect("written");
     }
     lab::image::build(files.path(), &[], &folder.path().join("pictures"), "latest").expect("an image");
+    fs::create_dir_all(folder.path().join("album/disc")).expect("made");
+    for (n, file) in ["album/1", "album/disc/2"].iter().enumerate() {
+        fs::write(folder.path().join(file), interop::noise(200 << 10, 7 + n as u64)).expect("written");
+    }
     folder
 }
 
@@ -120,16 +137,16 @@ fn a_lab_on_loopback_is_raised_changed_killed_and_removed() {
         assert_eq!(lab.state(host).as_deref(), Some("running"), "{host}");
     }
 
-    // The image of the layout goes to the seeder, and to the leechers when they are told to pull it.
-    let size = || lab.status()["contents"][0]["size"].as_u64().unwrap_or(0);
-    let has = |host: &str| lab.status()["has_bytes"][host].as_u64().unwrap_or(0);
-    wait_until("the seeder has the image", || size() > 600 << 10 && has("s1") == size());
-    assert_eq!(
-        (lab.status()["contents"][0]["name"].as_str(), has("n1")),
-        (Some("lab.test/pictures:latest"), 0)
-    );
+    // The folder's torrent and the layout's image go to the seeder, and to the leechers when they are told to get them.
+    wait_until("the seeder has all", || lab.has_all("s1"));
+    let status = lab.status();
+    let names: Vec<&str> =
+        status["contents"].as_array().expect("a list").iter().filter_map(|c| c["name"].as_str()).collect();
+    assert_eq!((names, lab.has("n1")), (vec!["album", "lab.test/pictures:latest"], 0));
     lab.expect("pull", &[]);
-    wait_until("the leechers have the image", || has("n1") == size() && has("n2") == size());
+    wait_until("the leechers have all", || lab.has_all("n1") && lab.has_all("n2"));
+    let got = lab.directory().join("work/files/n1/album/disc/2");
+    assert_eq!(fs::read(got).expect("there"), interop::noise(200 << 10, 8));
 
     lab.expect("kill", &["n1"]);
     assert_eq!(lab.state("n1").as_deref(), Some("killed"));
@@ -267,9 +284,7 @@ fn in_namespaces_zones_and_hosts_are_cut_off_and_healed() {
 
     // Over the link between the zones, and through the cut-off nodes' own links.
     lab.expect("pull", &[]);
-    let size = || lab.status()["contents"][0]["size"].as_u64().unwrap_or(u64::MAX);
-    let has = |host: &str| lab.status()["has_bytes"][host].as_u64().unwrap_or(0);
-    wait_until("zone2 has the image", || has("n2") == size() && has("n3") == size());
+    wait_until("zone2 has all", || lab.has_all("n2") && lab.has_all("n3"));
 
     let (directory, children) = (lab.directory(), lab.children());
     lab.kill_supervisor();

@@ -78,6 +78,11 @@ fn files(lab: &Lab, node: &str) -> PathBuf {
     lab.work.join("files").join(node)
 }
 
+/// Where a node finds torrents that people put there.
+fn watched(lab: &Lab, node: &str) -> PathBuf {
+    lab.work.join("watch").join(node)
+}
+
 /// A node, with its configuration file.
 pub(crate) fn node(lab: &Lab, seat: &Seat) -> Result<Work, LabError> {
     let name = &seat.name;
@@ -86,8 +91,10 @@ pub(crate) fn node(lab: &Lab, seat: &Seat) -> Result<Work, LabError> {
         .map_err(|error| LabError::Client(format!("the configuration of {name}: {error}")))?;
     let path = lab.work.join(format!("{name}.toml"));
     fs::write(&path, text).map_err(file(&path))?;
-    let files = files(lab, name);
-    fs::create_dir_all(&files).map_err(file(&files))?;
+    let watched = watched(lab, name);
+    for folder in [files(lab, name), watched.join("load"), watched.join("start")] {
+        fs::create_dir_all(&folder).map_err(file(&folder))?;
+    }
     let words = ["--log", &lab.config.log, "node", "--config", &path.to_string_lossy()].map(str::to_owned);
     Ok(Work::Program(Program {
         program: lab.config.program.clone(),
@@ -121,6 +128,8 @@ fn node_config(lab: &Lab, seat: &Seat) -> node::Config {
             }
         }
     }
+    config.torrents.folder = files(lab, name);
+    config.torrents.watch = vec![watched(lab, name)];
     // Files of the lab's web server may come by the mirror as a proxy, and are shared.
     let web = lab.web();
     let hosts = [web.to_string(), format!("web.lab:{}", web.port())];
@@ -432,13 +441,11 @@ async fn give(lab: &Lab, entry: &Entry, torrent: &Path, data: Option<&PathBuf>) 
         placed.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
     }
     let bytes = tokio::fs::read(torrent).await.map_err(|error| error.to_string())?;
-    let mut url = url_of("/v1/torrents");
-    url.push_str("?start=true&folder=");
-    url.extend(percent_encoding::utf8_percent_encode(
-        &folder.to_string_lossy(),
-        percent_encoding::NON_ALPHANUMERIC,
-    ));
-    let request = entry.http.post(url).header("content-type", "application/x-bittorrent").body(bytes);
+    let request = entry
+        .http
+        .post("http://localhost/v1/torrents?start=true")
+        .header("content-type", "application/x-bittorrent")
+        .body(bytes);
     let answer = request.timeout(Duration::from_secs(10)).send().await;
     match answer.map_err(|_| "it does not answer".to_owned())?.status().as_u16() {
         // It has it already.
@@ -523,10 +530,6 @@ async fn withdraw(lab: &Arc<Lab>, name: &str, kind: Kind) {
             }
         }
     }
-}
-
-fn url_of(path: &str) -> String {
-    format!("http://localhost{path}")
 }
 
 #[cfg(test)]

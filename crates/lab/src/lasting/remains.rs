@@ -18,7 +18,7 @@ use crate::{
 
 const SUPERVISOR: &str = "supervisor";
 /// How long a supervisor may take to end its lab when asked, and when told by a signal.
-const GRACE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(20));
+const GRACE: (Duration, Duration) = (Duration::from_secs(90), Duration::from_secs(30));
 /// How long a directory may stay that nobody holds any more.
 const LAST: Duration = Duration::from_secs(3);
 /// How often it is looked whether it has.

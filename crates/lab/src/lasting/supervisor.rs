@@ -2,8 +2,9 @@
 
 use std::{
     fs::{self, File, OpenOptions},
+    io,
     net::{Ipv4Addr, SocketAddr, TcpListener as StdListener},
-    path::Path,
+    path::{Path, PathBuf},
     process::id as own_pid,
     sync::Arc,
     time::Duration,
@@ -273,14 +274,24 @@ async fn strike(lab: Arc<Lab>) -> Result<(), LabError> {
     if lab.has_namespaces() {
         links::remove(&lab.id).await?;
     }
+    // The lock lies beside, and is held until all else is gone.
+    remove(lab.work.clone()).await?;
+    remove(lab.own.clone()).await
+}
+
+/// Removes a directory, however much is in it.
+async fn remove(directory: PathBuf) -> Result<(), LabError> {
     // A thread that made an image may still write; where nothing is, nothing can be written.
-    let mut tries = 0;
-    while let Err(error) = fs::remove_dir_all(&lab.own) {
-        tries += 1;
-        if tries == TRIES {
-            return Err(file(&lab.own)(error));
+    for _ in 0..TRIES {
+        let removed = directory.clone();
+        let removed = tokio::task::spawn_blocking(move || fs::remove_dir_all(removed));
+        match removed.await.map_err(|_| LabError::Thread)? {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::debug!(%error, "{} is not removed yet", directory.display());
+            }
+            _ => return Ok(()),
         }
         sleep(AGAIN).await;
     }
-    Ok(())
+    fs::remove_dir_all(&directory).map_err(file(&directory))
 }
