@@ -37,11 +37,14 @@ web/dist/index.html: web/node_modules/.package-lock.json $(PAGE_SOURCES)
 	cd web && $(NPM) run --silent build -- --logLevel warn
 	@touch $@
 
-demo: ## a tracker, a registry and twelve nodes on this machine, and who gave what to whom
+demo: ## a tracker, a registry and twelve nodes on this machine, at work, and a page that shows them
 	@scripts/setup.sh build page demo
 	@$(MAKE) --no-print-directory page
 	$(CARGO) build --release --locked --package longshore
-	$(TARGET)/release/longshore lab $(ARGS)
+	@$(TARGET)/release/longshore lab up --name demo $(or $(ARGS),--rate 20mbit)
+	@$(TARGET)/release/longshore lab pull --name demo
+	@$(TARGET)/release/longshore lab churn --name demo --pulls 10
+	@echo "It goes on pulling until: $(TARGET)/release/longshore lab down --name demo"
 
 build: ## the program, in target/release/longshore
 	@scripts/setup.sh build page

@@ -5,7 +5,8 @@
 //! `traces`, separated by commas; all of them where none is named.
 //!
 //! A reader that is slow gets fewer and larger records, and never a gap: each record is the difference between what is
-//! and what this reader was told last. The first of each kind on a connection has `all` set and says everything.
+//! and what this reader was told last. The first of each kind on a connection has `all` set and says everything;
+//! of blocks and traces, what the node still knows comes first.
 //!
 //! A recording is a file of records, one JSON object a line. Its first record is a [`News::Hello`].
 
@@ -113,6 +114,9 @@ pub struct Blocks {
     /// The torrent.
     #[serde(with = "text")]
     pub info_hash: InfoHash,
+    /// Its name: for a blob, the digest's hex digits.
+    #[serde(default)]
+    pub name: String,
     /// Its length.
     pub size: u64,
     /// Bytes per block, but for the last of a piece.

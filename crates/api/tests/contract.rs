@@ -98,6 +98,7 @@ fn peer_id() -> String {
 fn records() -> Vec<Record> {
     let blocks = Blocks {
         info_hash: info_hash(),
+        name: "set".into(),
         size: 300_000,
         block_length: 16_384,
         piece_length: 262_144,

@@ -96,9 +96,6 @@ impl Teller {
     pub(crate) fn new(api: Api, topics: Topics) -> Self {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let inner = &api.content.0;
-        // What was over before is asked for by other calls.
-        let (records, traces) = (inner.records.since(u64::MAX).1, inner.traces.since(u64::MAX).1);
         Self {
             api,
             topics,
@@ -110,8 +107,9 @@ impl Teller {
             links: None,
             blocks: HashMap::new(),
             whole: HashSet::new(),
-            records,
-            traces,
+            // What is still known of before is told first.
+            records: 0,
+            traces: 0,
         }
     }
 
@@ -212,10 +210,10 @@ impl Teller {
         // Those that have become blobs since: what was not told of them yet.
         let (whole, seen) = inner.records.since(self.records);
         self.records = seen;
-        for provenance in whole {
+        for (digest, provenance) in whole {
             self.whole.insert(provenance.info_hash);
             let told = self.blocks.remove(&provenance.info_hash).unwrap_or_default();
-            news.extend(told.rest(&provenance).into_iter().map(News::Blocks));
+            news.extend(told.rest(&digest.hex(), &provenance).into_iter().map(News::Blocks));
         }
         self.blocks.retain(|info_hash, _| there.contains(info_hash));
     }
@@ -234,6 +232,7 @@ impl Told {
         let geometry = torrent.meta().info.geometry;
         let blocks = Blocks {
             info_hash: torrent.info_hash(),
+            name: torrent.meta().info.name.clone(),
             size: geometry.total(),
             block_length: BLOCK_LENGTH,
             piece_length: geometry.piece_length(),
@@ -250,7 +249,7 @@ impl Told {
     }
 
     /// All of a whole blob's provenance that is new.
-    fn rest(self, provenance: &Provenance) -> Vec<Blocks> {
+    fn rest(self, name: &str, provenance: &Provenance) -> Vec<Blocks> {
         let first = self.runs.saturating_sub(1).min(provenance.runs.len());
         let starts = (first..provenance.runs.len().max(first + 1)).step_by(MOST_RUNS);
         let part = |at: usize| {
@@ -258,6 +257,7 @@ impl Told {
             let runs: Vec<Run> = provenance.runs.iter().skip(at).take(MOST_RUNS).copied().collect();
             Blocks {
                 info_hash: provenance.info_hash,
+                name: name.to_owned(),
                 size: provenance.size,
                 block_length: provenance.block_length,
                 piece_length: provenance.piece_length,
@@ -319,7 +319,7 @@ mod tests {
             runs: (0..runs).map(run).collect(),
         };
         let many = provenance(2 * MOST_RUNS as u32);
-        let parts = Told { sources: 1, runs: 10, last: None }.rest(&many);
+        let parts = Told { sources: 1, runs: 10, last: None }.rest("n", &many);
         assert_eq!(parts.iter().map(|p| p.first_run).collect::<Vec<_>>(), [9, 5009]);
         assert_eq!(parts.iter().map(|p| p.runs.len()).sum::<usize>(), many.runs.len() - 9);
         assert_eq!(
@@ -327,7 +327,7 @@ mod tests {
             [(1, 2), (3, 0)]
         );
         assert_eq!(parts.iter().map(|p| p.complete).collect::<Vec<_>>(), [false, true]);
-        let none = Told::default().rest(&provenance(0));
+        let none = Told::default().rest("n", &provenance(0));
         assert_eq!((none.len(), none[0].complete), (1, true), "its end is told all the same");
     }
 

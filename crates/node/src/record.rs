@@ -73,12 +73,12 @@ impl Records {
 
     /// Where the blobs came from that have come since there were `seen` of them, as far as that is kept, and how many
     /// there are now.
-    pub(crate) fn since(&self, seen: u64) -> (Vec<Provenance>, u64) {
+    pub(crate) fn since(&self, seen: u64) -> (Vec<(Digest, Provenance)>, u64) {
         let inner = self.lock();
         let new =
             usize::try_from(inner.count.saturating_sub(seen)).unwrap_or(usize::MAX).min(inner.latest.len());
         let latest = inner.latest.iter().rev().take(new).rev();
-        let known = latest.filter_map(|digest| inner.records.get(digest)?.provenance.clone());
+        let known = latest.filter_map(|digest| Some((*digest, inner.records.get(digest)?.provenance.clone()?)));
         (known.collect(), inner.count)
     }
 

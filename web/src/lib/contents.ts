@@ -1,6 +1,6 @@
 // What can be looked at by itself: the lab's contents, repositories that blobs came from, and single torrents.
 
-import type { Fleet } from './fleet';
+import type { Fleet, Node } from './fleet';
 import { byName, name as shown, short } from './format';
 
 export interface Content {
@@ -16,6 +16,16 @@ export function titleOf(torrent: { name: string; digest?: string | undefined }):
   return torrent.digest === undefined ? shown(torrent.name, 80) : short(torrent.digest);
 }
 
+/** The torrents that a node has, or of which it has told where they came from. */
+export function* known(node: Node): Generator<{ info_hash: string; name: string; digest?: string | undefined; size: number }> {
+  yield* node.torrents.values();
+  for (const [info_hash, runs] of node.blocks) {
+    if (node.torrents.has(info_hash)) continue;
+    const digest = /^[0-9a-f]{64}$/.test(runs.name) ? `sha256:${runs.name}` : undefined;
+    yield { info_hash, name: runs.name === '' ? info_hash : runs.name, digest, size: runs.size };
+  }
+}
+
 export function contents(fleet: Fleet): Content[] {
   const found = new Map<string, Content>();
   for (const content of fleet.lab?.contents ?? []) {
@@ -27,7 +37,7 @@ export function contents(fleet: Fleet): Content[] {
   const carrier = new Map<string, string>();
   const torrents = new Map<string, Content>();
   for (const node of fleet.nodes.values()) {
-    for (const torrent of node.torrents.values()) {
+    for (const torrent of known(node)) {
       if (torrent.digest !== undefined) carrier.set(torrent.digest, torrent.info_hash);
       if (torrents.has(torrent.info_hash)) continue;
       const key = `t:${torrent.info_hash}`;

@@ -235,7 +235,7 @@ export const News = tagged('kind', {
       first_run: count,
       runs: list(Run),
     },
-    { complete: flag },
+    { name: text, complete: flag },
   ),
   trace: shape({ ...head('trace'), ...traceFields }, traceMore),
   lost: shape({ ...head('lost'), error: text }),

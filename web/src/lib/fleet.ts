@@ -152,13 +152,9 @@ function formatProblem(record: Of<'hello'>): string | undefined {
 function torrents(node: Node, record: Of<'torrents'>): string | undefined {
   if (record.all === true) {
     node.torrents = new Map();
-    const left = new Set(record.changed.map((torrent) => torrent.info_hash));
-    for (const hash of node.blocks.keys()) if (!left.has(hash)) node.blocks.delete(hash);
   }
-  for (const hash of record.gone ?? []) {
-    node.torrents.delete(hash);
-    node.blocks.delete(hash);
-  }
+  // Where its blocks came from stays known: a blob's torrent comes to rest when nobody asks for it.
+  for (const hash of record.gone ?? []) node.torrents.delete(hash);
   for (const torrent of record.changed) {
     if (node.torrents.size >= MOST_TORRENTS && !node.torrents.has(torrent.info_hash)) {
       return `more than ${MOST_TORRENTS} torrents on ${node.name}: the rest is left out`;
@@ -187,7 +183,7 @@ function blocks(node: Node, record: Of<'blocks'>, epoch: number): string | undef
   const anew = runs === undefined || record.first_run === 0 || runs.piece_length !== piece_length;
   if (anew) {
     const before = runs;
-    runs = new Runs(epoch, size, block_length, piece_length);
+    runs = new Runs(epoch, size, block_length, piece_length, record.name ?? '');
     runs.rev = (before?.rev ?? 0) + 1;
     // Sources stay where the record begins behind them.
     if (before !== undefined && record.first_source > 0) runs.sources = before.sources;

@@ -26,11 +26,12 @@ export class Runs {
     public size: number,
     public block_length: number,
     public piece_length: number,
+    readonly name = '',
   ) {}
 
   /** A state of its own that shares with this one what neither will change. */
   fork(epoch: number): Runs {
-    const copy = new Runs(epoch, this.size, this.block_length, this.piece_length);
+    const copy = new Runs(epoch, this.size, this.block_length, this.piece_length, this.name);
     copy.sources = this.sources;
     copy.rev = this.rev;
     copy.complete = this.complete;

@@ -224,6 +224,7 @@ mod tests {
         let source = |kind, id: &str| Source { kind, peer: None, peer_id: Some(id.to_owned()) };
         let news = News::Blocks(Blocks {
             info_hash: InfoHash::from_bytes([1; 20]),
+            name: String::new(),
             size: 8 * 16384,
             block_length: 16384,
             piece_length: 16384,
