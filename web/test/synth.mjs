@@ -150,7 +150,8 @@ export function synth(options = {}) {
     const blocks = Math.ceil(bytes / block);
     const took = Math.min(900, (bytes * 1000) / node.rate);
     // A third of the pieces come from two peers.
-    const second = peer && random() < 0.33 ? node.near.find((n) => n !== node && n !== peer && !n.lost && n.torrents.get(torrent).have[piece] === 1) : undefined;
+    const any = node.near[Math.floor(random() * node.near.length)];
+    const second = random() < 0.6 && peer && any !== peer && !any.lost && any.upBudget > 0 && any.torrents.get(torrent).have[piece] === 1 ? any : undefined;
     const cut = second && blocks > 3 ? Math.floor(blocks * (0.3 + random() * 0.4)) : blocks;
     put(peer, 0, cut);
     if (cut < blocks) put(second, cut, blocks - cut);
