@@ -91,7 +91,9 @@ export function synth(options = {}) {
     for (let i = 0; i < nodes.length; i += 1) {
       const node = nodes[(i + turn) % nodes.length];
       if (node.lost) continue;
-      for (const torrent of torrents) {
+      for (let k = 0; k < torrents.length; k += 1) {
+        // By turns, so that no torrent waits for another to be whole.
+        const torrent = torrents[(k + node.at + now / step) % torrents.length];
         const mine = node.torrents.get(torrent);
         if (mine.count === torrent.pieces || mine.begin > now || node.budget < o.pieceLength * 0.2) continue;
         if (mine.first === 0) mine.first = now;
@@ -120,7 +122,7 @@ export function synth(options = {}) {
         if (piece !== -1) give(node, torrent, mine, piece, undefined, now);
         continue;
       }
-      const peer = peers[0];
+      const peer = peers.find((each) => has(each, torrent, mine));
       if (!peer) return;
       const theirs = peer.torrents.get(torrent);
       // The rarest of some that it has and we lack.
@@ -137,12 +139,19 @@ export function synth(options = {}) {
     }
   }
 
+  /** Whether a peer has anything that we lack. */
+  function has(peer, torrent, mine) {
+    const theirs = peer.torrents.get(torrent);
+    return theirs.have.some((have, piece) => have === 1 && mine.have[piece] === 0);
+  }
+
   function give(node, torrent, mine, piece, peer, now) {
     const bytes = size(torrent, piece);
     const blocks = Math.ceil(bytes / block);
     const took = Math.min(900, (bytes * 1000) / node.rate);
     // A third of the pieces come from two peers.
-    const second = peer && random() < 0.33 ? node.near.find((n) => n !== node && n !== peer && !n.lost && n.torrents.get(torrent).have[piece] === 1) : undefined;
+    const any = node.near[Math.floor(random() * node.near.length)];
+    const second = random() < 0.6 && peer && any !== peer && !any.lost && any.upBudget > 0 && any.torrents.get(torrent).have[piece] === 1 ? any : undefined;
     const cut = second && blocks > 3 ? Math.floor(blocks * (0.3 + random() * 0.4)) : blocks;
     put(peer, 0, cut);
     if (cut < blocks) put(second, cut, blocks - cut);

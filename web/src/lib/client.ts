@@ -59,6 +59,16 @@ export async function send(place: Place, path: string, request: Request = {}): P
   }
 }
 
+/** A call whose answer is a file, however long: the browser keeps it where it keeps files. */
+export async function download(place: Place, path: string): Promise<Outcome<Blob>> {
+  try {
+    const response = await open(place, path, {});
+    return response.ok ? { value: await response.blob() } : failure(response.status, await bounded(response));
+  } catch (error) {
+    return unreachable(error, false);
+  }
+}
+
 /** A call whose answer is lines of JSON, as they come. */
 export async function* lines(place: Place, path: string, request: Request): AsyncGenerator<Outcome<string>> {
   try {

@@ -1,7 +1,7 @@
 // The page's one store: what speaks to it, what has come, which moment is shown. Views read `world.tick` (which grows a
 // few times a second while anything changes) and then plain state; pictures draw from that state by themselves.
 
-import { ask, events, send, type Outcome, type Place, type Request } from './client';
+import { ask, download, events, send, type Outcome, type Place, type Request } from './client';
 import { any, type Check } from './check';
 import { LabStatus, type LabAction, type News } from './contract';
 import { Fleet } from './fleet';
@@ -323,9 +323,9 @@ class World {
 
   /** The lab's own recording, from its beginning. */
   async downloadAll(): Promise<void> {
-    const outcome = this.seen(await send({ base: '', token: this.token }, '/lab/recording', { deadline: 120_000 }));
+    const outcome = this.seen(await download({ base: '', token: this.token }, '/lab/recording'));
     if ('error' in outcome) this.say(`The recording: ${outcome.error}`, true);
-    else offer(new Blob([outcome.value], { type: 'application/x-ndjson' }), 'longshore-lab.ndjson');
+    else offer(outcome.value, 'longshore-lab.ndjson');
   }
 
   // Who speaks.
