@@ -28,7 +28,9 @@ pub(crate) fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> any
 /// Why a torrent cannot be downloaded to a folder, and what to do.
 pub(crate) fn explain_place(error: node::PlaceError) -> anyhow::Error {
     match error {
-        node::PlaceError::Locked { .. } => Failure::new(error.to_string()).hint("wait for it, or stop it").into(),
+        node::PlaceError::Locked { .. } => {
+            Failure::new(error.to_string()).hint("wait for it, or stop it").into()
+        }
         node::PlaceError::Write { folder, source } => {
             let failure = Failure::new(format!("cannot write to {}", folder.display()));
             let hint = "choose a folder that you may write to, on a disk with room";

@@ -78,7 +78,8 @@ impl Records {
         let new =
             usize::try_from(inner.count.saturating_sub(seen)).unwrap_or(usize::MAX).min(inner.latest.len());
         let latest = inner.latest.iter().rev().take(new).rev();
-        let known = latest.filter_map(|digest| Some((*digest, inner.records.get(digest)?.provenance.clone()?)));
+        let known =
+            latest.filter_map(|digest| Some((*digest, inner.records.get(digest)?.provenance.clone()?)));
         (known.collect(), inner.count)
     }
 

@@ -40,7 +40,8 @@ async fn wait_for(node: &Path, info_hash: InfoHash, what: impl Fn(&TorrentStatus
         }
     };
     let found = timeout(Duration::from_secs(30), looking).await;
-    found.unwrap_or_else(|_| panic!("it does not come to that: {last:?}"))
+    assert!(found.is_ok(), "it does not come to that: {last:?}");
+    found.expect("looked at")
 }
 
 fn seeds(torrent: &TorrentStatus) -> bool {

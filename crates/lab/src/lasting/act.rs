@@ -194,26 +194,26 @@ impl Lab {
             }
         }
         if content.is_some() || self.made.is_cancelled() {
-            self.get(host, self.things(content)?);
+            self.get(host, &self.things(content)?);
             return Ok(());
         }
         // What is being made is waited for.
         let (lab, host) = (self.clone(), host.map(str::to_owned));
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(async move {
             lab.made.cancelled().await;
-            lab.get(host.as_deref(), lab.things(None).unwrap_or_default());
+            lab.get(host.as_deref(), &lab.things(None).unwrap_or_default());
         }));
         Ok(())
     }
 
     /// Has one host, or all that are there to get something, get things anew.
-    fn get(self: &Arc<Self>, host: Option<&str>, things: Vec<Thing>) {
+    fn get(self: &Arc<Self>, host: Option<&str>, things: &[Thing]) {
         let gets = |entry: &Entry| match host {
             Some(name) => entry.info.name == name,
             None => matches!(entry.seat.kind, HostKind::Leecher | HostKind::Foreign),
         };
         for entry in self.hosts().into_iter().filter(|entry| entry.runs() && gets(entry)) {
-            contents::get_anew(self, entry, things.clone());
+            contents::get_anew(self, &entry, things.to_vec());
         }
     }
 }

@@ -399,7 +399,7 @@ fn hold(lab: &Arc<Lab>, entry: Entry, thing: Thing) {
 }
 
 /// Has a host forget things and get them anew.
-pub(crate) fn get_anew(lab: &Arc<Lab>, entry: Entry, things: Vec<Thing>) {
+pub(crate) fn get_anew(lab: &Arc<Lab>, entry: &Entry, things: Vec<Thing>) {
     for thing in things {
         let (getting, entry) = (lab.clone(), entry.clone());
         lab.tasks.spawn(lab.stop.clone().run_until_cancelled_owned(async move {

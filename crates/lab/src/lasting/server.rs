@@ -44,14 +44,14 @@ pub(crate) fn serve(lab: &Arc<Lab>, socket: UnixListener, page: TcpListener) {
     let stop = lab.stop.clone();
     let serving = axum::serve(socket, router(lab)).with_graceful_shutdown(stop.cancelled_owned());
     lab.tasks.spawn(async move {
-        serving.await.unwrap_or_else(|error| tracing::error!(%error, "the API has ended"))
+        serving.await.unwrap_or_else(|error| tracing::error!(%error, "the API has ended"));
     });
     let names = Names::of(lab.page);
     let guarded = router(lab).layer(middleware::from_fn_with_state(names, guard));
     let stop = lab.stop.clone();
     let serving = axum::serve(page, guarded).with_graceful_shutdown(stop.cancelled_owned());
     lab.tasks.spawn(async move {
-        serving.await.unwrap_or_else(|error| tracing::error!(%error, "the page has ended"))
+        serving.await.unwrap_or_else(|error| tracing::error!(%error, "the page has ended"));
     });
 }
 

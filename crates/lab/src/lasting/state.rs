@@ -287,7 +287,7 @@ impl Lab {
 
     pub(crate) fn withdraw(&self, kind: &str, name: &str) {
         self.change(|state| {
-            state.things.retain(|known| known.content.kind != kind || known.content.name != name)
+            state.things.retain(|known| known.content.kind != kind || known.content.name != name);
         });
     }
 

@@ -56,7 +56,7 @@ fn pull(lab: &Arc<Lab>, turn: &mut usize) {
     let leechers = lab.nodes(Some(HostKind::Leecher));
     let things = lab.things(None).unwrap_or_default();
     if let Some(entry) = leechers.get(*turn % leechers.len().max(1)) {
-        contents::get_anew(lab, entry.clone(), things);
+        contents::get_anew(lab, entry, things);
     }
     *turn = turn.wrapping_add(1);
 }

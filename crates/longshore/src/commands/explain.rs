@@ -62,7 +62,7 @@ fn lines(explained: &Explanation) -> Vec<String> {
         lines.push(heading(part));
         match (&part.trace, &window) {
             (Some(trace), Some(window)) => {
-                lines.extend(trace.spans.iter().map(|span| span_line(span, window)))
+                lines.extend(trace.spans.iter().map(|span| span_line(span, window)));
             }
             _ if part.blob.state == BlobState::Complete => {
                 lines.push("  it was here before, and nothing was asked of it since the node started".into());

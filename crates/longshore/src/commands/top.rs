@@ -74,7 +74,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         Some(name) => Source::Lab(lab::client(Some(name.as_str()).filter(|name| !name.is_empty()))?),
         None => Source::Node(args.connection.client()?),
     };
-    if !args.once && !(std::io::stdout().is_terminal() && std::io::stdin().is_terminal()) {
+    let draws = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+    if !args.once && !draws {
         return Err(Failure::bad_input("this is no terminal").hint("--once prints one picture").into());
     }
     // What cannot be reached at all is said at once, and not in a picture.
