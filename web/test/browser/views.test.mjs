@@ -303,7 +303,7 @@ describe('tables', { skip }, () => {
       await page.getByLabel('Delete its files too').check();
       await button(page, 'Remove', { exact: true }).click();
       await called('DELETE', '?data=true');
-      const stopped = { ...made.records.find((r) => r.kind === 'torrents').changed.find((t) => !t.digest), state: 'stopped', error: 'stopped by request' };
+      const stopped = { ...made.records.find((r) => r.kind === 'torrents').changed.find((t) => !t.digest), info_hash: 'ee'.repeat(20), name: 'halted.img', state: 'stopped' };
       server.shout(`data: ${JSON.stringify({ node: made.nodes[0], at_ms: Date.now(), kind: 'torrents', changed: [stopped] })}\n\n`);
       await page.getByLabel('Search', { exact: true }).fill('stopped');
       await button(page, /^Start /).first().click();
