@@ -146,8 +146,9 @@ function content(host: Host, node: Node, filter: Filter): void {
   if (host.size > 0) host.done = Math.min(1, done / host.size);
   const totals = node.status?.totals;
   if (filter === undefined && totals !== undefined) {
-    host.downTotal = totals.from_peers + totals.from_origins;
-    host.upTotal = totals.to_peers;
+    // What a node counts since its start, or its torrents in all: the larger is the newer.
+    host.downTotal = Math.max(totals.from_peers + totals.from_origins, sum(node, 'down_bytes'));
+    host.upTotal = Math.max(totals.to_peers, sum(node, 'up_bytes'));
     host.fromOrigin = totals.from_origins;
   } else {
     for (const torrent of node.torrents.values()) {
@@ -156,6 +157,12 @@ function content(host: Host, node: Node, filter: Filter): void {
       if (filter === undefined) host.upTotal += torrent.up_bytes;
     }
   }
+}
+
+function sum(node: Node, field: 'down_bytes' | 'up_bytes'): number {
+  let bytes = 0;
+  for (const torrent of node.torrents.values()) bytes += torrent[field];
+  return bytes;
 }
 
 /** A tracker and an origin, where the nodes speak of them and no lab does. */
@@ -201,18 +208,22 @@ function raise(flows: Map<string, Flow>, from: string, to: string, bytes: number
 }
 
 function blockFlows(node: Node, filter: Filter, flows: Map<string, Flow>, giver: Giver, origin: string): void {
+  // Where everything is shown links tell of peers; blocks know the origin, and peers whose connections have ended.
+  const past = new Map<string, number>();
+  const to = node.name;
   for (const [hash, runs] of node.blocks) {
     if (filter?.has(hash) === false) continue;
-    // Links tell of peers already where everything is shown; blocks alone know the origin.
-    const to = node.name;
     const sums = runs.sums();
     runs.sources.forEach((source, at) => {
       const bytes = sums[at] ?? 0;
       if (bytes === 0) return;
-      if (source.kind === 'peer' && filter === undefined) return;
       if (source.kind !== 'peer' && source.kind !== 'origin') return;
       const from = source.kind === 'origin' ? origin : giver(source.peer_id, source.peer, '');
       if (from === undefined || from === to) return;
+      if (source.kind === 'peer' && filter === undefined) {
+        past.set(from, (past.get(from) ?? 0) + bytes);
+        return;
+      }
       const rate = runs.recent(at, node.at_ms, RECENT_MS);
       const key = `${from}\n${to}`;
       const flow = flows.get(key);
@@ -223,6 +234,7 @@ function blockFlows(node: Node, filter: Filter, flows: Map<string, Flow>, giver:
       }
     });
   }
+  for (const [from, bytes] of past) raise(flows, from, to, bytes, 0);
 }
 
 function totals(hosts: Map<string, Host>): Picture['totals'] {
