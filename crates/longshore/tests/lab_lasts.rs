@@ -8,6 +8,7 @@ use std::{
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Command, Output},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -128,8 +129,15 @@ fn ask(page: &str, head: &str) -> String {
     answer
 }
 
+/// One lab at a time: each that is raised removes what is left of others that have died.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn a_lab_on_loopback_is_raised_changed_killed_and_removed() {
+    let _alone = alone();
     let sources = sources();
     let text = sources.path().to_str().expect("text");
     let lab = Lab::up("tloop", &["--seeders", "1", "--leechers", "2", "--sources", text]);
@@ -194,6 +202,7 @@ fn a_lab_on_loopback_is_raised_changed_killed_and_removed() {
 
 #[test]
 fn a_lab_that_is_told_to_end_leaves_nothing() {
+    let _alone = alone();
     let sources = sources();
     let text = sources.path().to_str().expect("text");
     let lab = Lab::up("tdown", &["--seeders", "1", "--leechers", "1", "--sources", text]);
@@ -206,6 +215,7 @@ fn a_lab_that_is_told_to_end_leaves_nothing() {
 
 #[test]
 fn what_cannot_be_raised_is_said() {
+    let _alone = alone();
     let refused = |arguments: &[&str], word: &str| {
         let output = longshore(&[&["up", "--name", "tnone"], arguments].concat());
         let words = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -234,6 +244,7 @@ fn reaches(lab: &str, host: &str, target: &str) -> bool {
 
 #[test]
 fn in_namespaces_zones_and_hosts_are_cut_off_and_healed() {
+    let _alone = alone();
     if !rustix::process::geteuid().is_root() {
         return interop::skip("only root makes network namespaces");
     }
