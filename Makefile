@@ -30,7 +30,7 @@ page:
 endif
 
 web/node_modules/.package-lock.json: web/package-lock.json
-	cd web && $(NPM) install --no-save --silent
+	cd web && $(NPM) ci --silent
 	@touch $@
 
 web/dist/index.html: web/node_modules/.package-lock.json $(PAGE_SOURCES)
