@@ -329,7 +329,7 @@ impl Lab {
         path: &str,
         body: Option<serde_json::Value>,
     ) -> Result<bool, String> {
-        let name = &node.info.name;
+        let (name, deletes) = (&node.info.name, method == Method::DELETE);
         let mut request = node.http.request(method, format!("http://localhost{path}")).timeout(PATIENCE);
         if let Some(body) = body {
             request = request.json(&body);
@@ -338,6 +338,8 @@ impl Lab {
         match answer.status() {
             status if status.is_success() => Ok(true),
             status if matches!(status.as_u16(), 404 | 405) => Ok(false),
+            // It is on its way, and so is got anew as it is.
+            status if deletes && status.as_u16() == 409 => Ok(false),
             status => {
                 let words = answer.json::<api::ErrorBody>().await.map(|body| body.error);
                 Err(format!("{name} refuses: {}", words.unwrap_or_else(|_| status.to_string())))
