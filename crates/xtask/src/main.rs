@@ -53,15 +53,18 @@ fn metadata() -> Result<serde_json::Value, String> {
     serde_json::from_slice(&text).map_err(|error| format!("cargo metadata: {error}"))
 }
 
-/// Every text file that git tracks or would track, by its path from the top of the checkout.
+/// Every file that git tracks or would track, by its path from the top of the checkout. What is not text has no words.
 fn files() -> Result<Vec<(String, String)>, String> {
     let top = top()?;
     let mut list = Command::new("git");
     list.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(&top);
     let list = output(&mut list)?;
     let paths = list.split(|byte| *byte == 0).filter_map(|path| std::str::from_utf8(path).ok());
-    // A file that is gone or is not text has no words.
-    let read = |path: &str| Some((path.to_owned(), std::fs::read_to_string(top.join(path)).ok()?));
+    // One that is gone is none.
+    let read = |path: &str| {
+        let bytes = std::fs::read(top.join(path)).ok()?;
+        Some((path.to_owned(), String::from_utf8(bytes).unwrap_or_default()))
+    };
     Ok(paths.filter(|path| !path.is_empty()).filter_map(read).collect())
 }
 
