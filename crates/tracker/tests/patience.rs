@@ -1,4 +1,4 @@
-//! What clients that are slow, gone or idle cost others: nothing that others need.
+//! What clients that are slow, gone or idle cost others: nothing that others need. And what an etcd that is gone does.
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 extern crate longshore_tracker as tracker;
@@ -308,4 +308,19 @@ async fn a_call_that_is_too_long_is_refused_before_it_is_read() {
     let (head, _) = with(move || read(&mut begun(to, "", MAX_PUBLISH_BODY + 1, 0))).await;
     assert!(head.starts_with("HTTP/1.1 413"), "{head}");
     publish(&tracker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_metrics_agree_about_an_etcd_that_is_gone() {
+    let home = "etcd://127.0.0.1:1".parse().expect("an address");
+    let tracker = Tracker::start(Config { directory: Some(home), ..config() }).await.expect("starts");
+    let to = tracker.local_addr().expect("bound");
+    with(move || {
+        wait_for("the outage", || metric(to, "directory_up ") == 0);
+        let mut stream = tcp(to);
+        stream.write_all(&get("/readyz", "")).expect("sends");
+        let (head, body) = read(&mut stream);
+        assert!(head.starts_with("HTTP/1.1 503"), "{head}{}", body.escape_ascii());
+    })
+    .await;
 }
