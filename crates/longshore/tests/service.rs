@@ -197,14 +197,22 @@ fn a_tracker_started_by_root_gives_up_all_rights_in_all_threads() {
     let mut refused = Process::start(
         start(&["--tls-listen", "127.0.0.1:0", "--tls-certificate"]).arg(&list).arg("--tls-key").arg(&list),
     );
-    assert_eq!(refused.wait().code(), Some(1));
+    assert_eq!(refused.wait().code(), Some(2));
     for words in ["/keys", "Permission denied", "that user must be able to read it"] {
         assert!(refused.stderr().contains(words), "{words} in {}", refused.stderr());
     }
     // A list says so too.
     let mut refused = Process::start(start(&["--keys"]).arg(&list));
-    assert_eq!(refused.wait().code(), Some(1));
+    assert_eq!(refused.wait().code(), Some(2));
     assert!(refused.stderr().contains("that user must be able to read it"), "{}", refused.stderr());
+    // And a directory's file.
+    let directory = data.join("directory.redb");
+    std::os::unix::fs::chown(&directory, Some(0), Some(0)).expect("root may");
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o600)).expect("set");
+    let mut refused = Process::start(&mut start(&[]));
+    assert_eq!(refused.wait().code(), Some(2));
+    fs::remove_file(&directory).expect("removed");
+    assert!(refused.stderr().contains("that user must be able to read and write"), "{}", refused.stderr());
     // The port for the cluster is bound with root's rights as well: only root may have one below 1024.
     fs::write(&list, "k".repeat(40)).expect("written");
     fs::set_permissions(&list, fs::Permissions::from_mode(0o644)).expect("set");

@@ -313,7 +313,7 @@ async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
     let (torrents, peers) = app.desk.store.totals();
     // Where it cannot be read, the rest is told all the same.
     let (sizes, etcd) = (app.directory.sizes().await.ok(), app.directory.etcd());
-    let writable = app.directory.failing().is_none() && etcd.as_ref().is_none_or(|etcd| etcd.reachable);
+    let writable = app.directory.failing().is_none();
     let (waiting, connections) = (app.directory.waiting(), app.connections.taken());
     let levels = Levels { torrents, peers, waiting, sizes, writable, connections, etcd };
     let forwards = app.desk.policy.load().forwarders.as_ref().map(|forwarders| forwarders.counts());

@@ -92,7 +92,7 @@ pub struct Config {
     /// How many torrents are kept at most; announces of others are answered, but not kept.
     pub max_torrents: usize,
 
-    /// How many peers are kept at most, over all torrents; 11 bytes each with IPv4, 23 with IPv6, and 170 for a
+    /// How many peers are kept at most, over all torrents; 12 bytes each with IPv4, 24 with IPv6, and 170 for a
     /// torrent.
     pub max_peers: usize,
 

@@ -318,11 +318,14 @@ impl Directory {
         }
     }
 
-    /// Why nothing can be published, where that is so since the disk fails.
+    /// Why nothing can be published, where that is so since the disk fails or etcd cannot be reached.
     pub(crate) fn failing(&self) -> Option<String> {
         match &self.0.kept {
             Kept::Table(table) => table.failing(),
-            Kept::Cluster(_) => None,
+            Kept::Cluster(cluster) => {
+                let unreachable = || "etcd cannot be reached".to_owned();
+                (!cluster.stats().reachable).then(unreachable)
+            }
         }
     }
 

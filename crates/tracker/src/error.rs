@@ -142,6 +142,20 @@ impl DirectoryError {
 }
 
 impl DirectoryError {
+    /// Whether this process may not read or write the file, or make it.
+    pub fn is_forbidden(&self) -> bool {
+        use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        let error = match self {
+            Self::File { error, .. } => error,
+            Self::Database(error) => match &**error {
+                redb::Error::Io(error) => error,
+                _ => return false,
+            },
+            _ => return false,
+        };
+        matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem)
+    }
+
     /// Whether the database has found that it was written to by others.
     pub fn is_damage(&self) -> bool {
         match self {

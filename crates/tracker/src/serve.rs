@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -49,6 +49,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a request may take from its head to the answer's: the longest wait of a claim, and a slow body.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long the body of a request may take to come, where it is not a publication's.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long is listened to a client that was told that this was the last answer. A connection that is closed before
 /// all was read is reset, and the answer lost to a client that still sends.
@@ -162,10 +165,17 @@ async fn answer(
         return Ok(last(failed(StatusCode::SERVICE_UNAVAILABLE, "the tracker has no room")));
     }
     let read = Arc::new(AtomicBool::new(request.body().is_end_stream()));
-    let answering = answer_all(api.router, client, request, Arc::clone(&read));
-    let response = match timeout(REQUEST_TIMEOUT, answering).await {
-        Ok(response) => response,
-        Err(_) => failed(StatusCode::REQUEST_TIMEOUT, "the request took too long"),
+    let has_time = is_publication(&request);
+    let awaited = |body| Awaited { body, read: Arc::clone(&read), seat: Arc::clone(&seat), clock: api.clock };
+    let answering = answer_all(api.router, client, request.map(awaited));
+    let response = tokio::select! {
+        response = timeout(REQUEST_TIMEOUT, answering) => match response {
+            Ok(response) => response,
+            Err(_) => failed(StatusCode::REQUEST_TIMEOUT, "the request took too long"),
+        },
+        () = body_is_late(&read), if !has_time => {
+            failed(StatusCode::REQUEST_TIMEOUT, "the request's body took too long to come")
+        }
     };
     if response.body().size_hint().exact().is_some() {
         seat.rest(api.clock.elapsed());
@@ -175,25 +185,32 @@ async fn answer(
     Ok(if ends { last(response) } else { response })
 }
 
-async fn answer_all(
-    router: Router,
-    client: Client,
-    request: Request<Incoming>,
-    read: Arc<AtomicBool>,
-) -> Response<Body> {
+/// A publication's body is waited for by whoever takes it.
+fn is_publication<B>(request: &Request<B>) -> bool {
+    request.method() == Method::PUT && request.uri().path().starts_with("/directory/v1/blobs/")
+}
+
+/// Ends when a body has had its time and was not read to its end by then.
+async fn body_is_late(read: &AtomicBool) {
+    tokio::time::sleep(BODY_TIMEOUT).await;
+    if read.load(Relaxed) {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn answer_all(router: Router, client: Client, request: Request<Awaited>) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(ConnectInfo(client));
     let takes_body = matches!(parts.method, Method::POST | Method::PUT);
-    let body = if read.load(Relaxed) {
+    let body = if body.is_end_stream() {
         Body::empty()
     } else if takes_body {
-        Body::new(Watched { body, read })
+        Body::new(body)
     } else {
         // Nobody asks for it, and yet it has to be out of the way of the next request.
         let Ok(_) = to_bytes(Body::new(body), MAX_BODY).await else {
             return failed(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long, or broken");
         };
-        read.store(true, Relaxed);
         Body::empty()
     };
     let Ok(response) = router.oneshot(Request::from_parts(parts, body)).await;
@@ -212,13 +229,16 @@ fn last(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-/// A body of which it is noted that it was read to its end.
-struct Watched {
+/// A body of which it is noted that it was read to its end. While nothing of it comes, its connection counts as idle:
+/// whoever sends a head and no body keeps no newcomer out.
+struct Awaited {
     body: Incoming,
     read: Arc<AtomicBool>,
+    seat: Arc<Seat>,
+    clock: Clock,
 }
 
-impl hyper::body::Body for Watched {
+impl hyper::body::Body for Awaited {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -226,7 +246,12 @@ impl hyper::body::Body for Watched {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            self.seat.rest(self.clock.elapsed());
+            return Poll::Pending;
+        };
+        // Where another has the place, the connection ends all the same.
+        self.seat.rise();
         if frame.is_none() || self.body.is_end_stream() {
             self.read.store(true, Relaxed);
         }

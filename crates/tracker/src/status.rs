@@ -133,9 +133,6 @@ impl Page {
         write!(f, "<section><h2>Content directory</h2><p><code>{}</code></p><p>", Text(home))?;
         match (&self.directory, &self.failing, &self.etcd) {
             (Err(why), ..) => write!(f, "<span class=\"bad\">does not answer</span> {}", Text(why))?,
-            (_, Some(why), _) => {
-                write!(f, "<span class=\"bad\">is only read</span> nothing can be published: {}", Text(why))?;
-            }
             (.., Some(etcd::Stats { reachable: false, failures, .. })) => {
                 write!(
                     f,
@@ -143,6 +140,9 @@ impl Page {
                     Count(*failures)
                 )?;
                 f.write_str(" so far")?;
+            }
+            (_, Some(why), _) => {
+                write!(f, "<span class=\"bad\">is only read</span> nothing can be published: {}", Text(why))?;
             }
             _ => f.write_str("<span class=\"good\">answers</span>")?,
         }

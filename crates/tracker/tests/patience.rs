@@ -1,4 +1,4 @@
-//! What clients that are slow, gone or idle cost others: nothing that others need.
+//! What clients that are slow, gone or idle cost others: nothing that others need. And what an etcd that is gone does.
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 extern crate longshore_tracker as tracker;
@@ -201,6 +201,74 @@ async fn a_newcomer_takes_the_place_of_the_connection_that_is_idle_for_longest()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_takes_the_place_of_a_request_whose_body_does_not_come() {
+    let tracker = Tracker::start(Config { max_connections: 3, workers: 1, udp: false, ..config() });
+    let tracker = tracker.await.expect("starts");
+    let to = tracker.local_addr().expect("bound");
+    with(move || {
+        let announce = target(&peer(1, 1, 5));
+        let claim =
+            format!("POST /directory/v1/blobs/{}/claim HTTP/1.1\r\nHost: t\r\n", Digest::of(b"wanted"));
+        let claim =
+            format!("{claim}Content-Type: application/json\r\nContent-Length: 5\r\n\r\n").into_bytes();
+        let mut slow: Vec<TcpStream> = Vec::new();
+        for head in [get(&announce, "Content-Length: 5\r\n"), claim] {
+            slow.push(tcp(to));
+            slow.last_mut().expect("one").write_all(&head).expect("sends");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        slow.push(begun(to, "", 1000, 10));
+        std::thread::sleep(Duration::from_millis(1500));
+        // The one that has been without a byte for longest goes first.
+        let mut served: Vec<TcpStream> = Vec::new();
+        for mut slow in slow {
+            let mut newcomer = tcp(to);
+            newcomer.write_all(&get(&announce, "")).expect("sends");
+            assert!(read(&mut newcomer).0.starts_with("HTTP/1.1 200"));
+            assert_eq!(slow.read(&mut [0]).expect("closed"), 0);
+            served.push(newcomer);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_come_is_given_up_and_a_publications_is_waited_for() {
+    let tracker = Tracker::start(config()).await.expect("starts");
+    let to = tracker.local_addr().expect("bound");
+    with(move || {
+        let mut publication = begun(to, "", 1000, 10);
+        for path in [target(&peer(1, 1, 5)), "/health".to_owned()] {
+            let mut stream = tcp(to);
+            stream.write_all(&get(&path, "Content-Length: 5\r\n")).expect("sends");
+            let (head, _) = read(&mut stream);
+            assert!(
+                head.starts_with("HTTP/1.1 408") && head.to_lowercase().contains("connection: close"),
+                "{head}"
+            );
+        }
+        // Its time is not over: the rest is taken, and judged.
+        publication.write_all(&[b' '; 990]).expect("sends");
+        let (head, _) = read(&mut publication);
+        assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_first_announce_after_the_start_is_dated() {
+    let tracker = Tracker::start(config()).await.expect("starts");
+    let to = tracker.local_addr().expect("bound");
+    let (head, _) = with(move || {
+        let mut stream = tcp(to);
+        stream.write_all(&get(&target(&peer(1, 1, 5)), "")).expect("sends");
+        read(&mut stream)
+    })
+    .await;
+    assert!(head.contains("Date: ") && !head.contains("1970"), "{head}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_behind_one_with_a_body_that_nobody_reads_is_answered_or_told_that_it_is_not() {
     let tracker = Tracker::start(config()).await.expect("starts");
     let to = tracker.local_addr().expect("bound");
@@ -240,4 +308,19 @@ async fn a_call_that_is_too_long_is_refused_before_it_is_read() {
     let (head, _) = with(move || read(&mut begun(to, "", MAX_PUBLISH_BODY + 1, 0))).await;
     assert!(head.starts_with("HTTP/1.1 413"), "{head}");
     publish(&tracker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_metrics_agree_about_an_etcd_that_is_gone() {
+    let home = "etcd://127.0.0.1:1".parse().expect("an address");
+    let tracker = Tracker::start(Config { directory: Some(home), ..config() }).await.expect("starts");
+    let to = tracker.local_addr().expect("bound");
+    with(move || {
+        wait_for("the outage", || metric(to, "directory_up ") == 0);
+        let mut stream = tcp(to);
+        stream.write_all(&get("/readyz", "")).expect("sends");
+        let (head, body) = read(&mut stream);
+        assert!(head.starts_with("HTTP/1.1 503"), "{head}{}", body.escape_ascii());
+    })
+    .await;
 }

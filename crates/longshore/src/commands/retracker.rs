@@ -56,9 +56,14 @@ impl Retracker {
         Given::of(self.interval).is_some()
     }
 
+    /// Where to listen, if that was given.
+    pub(crate) fn listen(&self) -> Option<&str> {
+        self.listen.as_deref().filter(|listen| !listen.is_empty())
+    }
+
     /// Sets what was given.
     pub(crate) fn apply(&self, config: &mut Config) -> anyhow::Result<()> {
-        if let Some(listen) = self.listen.as_deref().filter(|listen| !listen.is_empty()) {
+        if let Some(listen) = self.listen() {
             let refuse = |error| Failure::bad_input(format!("-l: {error}"));
             config.listen = vec![node::parse_listen(listen).map_err(refuse)?.into()];
         }

@@ -290,14 +290,14 @@ fn explain(error: StartError) -> anyhow::Error {
             Failure::new(start).hint("choose another address (--listen, --tls-listen, --cluster-listen)")
         }
         StartError::File(file) => match &file.error {
-            ContentError::Io(error) if !is_given_wrong(error) => unreadable(start),
+            ContentError::Io(error) if !is_given_wrong(error) => unreadable(start, error),
             _ => Failure::bad_input(start),
         },
         StartError::Tls(TlsError::File { error: PemError::Io(error), .. })
         | StartError::KeyFile { error, .. }
             if !is_given_wrong(error) =>
         {
-            unreadable(start)
+            unreadable(start, error)
         }
         StartError::KeyFile { .. } => Failure::bad_input(start),
         StartError::Tls(TlsError::File { .. } | TlsError::Pair { .. }) => Failure::bad_input(start),
@@ -324,8 +324,11 @@ fn no_socket(start: &str, error: &io::Error) -> Failure {
     }
 }
 
-fn unreadable(start: &str) -> Failure {
-    Failure::new(start).hint("with --user, that user must be able to read it")
+/// Who may not read it today may not tomorrow: that is what was given, too.
+fn unreadable(start: &str, error: &io::Error) -> Failure {
+    let forbidden = error.kind() == io::ErrorKind::PermissionDenied;
+    let failure = if forbidden { Failure::bad_input } else { Failure::new };
+    failure(start).hint("with --user, that user must be able to read it")
 }
 
 /// Reads configuration, lists and certificate anew, at SIGHUP, and says how that went. What cannot be used changes
@@ -368,6 +371,17 @@ fn unusable_directory(home: Option<Home>, error: DirectoryError) -> anyhow::Erro
             if error.is_damage() {
                 let what = format!("the directory file {} is damaged", path.display());
                 let hint = "move it away, and start the tracker anew: nodes publish again";
+                // What the error itself says to do is the hint.
+                let error = match error {
+                    DirectoryError::Damaged(why) => anyhow::anyhow!(why),
+                    error => error.into(),
+                };
+                return error.context(Failure::bad_input(what).hint(hint));
+            }
+            if error.is_forbidden() {
+                let what = format!("cannot use {} for the content directory", path.display());
+                let hint = "with --user, that user must be able to read and write the file, and to write into \
+                            its folder";
                 return anyhow::Error::new(error).context(Failure::bad_input(what).hint(hint));
             }
             let bad = error.is_no_database() || (path.exists() && !path.is_file());
@@ -450,6 +464,14 @@ fn config(args: &Args) -> anyhow::Result<Config> {
         None => Config::default(),
     };
     args.retracker.apply(&mut config)?;
+    // A variable of retracker's gives way to our flag; of two flags none is left out in silence.
+    if args.listen.is_some()
+        && let Some(listen) = args.retracker.listen()
+        && secret("LISTEN_ADDR").as_deref() != Some(listen)
+    {
+        let what = format!("both -l {listen} and --listen are given");
+        return Err(Failure::bad_input(what).hint("give all addresses with --listen").into());
+    }
     macro_rules! overlay {
         ($($setting:ident),*) => {
             $(if let Some(value) = &args.$setting {
@@ -576,8 +598,8 @@ mod tests {
         assert_eq!(config.trusted_proxies, Network::EVERYWHERE);
         assert_eq!(config.forwarders, Some("forwarders.yml".into()));
         assert_eq!(config.check(), Ok(()));
-        let own = parsed(&["-l", "127.0.0.1:1", "--listen", "127.0.0.1:2"]).expect("good");
-        assert_eq!(own.listen, ["127.0.0.1:2".parse().expect("an address")], "our flag stands above it");
+        let both = parsed(&["-l", "127.0.0.1:1", "--listen", "127.0.0.1:2"]).expect_err("two");
+        assert!(both.to_string().contains("-l 127.0.0.1:1"), "{both:#}");
         assert!(parsed(&["-a", "-1"]).is_err() && parsed(&["-l", "8080"]).is_err());
         let command = Args::augment_args(clap::Command::new("tracker"));
         for variable in [

@@ -5,13 +5,14 @@
 //! before it is used, and what panics later is a disk that fails, for good: nothing more is written to such a file.
 
 use std::{
+    cell::Cell,
     fs::{self, File, OpenOptions},
-    io,
+    io::{self, Read as _},
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{self, AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
-        Mutex, MutexGuard, PoisonError, RwLock,
+        Mutex, MutexGuard, Once, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
@@ -61,6 +62,8 @@ impl Disk {
         path: Option<&Path>,
         tables: fn(&WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<Self, DirectoryError> {
+        // What it says of a damaged file is our error's to tell.
+        let _quiet = Quiet::begin();
         match path {
             Some(path) => {
                 look_through(path)?;
@@ -239,6 +242,51 @@ fn look_through(path: &Path) -> Result<(), DirectoryError> {
         }
         Ok(())
     })
+    .map_err(|error| {
+        let spoilt = error.is_no_database() && !error.is_damage() && was_ours(path);
+        if spoilt { DirectoryError::Damaged(error.to_string()) } else { error }
+    })
+}
+
+/// What the database begins its files with.
+const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
+
+/// Whether a file that is no database may be what is left of ours: it begins like one, or holds nothing.
+fn was_ours(path: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(4096).read_to_end(&mut head));
+    let length = head.len().min(MAGIC.len());
+    read.is_ok() && (head.get(..length) == MAGIC.get(..length) || head.iter().all(|&byte| byte == 0))
+}
+
+thread_local! {
+    /// Whether a panic of this thread is caught and told of.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// As long as it lives, panics of this thread say nothing on the console.
+struct Quiet;
+
+impl Quiet {
+    fn begin() -> Self {
+        static HOOK: Once = Once::new();
+        HOOK.call_once(|| {
+            let before = panic::take_hook();
+            panic::set_hook(Box::new(move |info| {
+                if !QUIET.try_with(Cell::get).unwrap_or(false) {
+                    before(info);
+                }
+            }));
+        });
+        QUIET.set(true);
+        Self
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        QUIET.set(false);
+    }
 }
 
 /// A transaction that is on the disk when this returns.
@@ -465,6 +513,29 @@ mod tests {
             }
         }
         assert!(damaged > 0 && whole > 0, "{damaged} {whole}");
+    }
+
+    #[test]
+    fn a_file_that_is_cut_or_zeroed_is_called_damaged_and_another_kind_of_file_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("d.redb");
+        let disk = Disk::open(Some(&path), rows).expect("made");
+        (0..200).for_each(|key| put(&disk, key).expect("written"));
+        disk.tend().expect("flushed");
+        drop(disk);
+        let good = fs::read(&path).expect("read");
+        assert_eq!(good.get(..MAGIC.len()), Some(MAGIC));
+        let cut = [1, 10, 100, 5000, good.len() / 2].map(|length| good[..length].to_vec());
+        for bad in cut.into_iter().chain([vec![0; 10], vec![0; 100_000], vec![0; good.len()]]) {
+            fs::write(&path, &bad).expect("written");
+            let error = Disk::open(Some(&path), rows).err().expect("refused");
+            assert!(error.is_damage(), "{} bytes: {error}", bad.len());
+        }
+        for other in [&b"SQLite format 3\0"[..], b"tag = 1\n", &[0x7f; 100_000]] {
+            fs::write(&path, other).expect("written");
+            let error = Disk::open(Some(&path), rows).err().expect("refused");
+            assert!(error.is_no_database() && !error.is_damage(), "{}: {error}", other.escape_ascii());
+        }
     }
 
     #[test]

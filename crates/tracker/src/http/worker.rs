@@ -119,7 +119,9 @@ enum Fate {
 }
 
 impl Loop {
-    fn new(worker: Worker) -> io::Result<Self> {
+    fn new(mut worker: Worker) -> io::Result<Self> {
+        // The first second's answers are dated too.
+        worker.responder.date.set(worker.clock.unix());
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         worker.listener.set_nonblocking(true)?;
         // One of the workers is enough for a new connection.
