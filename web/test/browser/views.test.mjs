@@ -236,8 +236,11 @@ describe('why', { skip }, () => {
       const { contents } = await (await fetch(`${real ?? server.url}/lab`)).json();
       if (!contents.some((content) => content.kind === 'image')) return text(page, 'No pull yet');
       await page.locator('.bar').first().waitFor();
-      await page.locator('.bar').first().focus();
-      await page.locator('.told', { hasText: /directory|lease|peers|origin|checked|client/ }).waitFor();
+      // The pull may go on meanwhile, and its bars move.
+      await until(async () => {
+        await page.locator('.bar').first().focus();
+        return await page.locator('.told', { hasText: /tag|directory|lease|peers|origin|checked|client/ }).count() > 0;
+      }, 'the bar tells what it is');
       await button(page, 'Table').click();
       await page.getByRole('table', { name: 'Spans' }).waitFor();
     }, { hash: '#/why' }));
