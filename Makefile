@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help page demo test test-page test-clients lint lint-page bench bench-tracker bench-mirror bench-flood bench-page fuzz build
+.PHONY: help page demo test test-page test-clients lint lint-page reference book bench bench-tracker bench-mirror bench-flood bench-page fuzz build
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -88,6 +88,13 @@ else
 	@[[ -z $$CI ]] || exit 1
 	@echo "skipped: the page's types want Node.js 18 or later with npm"
 endif
+
+reference: ## docs/reference anew, from the program and its sources
+	LONGSHORE_REWRITE_REFERENCE=1 $(CARGO) test --quiet --locked --package longshore --test reference
+
+book: ## the documentation as a book, in target/book (wants mdbook: cargo install mdbook)
+	mdbook build docs
+	python3 scripts/book-links.py $(TARGET)/book
 
 bench: ## Longshore beside whatever other clients are here; the figures of BENCHMARKS.md
 	@scripts/setup.sh build peers

@@ -8,11 +8,14 @@
 //! | `GET /v1/status` | [`Status`] |
 //! | `GET /v1/blobs?after={digest}&limit={n}` | [`BlobPage`] |
 //! | `GET /v1/blobs/{digest}` | [`BlobStatus`], or 404 |
+//! | `DELETE /v1/blobs/{digest}` | 204: it is forgotten, and comes again when it is asked for; or 404 |
 //! | `GET /v1/torrents` | list of [`TorrentStatus`] |
 //! | `GET /v1/torrents/{info_hash}/peers` | list of [`PeerStatus`], or 404 |
 //! | `GET /v1/torrents/{info_hash}/provenance` | [`Provenance`], or 404 |
 //! | `POST /v1/pull` with [`PullRequest`] | [`PullEvent`]s, one JSON object a line |
 //! | `GET /v1/metrics` | Prometheus text |
+//! | `GET /v1/settings` | the configuration in force, secrets hidden |
+//! | `GET /v1/log` | the last lines of the log |
 //!
 //! Lengths are bytes, rates bytes per second, times seconds since 1970 unless a name ends in `_ms`.
 

@@ -72,9 +72,8 @@ fn each_entry_of_a_folder_becomes_a_torrent_and_stays_as_long_as_it_is_the_same(
     }
     fs::write(from.join("empty"), "").expect("written");
     std::os::unix::fs::symlink("a", from.join("link")).expect("linked");
-    let each = |more: &[&str]| {
-        run(&[&["create", "--each", text(&from), "-o", text(&to), "--json"], more].concat())
-    };
+    let each =
+        |more: &[&str]| run(&[&["create", "--each", text(&from), "-o", text(&to), "--json"], more].concat());
     let names = || {
         let entries = fs::read_dir(&to).expect("a folder").map(|entry| entry.expect("one").file_name());
         let mut names: Vec<_> = entries.map(|name| name.into_string().expect("text")).collect();
