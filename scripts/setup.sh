@@ -27,7 +27,7 @@ for purpose in "$@"; do
         demo) packages+=(iproute2) ;;
         peers) packages+=(python3 curl openssl haproxy nginx-light python3-libtorrent python3-grpcio mktorrent prometheus rtorrent transmission-daemon aria2 qbittorrent-nox
                           opentracker ostree skopeo docker-registry docker.io containerd etcd-server etcd-client
-                          podman runc crun netavark aardvark-dns iptables iproute2) ;;
+                          podman runc crun netavark aardvark-dns iptables iproute2 docker-compose podman-compose) ;;
         clients) packages+=(buildah debootstrap openssl) ;;
         fuzz) packages+=(g++) ;;
         *) echo "setup.sh: unknown purpose: $purpose" >&2; exit 2 ;;

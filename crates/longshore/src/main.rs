@@ -43,6 +43,8 @@ enum Command {
     Explain(commands::explain::Args),
     /// Fetch a torrent's content, resuming from what is on disk
     Get(commands::get::Args),
+    /// Ask a node or a tracker whether it does its work: for probes that run a command
+    Health(commands::health::Args),
     /// Run a demonstration swarm on this machine: tracker, registry, nodes
     Lab(commands::lab::Args),
     /// Run the daemon of this host: registry mirror, store, peers
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         }
         Command::Create(args) => commands::create::run(&args),
         Command::Get(args) => host::block_on(commands::get::run(args)),
+        Command::Health(args) => host::block_on(async move { commands::health::run(&args).await }),
         Command::Lab(args) => host::block_on(commands::lab::run(args)),
         Command::Node(args) => host::block_on(commands::node::run(args)),
         Command::Proxy(args) => host::block_on(commands::proxy::run(*args)),

@@ -63,6 +63,55 @@ fn get(torrent: &str, folder: &Path, more: &[&str]) -> Process {
 }
 
 #[test]
+fn each_entry_of_a_folder_becomes_a_torrent_and_stays_as_long_as_it_is_the_same() {
+    let place = tempfile::tempdir().expect("a folder");
+    let (from, to) = (place.path().join("from"), place.path().join("new/to"));
+    fs::create_dir_all(from.join("album")).expect("made");
+    for name in ["a", "album/b", ".hidden"] {
+        fs::write(from.join(name), noise(20_000, 1)).expect("written");
+    }
+    fs::write(from.join("empty"), "").expect("written");
+    std::os::unix::fs::symlink("a", from.join("link")).expect("linked");
+    let each = |more: &[&str]| {
+        run(&[&["create", "--each", text(&from), "-o", text(&to), "--json"], more].concat())
+    };
+    let names = || {
+        let entries = fs::read_dir(&to).expect("a folder").map(|entry| entry.expect("one").file_name());
+        let mut names: Vec<_> = entries.map(|name| name.into_string().expect("text")).collect();
+        names.sort();
+        names
+    };
+    assert!(each(&[]).status.success());
+    assert_eq!(names(), ["a.torrent", "album.torrent"]);
+    let before = fs::metadata(to.join("a.torrent")).expect("there").ino();
+    let again = each(&["--force"]);
+    assert_eq!(String::from_utf8_lossy(&again.stdout).lines().count(), 2, "both are told of");
+    assert_eq!(fs::metadata(to.join("a.torrent")).expect("there").ino(), before, "it was left alone");
+    fs::write(from.join("a"), noise(20_000, 2)).expect("written");
+    let (code, words) = code_and_words(&each(&[]));
+    assert!(code == Some(2) && words.contains("a.torrent is there already"), "{words}");
+    assert!(each(&["--force"]).status.success());
+    assert_ne!(fs::metadata(to.join("a.torrent")).expect("there").ino(), before);
+    let (code, words) = code_and_words(&run(&["create", "--each", text(&to.join("a.torrent"))]));
+    assert!(code == Some(2) && words.contains("cannot use the folder"), "{words}");
+    fs::create_dir(place.path().join("nothing")).expect("made");
+    let (code, words) = code_and_words(&run(&["create", "--each", text(&place.path().join("nothing"))]));
+    assert!(code == Some(2) && words.contains("holds nothing"), "{words}");
+}
+
+#[test]
+fn health_is_asked_of_whoever_listens() {
+    let (mut tracker, url) = tracker();
+    let server = url.strip_suffix("/announce").expect("its end");
+    let healthy = run(&["health", server]);
+    assert_eq!(String::from_utf8_lossy(&healthy.stdout), "ready\n");
+    tracker.kill();
+    let (code, words) = code_and_words(&run(&["health", server]));
+    assert!(code == Some(1) && words.contains("not ready") && words.contains(server), "{words}");
+    assert_eq!(run(&["health", "127.0.0.1:1"]).status.code(), Some(2));
+}
+
+#[test]
 fn a_folder_goes_from_one_process_to_another_through_the_tracker() {
     let place = tempfile::tempdir().expect("a folder");
     let (from, to) = (place.path().join("from"), place.path().join("to"));

@@ -13,7 +13,7 @@ use tracker::{
     Listeners, Network, Password, PemError, SocketMode, StartError, TlsError, Tracker,
 };
 
-use super::retracker::Retracker;
+use super::{retracker::Retracker, secret};
 use crate::{
     failure::{self, Failure},
     host::{self, Reload, StopSignals},
@@ -415,12 +415,6 @@ fn home(text: &str) -> anyhow::Result<Home> {
         };
         anyhow::Error::new(error).context(failure)
     })
-}
-
-/// What has neither flag nor key, since both can be read by others.
-#[allow(clippy::disallowed_methods, reason = "configuration reads the environment once")]
-fn secret(variable: &str) -> Option<String> {
-    std::env::var(variable).ok().filter(|text| !text.is_empty())
 }
 
 fn cluster_key() -> anyhow::Result<Option<ClusterKey>> {
