@@ -129,6 +129,7 @@ pub(crate) struct Shared {
     /// Of torrents that move no more.
     past_uploads: AtomicU64,
     past_waste: AtomicU64,
+    past_gains: AtomicU64,
     pub(crate) stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -167,6 +168,7 @@ impl Engine {
             trackers: Mutex::default(),
             past_uploads: AtomicU64::new(0),
             past_waste: AtomicU64::new(0),
+            past_gains: AtomicU64::new(0),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -272,6 +274,12 @@ impl Engine {
     pub fn uploaded(&self) -> u64 {
         let moving: u64 = self.torrents().iter().map(|torrent| torrent.moved().0).sum();
         self.0.past_uploads.load(Ordering::Relaxed) + moving
+    }
+
+    /// Bytes of proven pieces that peers gave since the start.
+    pub fn from_peers(&self) -> u64 {
+        let moving: u64 = self.torrents().iter().map(|torrent| torrent.from_peers()).sum();
+        self.0.past_gains.load(Ordering::Relaxed) + moving
     }
 
     /// Bytes received in vain since the start: doubles, and blocks of pieces that failed.
@@ -519,6 +527,7 @@ async fn drive(shared: Arc<Shared>, torrent: Arc<Torrent>, rests: bool) {
     }
     shared.past_uploads.fetch_add(torrent.moved().0, Ordering::Relaxed);
     shared.past_waste.fetch_add(torrent.wasted(), Ordering::Relaxed);
+    shared.past_gains.fetch_add(torrent.from_peers(), Ordering::Relaxed);
     torrent.stop.cancel();
     torrent.set_stopped();
     if lost {

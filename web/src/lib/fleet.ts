@@ -84,6 +84,7 @@ export class Fleet {
       return undefined;
     }
     if (record.kind === 'hello' && record.node === 'lab') return formatProblem(record);
+    if (record.kind === 'lost' && record.node === 'lab') return record.error;
     const node = this.own(record.node);
     if (node === undefined) return `more than ${MOST_NODES} nodes: ${record.node} is left out`;
     node.rev += 1;

@@ -146,9 +146,8 @@ function content(host: Host, node: Node, filter: Filter): void {
   if (host.size > 0) host.done = Math.min(1, done / host.size);
   const totals = node.status?.totals;
   if (filter === undefined && totals !== undefined) {
-    // What a node counts since its start, or its torrents in all: the larger is the newer.
-    host.downTotal = Math.max(totals.from_peers + totals.from_origins, sum(node, 'down_bytes'));
-    host.upTotal = Math.max(totals.to_peers, sum(node, 'up_bytes'));
+    host.downTotal = totals.from_peers + totals.from_origins;
+    host.upTotal = totals.to_peers;
     host.fromOrigin = totals.from_origins;
   } else {
     for (const torrent of node.torrents.values()) {
@@ -157,12 +156,6 @@ function content(host: Host, node: Node, filter: Filter): void {
       if (filter === undefined) host.upTotal += torrent.up_bytes;
     }
   }
-}
-
-function sum(node: Node, field: 'down_bytes' | 'up_bytes'): number {
-  let bytes = 0;
-  for (const torrent of node.torrents.values()) bytes += torrent[field];
-  return bytes;
 }
 
 /** A tracker and an origin, where the nodes speak of them and no lab does. */
