@@ -134,6 +134,7 @@ pub(crate) fn config(args: Args) -> anyhow::Result<Config> {
     config.trackers.retain(|url| !url.is_empty());
     for url in &config.trackers {
         torrent_file::check_tracker(url).map_err(Failure::bad_input)?;
+        torrent_file::warn_of_tracker(url);
     }
     Ok(config)
 }
