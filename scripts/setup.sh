@@ -27,7 +27,7 @@ for purpose in "$@"; do
         demo) packages+=(iproute2) ;;
         peers) packages+=(python3 curl openssl haproxy nginx-light python3-libtorrent python3-grpcio mktorrent prometheus rtorrent transmission-daemon aria2 qbittorrent-nox
                           opentracker ostree skopeo docker-registry docker.io containerd etcd-server etcd-client
-                          podman runc crun netavark aardvark-dns iptables iproute2) ;;
+                          podman runc crun netavark aardvark-dns iptables iproute2 docker-compose podman-compose) ;;
         clients) packages+=(buildah debootstrap openssl) ;;
         fuzz) packages+=(g++) ;;
         *) echo "setup.sh: unknown purpose: $purpose" >&2; exit 2 ;;
@@ -88,9 +88,12 @@ if [[ ! -e $policy ]]; then
     chmod 755 "$policy"
 fi
 
-# One by one, so that one that this release does not have costs only itself.
-for package in "${missing[@]}"; do
-    "${apt[@]}" install --yes --no-install-recommends "$package" >/dev/null ||
-        echo "setup.sh: could not install $package; what needs it will be skipped" >&2
-done
+install=("${apt[@]}" install --yes --no-install-recommends)
+if ! "${install[@]}" "${missing[@]}" >/dev/null; then
+    # One by one, so that one that this release does not have costs only itself.
+    for package in "${missing[@]}"; do
+        "${install[@]}" "$package" >/dev/null ||
+            echo "setup.sh: could not install $package; what needs it will be skipped" >&2
+    done
+fi
 finish "$@"

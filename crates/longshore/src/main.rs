@@ -2,7 +2,7 @@
 //!
 //! Each command is a file under `commands`; what several of them share stands beside them: [`host`] starts an
 //! engine, [`torrent_file`] reads what a user names, [`screen`] draws and prints,
-//! [`failure`] says what went wrong and with which exit code, [`service`] tells systemd how it goes.
+//! [`failure`] says what went wrong and with which exit code, [`given`] by what a value was given, [`service`] tells systemd how it goes.
 //!
 //! It holds no logic but presentation. Results go to standard output, everything else to standard error. Exit codes:
 //! 0 done, 1 it could not be done, 2 what was given cannot be used.
@@ -11,6 +11,7 @@
 
 mod commands;
 mod failure;
+mod given;
 mod host;
 mod log;
 mod quantity;
@@ -43,6 +44,8 @@ enum Command {
     Explain(commands::explain::Args),
     /// Fetch a torrent's content, resuming from what is on disk
     Get(commands::get::Args),
+    /// Ask a node or a tracker whether it does its work: for probes that run a command
+    Health(commands::health::Args),
     /// Run a demonstration swarm on this machine: tracker, registry, nodes
     Lab(commands::lab::Args),
     /// Run the daemon of this host: registry mirror, store, peers
@@ -67,7 +70,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let command = Cli::command().mut_subcommand("tracker", commands::tracker::with_defaults);
-    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    let matches = command.clone().try_get_matches();
+    let matches = matches.unwrap_or_else(|error| given::explain(error, &command).exit());
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let debug = matches!(&cli.command, Command::Tracker(args) if args.retracker.debug());
     let outcome = log::start(&cli.log, debug).and_then(|()| match cli.command {
         Command::Config(args) => {
@@ -76,6 +81,7 @@ fn main() -> ExitCode {
         }
         Command::Create(args) => commands::create::run(&args),
         Command::Get(args) => host::block_on(commands::get::run(args)),
+        Command::Health(args) => host::block_on(async move { commands::health::run(&args).await }),
         Command::Lab(args) => host::block_on(commands::lab::run(args)),
         Command::Node(args) => host::block_on(commands::node::run(args)),
         Command::Proxy(args) => host::block_on(commands::proxy::run(*args)),

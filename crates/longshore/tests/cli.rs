@@ -63,6 +63,55 @@ fn get(torrent: &str, folder: &Path, more: &[&str]) -> Process {
 }
 
 #[test]
+fn each_entry_of_a_folder_becomes_a_torrent_and_stays_as_long_as_it_is_the_same() {
+    let place = tempfile::tempdir().expect("a folder");
+    let (from, to) = (place.path().join("from"), place.path().join("new/to"));
+    fs::create_dir_all(from.join("album")).expect("made");
+    for name in ["a", "album/b", ".hidden"] {
+        fs::write(from.join(name), noise(20_000, 1)).expect("written");
+    }
+    fs::write(from.join("empty"), "").expect("written");
+    std::os::unix::fs::symlink("a", from.join("link")).expect("linked");
+    let each = |more: &[&str]| {
+        run(&[&["create", "--each", text(&from), "-o", text(&to), "--json"], more].concat())
+    };
+    let names = || {
+        let entries = fs::read_dir(&to).expect("a folder").map(|entry| entry.expect("one").file_name());
+        let mut names: Vec<_> = entries.map(|name| name.into_string().expect("text")).collect();
+        names.sort();
+        names
+    };
+    assert!(each(&[]).status.success());
+    assert_eq!(names(), ["a.torrent", "album.torrent"]);
+    let before = fs::metadata(to.join("a.torrent")).expect("there").ino();
+    let again = each(&["--force"]);
+    assert_eq!(String::from_utf8_lossy(&again.stdout).lines().count(), 2, "both are told of");
+    assert_eq!(fs::metadata(to.join("a.torrent")).expect("there").ino(), before, "it was left alone");
+    fs::write(from.join("a"), noise(20_000, 2)).expect("written");
+    let (code, words) = code_and_words(&each(&[]));
+    assert!(code == Some(2) && words.contains("a.torrent is there already"), "{words}");
+    assert!(each(&["--force"]).status.success());
+    assert_ne!(fs::metadata(to.join("a.torrent")).expect("there").ino(), before);
+    let (code, words) = code_and_words(&run(&["create", "--each", text(&to.join("a.torrent"))]));
+    assert!(code == Some(2) && words.contains("cannot use the folder"), "{words}");
+    fs::create_dir(place.path().join("nothing")).expect("made");
+    let (code, words) = code_and_words(&run(&["create", "--each", text(&place.path().join("nothing"))]));
+    assert!(code == Some(2) && words.contains("holds nothing"), "{words}");
+}
+
+#[test]
+fn health_is_asked_of_whoever_listens() {
+    let (mut tracker, url) = tracker();
+    let server = url.strip_suffix("/announce").expect("its end");
+    let healthy = run(&["health", server]);
+    assert_eq!(String::from_utf8_lossy(&healthy.stdout), "ready\n");
+    tracker.kill();
+    let (code, words) = code_and_words(&run(&["health", server]));
+    assert!(code == Some(1) && words.contains("not ready") && words.contains(server), "{words}");
+    assert_eq!(run(&["health", "127.0.0.1:1"]).status.code(), Some(2));
+}
+
+#[test]
 fn a_folder_goes_from_one_process_to_another_through_the_tracker() {
     let place = tempfile::tempdir().expect("a folder");
     let (from, to) = (place.path().join("from"), place.path().join("to"));
@@ -572,6 +621,34 @@ fn settings_of_the_tracker_that_cannot_work_are_refused_at_once() {
         let all = [&["tracker", "--listen", "127.0.0.1:0"], arguments].concat();
         let (code, said) = code_and_words(&run(&all));
         assert!(code == Some(2) && said.contains(words), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn what_a_variable_sets_wrong_is_told_by_the_variables_name() {
+    let none = "/nonexistent/list";
+    for (variable, value, flags, words) in [
+        ("LONGSHORE_TRACKER_INTERVAL", "soon", &[][..], "'LONGSHORE_TRACKER_INTERVAL'"),
+        ("LONGSHORE_TRACKER_LISTEN", "127.0.0.1:0,nowhere", &[], "'LONGSHORE_TRACKER_LISTEN'"),
+        ("LONGSHORE_TRACKER_INTERVAL", "0", &[], "set by LONGSHORE_TRACKER_INTERVAL"),
+        ("LONGSHORE_TRACKER_ALLOW", none, &[], "set by LONGSHORE_TRACKER_ALLOW"),
+        ("LONGSHORE_TRACKER_DIRECTORY", "http://t", &[], "cannot use LONGSHORE_TRACKER_DIRECTORY"),
+        ("LISTEN_ADDR", "8080", &[], "LISTEN_ADDR: "),
+        ("PEER_AGE", "long", &[], "'PEER_AGE'"),
+        ("PEER_AGE", "0", &[], "PEER_AGE is 0"),
+        ("ANNOUNCE_INTERVAL", "90000", &[], "set by ANNOUNCE_INTERVAL"),
+        ("DEBUG_MODE", "perhaps", &[], "'DEBUG_MODE'"),
+        ("FORWARD_TIMEOUT", "0", &[], "set by FORWARD_TIMEOUT"),
+        ("FORWARDS_FILE", none, &[], "set by FORWARDS_FILE"),
+        // A flag stands above the variable, and then it is the flag.
+        ("PEER_AGE", "10", &["-a", "0"], "-a is 0"),
+        ("PEER_AGE", "10", &["-along"], "'-a <MINUTES>'"),
+        ("LONGSHORE_TRACKER_INTERVAL", "soon", &["--interval=late"], "'--interval <SECONDS>'"),
+    ] {
+        let mut command = longshore();
+        command.arg("tracker").args(flags).env("LONGSHORE_TRACKER_LISTEN", "127.0.0.1:0");
+        let (code, said) = refusal(command.env(variable, value));
+        assert!(code == Some(2) && said.contains(words), "{variable}={value} {flags:?}: {said}");
     }
 }
 

@@ -136,6 +136,9 @@ pub struct ApiConfig {
     pub listen: Vec<SocketAddr>,
     /// A file with the token that is asked for over TCP.
     pub token_file: Option<PathBuf>,
+    /// The token itself, which stands in no file and is shown nowhere. It goes before that of `token_file`.
+    #[serde(skip)]
+    pub token: Option<String>,
     /// Origins of pages of other nodes that may use it.
     pub origins: Vec<String>,
 }
@@ -210,6 +213,7 @@ impl Default for ApiConfig {
             socket: PathBuf::from("/run/longshore/node.sock"),
             listen: Vec::new(),
             token_file: None,
+            token: None,
             origins: Vec::new(),
         }
     }

@@ -249,9 +249,10 @@ async fn directory(config: &Config) -> Result<Option<DirectoryClient>, StartErro
 
 /// Who may use the API over TCP. Without a token it is for this machine only.
 async fn guard(config: &ApiConfig) -> Result<Guard, StartError> {
-    let token = match &config.token_file {
-        None => None,
-        Some(path) => {
+    let token = match (&config.token, &config.token_file) {
+        (Some(token), _) => Some(token.trim().to_owned()),
+        (None, None) => None,
+        (None, Some(path)) => {
             let what = format!("reading the API's token from {}", path.display());
             let text = tokio::fs::read_to_string(path).await;
             Some(text.map_err(|source| StartError::Io { what, source })?.trim().to_owned())
@@ -395,7 +396,8 @@ pub enum StartError {
     },
     /// The API would be for everybody.
     #[error(
-        "[api] listen: {0} can be reached from other machines, and there is no `token_file`: give one, or listen on 127.0.0.1"
+        "[api] listen: {0} can be reached from other machines, and there is no `token_file`, nor a token in LONGSHORE_API_TOKEN: \
+         give one, or listen on 127.0.0.1"
     )]
     OpenApi(SocketAddr),
     /// The API's token is empty.

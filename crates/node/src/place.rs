@@ -116,6 +116,28 @@ pub fn open(
     Ok(Place { layout, have, log: Log(Arc::new(Mutex::new(Some(Open { journal, lock, notes })))) })
 }
 
+/// The pieces of a torrent in a folder that only has to be read; nothing unless they are all there and right. Blocks;
+/// `progress` as in [`open`].
+///
+/// # Errors
+/// When what is there cannot be read.
+pub(crate) fn whole(
+    torrent: &Torrent,
+    folder: &Path,
+    progress: impl Fn(u64, u64) -> bool + Sync,
+) -> Result<Option<(Layout, PieceSet)>, PlaceError> {
+    let (info, layout) = (&torrent.info, Layout::seed(&torrent.info, folder));
+    if Found::of(info, folder) != Found::Lengths {
+        return Ok(None);
+    }
+    let (done, total) = (AtomicU64::new(0), info.geometry.total());
+    let have = engine::check(info, &layout, |bytes| {
+        progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total)
+    })
+    .map_err(|source| PlaceError::Read { folder: folder.to_owned(), source })?;
+    Ok((have.count() == info.geometry.piece_count()).then_some((layout, have)))
+}
+
 /// Removes what is noted of a torrent beside its files.
 pub(crate) fn forget(folder: &Path, info_hash: &InfoHash) {
     let notes = folder.join(FOLDER);
@@ -142,6 +164,14 @@ enum Found {
     Parts,
     /// Every file at its full length, whatever it holds.
     Lengths,
+}
+
+impl PlaceError {
+    /// Whether nobody, or not this user, may write there.
+    pub(crate) fn is_read_only(&self) -> bool {
+        use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        matches!(self, Self::Write { source, .. } if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem))
+    }
 }
 
 impl Found {
@@ -256,6 +286,19 @@ mod tests {
             // The second time the file is there again, at its full length and without a right byte.
             assert_eq!(found(&torrent, to.path()).have.count(), 0);
         }
+    }
+
+    #[test]
+    fn a_folder_that_is_only_read_gives_what_is_whole_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("dir");
+        let torrent = torrent(folder.path(), &[7; 50_000]);
+        let (_, have) = whole(&torrent, folder.path(), |_, _| true).expect("read").expect("all of it");
+        assert_eq!(have.count(), 4);
+        for wrong in [&[8; 50_000][..], &[7; 49_999]] {
+            fs::write(folder.path().join("f"), wrong).expect("written");
+            assert!(whole(&torrent, folder.path(), |_, _| true).expect("read").is_none());
+        }
+        assert!(!folder.path().join(FOLDER).exists());
     }
 
     #[test]

@@ -19,7 +19,12 @@ use crate::{failure::Failure, host, quantity, screen, torrent_file};
 pub(crate) struct Args {
     /// The file or folder
     path: PathBuf,
-    /// Where to write the torrent [default: the content's name and .torrent, in this folder]
+    /// Make a torrent of each file and each folder in the folder, of what is neither hidden, a symlink nor empty. One that
+    /// is there already and would be made again stays
+    #[arg(long, conflicts_with_all = ["name", "blob"])]
+    each: bool,
+    /// Where to write the torrent; with --each, the folder to write all of them to [default: the content's name and
+    /// .torrent, in this folder]
     #[arg(short, long, value_name = "OUT.torrent")]
     output: Option<PathBuf>,
     /// A tracker's announce URL. Each use is a tier of its own; commas stand between the trackers of one tier
@@ -58,10 +63,70 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    if args.each {
+        return each(args);
+    }
     // Known before anything is hashed, where it can be.
     if let Some(output) = &args.output {
         refuse_present(output, args.force)?;
     }
+    let torrent = make(&args.path, args).map_err(explain)?;
+    let output = match &args.output {
+        Some(output) => output.clone(),
+        None => beside(Path::new(""), &torrent),
+    };
+    write(&output, &torrent.encode(), args.force)?;
+    show(&torrent, &output, args.json);
+    Ok(())
+}
+
+/// A torrent of each entry of a folder.
+fn each(args: &Args) -> anyhow::Result<()> {
+    let unusable = || Failure::bad_input(format!("cannot use the folder {}", args.path.display()));
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(&args.path).with_context(unusable)? {
+        let entry = entry.with_context(unusable)?;
+        let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        if !is_hidden && !entry.file_type().with_context(unusable)?.is_symlink() {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort();
+    let folder = args.output.as_deref().unwrap_or(Path::new(""));
+    if !folder.as_os_str().is_empty() {
+        let failed = || Failure::new(format!("cannot make the folder {}", folder.display()));
+        fs::create_dir_all(folder).with_context(failed)?;
+    }
+    let mut count = 0;
+    for path in paths {
+        let torrent = match make(&path, args) {
+            Err(CreateError::Empty(_)) => continue,
+            made => made.map_err(explain)?,
+        };
+        count += 1;
+        let output = beside(folder, &torrent);
+        let there = output.is_file().then(|| torrent_file::read(&output).ok()).flatten();
+        let stays = |there: Torrent| {
+            (there.info_hash, there.trackers) == (torrent.info_hash, torrent.trackers.clone())
+        };
+        if !there.is_some_and(stays) {
+            write(&output, &torrent.encode(), args.force)?;
+        }
+        show(&torrent, &output, args.json);
+    }
+    if count == 0 {
+        let what = format!("{} holds nothing to make a torrent of", args.path.display());
+        return Err(Failure::bad_input(what).into());
+    }
+    Ok(())
+}
+
+/// Where a torrent goes for which no file is named.
+fn beside(folder: &Path, torrent: &Torrent) -> PathBuf {
+    folder.join(format!("{}.torrent", torrent.info.name))
+}
+
+fn make(path: &Path, args: &Args) -> Result<Torrent, CreateError> {
     let options = Options {
         piece_length: args.piece_length,
         private: args.private,
@@ -76,19 +141,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         threads: 0,
     };
     let bar = screen::byte_bar("hashing", 0, args.json);
-    let made = create(&args.path, &options, &|done, total| {
+    let made = create(path, &options, &|done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    let torrent = made.map_err(explain)?;
-    let output = match &args.output {
-        Some(output) => output.clone(),
-        None => PathBuf::from(format!("{}.torrent", torrent.info.name)),
-    };
-    write(&output, &torrent.encode(), args.force)?;
-    show(&torrent, &output, args.json);
-    Ok(())
+    made
 }
 
 /// What of it is the user's to put right, and how.

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::{
     failure::Failure,
     host::{Reload, StopSignals},
-    screen, service, torrent_file,
+    quantity, screen, service, torrent_file,
 };
 
 /// What is most often set; all else stands in the configuration file.
@@ -47,10 +47,23 @@ pub(crate) struct Args {
     /// The unix socket of the API [default: /run/longshore/node.sock]
     #[arg(long, value_name = "PATH", env = "LONGSHORE_SOCKET")]
     socket: Option<PathBuf>,
-    /// Where the API and the page are over TCP, such as 127.0.0.1:7070; may be repeated, or hold commas
-    /// [default: none]
+    /// Where the API and the page are over TCP, such as 127.0.0.1:7070; may be repeated, or hold commas. Its token
+    /// may be in the variable LONGSHORE_API_TOKEN [default: none]
     #[arg(long, value_name = "ADDR:PORT", env = "LONGSHORE_API_LISTEN", value_delimiter = ',', value_parser = node::parse_listen)]
     api_listen: Option<Vec<SocketAddr>>,
+    /// Where the content of ordinary torrents goes [default: torrents/content below the data]
+    #[arg(long, value_name = "DIR", env = "LONGSHORE_TORRENTS")]
+    torrents: Option<PathBuf>,
+    /// A folder to watch: torrent files in its `load` are added, those in its `start` also started; may be repeated, or
+    /// hold commas [default: none]
+    #[arg(long, value_name = "DIR", env = "LONGSHORE_WATCH", value_delimiter = ',')]
+    watch: Option<Vec<PathBuf>>,
+    /// Most content received from peers in a second, such as 2MiB; 0 for no limit [default: 0]
+    #[arg(long, value_name = "RATE", env = "LONGSHORE_DOWN_LIMIT", value_parser = quantity::parse_size)]
+    down_limit: Option<u32>,
+    /// Most content sent to peers in a second; 0 for no limit [default: 0]
+    #[arg(long, value_name = "RATE", env = "LONGSHORE_UP_LIMIT", value_parser = quantity::parse_size)]
+    up_limit: Option<u32>,
     /// A registry that answers elsewhere than its name says, as NAME=URL; may be repeated [default: none]
     #[arg(long = "upstream", value_name = "NAME=URL", value_parser = upstream)]
     upstreams: Vec<(String, String)>,
@@ -127,13 +140,20 @@ pub(crate) fn config(args: Args) -> anyhow::Result<Config> {
     config.mirror.default_registry = args.default_registry.unwrap_or(config.mirror.default_registry);
     config.api.socket = args.socket.unwrap_or(config.api.socket);
     config.api.listen = args.api_listen.unwrap_or(config.api.listen);
+    config.api.token = super::secret("LONGSHORE_API_TOKEN");
+    config.torrents.folder = args.torrents.unwrap_or(config.torrents.folder);
+    config.torrents.watch = args.watch.unwrap_or(config.torrents.watch);
+    config.peer.down_limit = args.down_limit.map_or(config.peer.down_limit, u64::from);
+    config.peer.up_limit = args.up_limit.map_or(config.peer.up_limit, u64::from);
     for (registry, endpoint) in args.upstreams {
         config.set_upstream(&registry, &endpoint);
     }
     // An empty variable means none.
     config.trackers.retain(|url| !url.is_empty());
+    config.torrents.watch.retain(|folder| !folder.as_os_str().is_empty());
     for url in &config.trackers {
         torrent_file::check_tracker(url).map_err(Failure::bad_input)?;
+        torrent_file::warn_of_tracker(url);
     }
     Ok(config)
 }

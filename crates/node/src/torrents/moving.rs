@@ -126,7 +126,7 @@ impl Inner {
 
     /// What is on disk of a torrent; nothing when it was stopped meanwhile.
     async fn look(
-        &self,
+        self: &Arc<Self>,
         entry: &Arc<Entry>,
         torrent: &Arc<metainfo::Torrent>,
         check: bool,
@@ -135,22 +135,34 @@ impl Inner {
         let note = entry.lock().note.clone();
         for _ in 0..HELD.0 {
             let (torrent, folder, known) = (torrent.clone(), note.folder.clone(), note.whole.clone());
-            let (entry, stopped) = (entry.clone(), stop.clone());
+            let (of, stopped) = (entry.clone(), stop.clone());
             let looked = spawn_blocking(move || {
                 if !check && known.is_some() && known == stamps(&torrent.info, &folder) {
                     let have = PieceSet::full(torrent.info.geometry.piece_count());
                     return Ok((Layout::seed(&torrent.info, &folder), have, None));
                 }
                 let progress = |done: u64, _: u64| {
-                    entry.checked.store(done, Ordering::Relaxed);
+                    of.checked.store(done, Ordering::Relaxed);
                     !stopped.is_cancelled()
                 };
-                let place = place::open(&torrent, &folder, check, progress)?;
-                Ok::<_, PlaceError>((place.layout, place.have, Some(place.log)))
+                match place::open(&torrent, &folder, check, progress) {
+                    // To seed, nothing has to be written.
+                    Err(error) if error.is_read_only() => {
+                        let (layout, have) = place::whole(&torrent, &folder, progress)?.ok_or(error)?;
+                        of.lock().note.whole = stamps(&torrent.info, &folder);
+                        Ok((layout, have, None))
+                    }
+                    opened => opened.map(|place| (place.layout, place.have, Some(place.log))),
+                }
             });
             match looked.await.map_err(|error| error.to_string())? {
                 _ if stop.is_cancelled() => return Ok(None),
-                Ok(found) => return Ok(Some(found)),
+                Ok(found) => {
+                    if found.2.is_none() && note.whole.is_none() {
+                        self.save(entry).await.map_err(|error| error.to_string())?;
+                    }
+                    return Ok(Some(found));
+                }
                 Err(PlaceError::Locked { .. }) => sleep(HELD.1).await,
                 Err(error) => return Err(error.to_string()),
             }
