@@ -82,6 +82,21 @@ async function matrix(page) {
   return Object.fromEntries(pairs.map(([giver, taker, , sum]) => [`${giver} ${taker}`, Number(sum)]).sort());
 }
 
+/** How many frames the page asks for in two seconds. */
+const frames = (page) =>
+  page.evaluate(() => new Promise((resolve) => {
+    const frame = window.requestAnimationFrame;
+    let count = 0;
+    window.requestAnimationFrame = (draw) => {
+      count += 1;
+      return frame.call(window, draw);
+    };
+    setTimeout(() => {
+      window.requestAnimationFrame = frame;
+      resolve(count);
+    }, 2000);
+  }));
+
 async function matrixIsTrue(page, torrents) {
   await until(async () => {
     const want = truth.matrix(torrents);
@@ -163,6 +178,10 @@ describe('a real lab', { skip }, () => {
       const holder = (await content(IMAGE)).seeders[0];
       assert.equal(all[`origin ${holder}`], sent_bytes);
       assert.deepEqual(Object.keys(all).filter((key) => key.startsWith('origin ')), [`origin ${holder}`]);
+      // When nothing moves any more, nothing is drawn.
+      await go(page, '#/swarm');
+      await page.getByRole('application').waitFor();
+      await until(async () => (await frames(page)) < 20, 'the picture of a lab at rest stands still', LONG);
     }));
 
   it('tells why, and how fast, and what lies where', () =>

@@ -11,7 +11,7 @@ import { mock } from '../mock.mjs';
 import { ndjson, synth } from '../synth.mjs';
 import { Truth } from '../truth.mjs';
 import { launch, path } from './browser.mjs';
-import { button, load as loaded, open as opened, pick, text, until } from './page.mjs';
+import { button, go, load as loaded, open as opened, pick, text, until } from './page.mjs';
 
 const lacking = path() === undefined ? 'there is no Chromium here: install chromium' : undefined;
 if (lacking && process.env.CI) throw new Error(lacking);
@@ -431,7 +431,7 @@ describe('what goes wrong', { skip }, () => {
     }
   });
 
-  it('names with script in them stay text', async () => {
+  it('names with script in them stay text, and no name changes what objects are', async () => {
     const bad = await mock({ records: synth({ nodes: 4, torrents: 2, seconds: 30, hostile: true }).records, skip: 8000 });
     try {
       await open(async (page) => {
@@ -444,6 +444,11 @@ describe('what goes wrong', { skip }, () => {
         assert.match(await page.title(), /Longshore$/);
         assert.equal(await page.locator('img[src=x], main script').count(), 0);
         assert.ok(!(await page.locator('body').innerText()).includes('\u202e'));
+        const link = { peer_id: 'ef'.repeat(20), address: '__proto__', torrents: 1, down_bytes: 5, up_bytes: 6, down_rate: 0, up_rate: 0 };
+        bad.shout(`data: ${JSON.stringify({ node: bad.names[0], at_ms: Date.now(), kind: 'links', changed: [link] })}\n\n`);
+        await go(page, `#/swarm?node=${bad.names[0]}`);
+        await page.locator('.partners').getByText('__proto__').waitFor();
+        assert.equal(await page.evaluate(() => ({}).down), undefined);
       }, { url: bad.url, hash: '#/tables?tab=torrents' });
     } finally {
       await bad.close();
