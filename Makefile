@@ -54,13 +54,17 @@ build: ## the program, in target/release/longshore
 test: ## all tests, those against other clients as well
 	@scripts/setup.sh build peers page browser
 	@$(MAKE) --no-print-directory page
-	@$(MAKE) --no-print-directory test-page
+	$(CARGO) test --workspace --locked --no-run
+	@$(MAKE) --no-print-directory test-page LONGSHORE_BIN=$(abspath $(TARGET))/debug/longshore
 	LONGSHORE_BIN=$(abspath $(TARGET))/debug/longshore $(CARGO) test --workspace --locked
 
-test-page: ## the page's logic, and every view in Chromium (LONGSHORE_PAGE=http://… for a lab that runs)
+test-page: ## the page's logic, and every view in Chromium: at a play, and at a lab and a node of LONGSHORE_BIN
 ifeq ($(HAS_NODE),yes)
 test-page: web/dist/index.html
-	cd web && $(NPM) test --silent
+ifndef LONGSHORE_BIN
+	$(CARGO) build --locked --package longshore
+endif
+	cd web && LONGSHORE_BIN=$(or $(LONGSHORE_BIN),$(abspath $(TARGET))/debug/longshore) $(NPM) test --silent
 else
 test-page:
 	@[[ -z $$CI ]] || exit 1

@@ -88,9 +88,12 @@ if [[ ! -e $policy ]]; then
     chmod 755 "$policy"
 fi
 
-# One by one, so that one that this release does not have costs only itself.
-for package in "${missing[@]}"; do
-    "${apt[@]}" install --yes --no-install-recommends "$package" >/dev/null ||
-        echo "setup.sh: could not install $package; what needs it will be skipped" >&2
-done
+install=("${apt[@]}" install --yes --no-install-recommends)
+if ! "${install[@]}" "${missing[@]}" >/dev/null; then
+    # One by one, so that one that this release does not have costs only itself.
+    for package in "${missing[@]}"; do
+        "${install[@]}" "$package" >/dev/null ||
+            echo "setup.sh: could not install $package; what needs it will be skipped" >&2
+    done
+fi
 finish "$@"

@@ -29,5 +29,6 @@ export default defineConfig({
     reportCompressedSize: true,
     sourcemap: false,
   },
-  test: { include: ['test/unit/**/*.test.ts'], environment: 'node' },
+  // A machine may be slow and busy.
+  test: { include: ['test/unit/**/*.test.ts'], environment: 'node', testTimeout: 120_000 },
 });

@@ -77,7 +77,8 @@ pub enum News {
     Blocks(Blocks),
     /// A blob's coming has gone on, or has ended.
     Trace(Trace),
-    /// The node cannot be reached. Only those tell it who tell of several nodes.
+    /// The node cannot be reached. Only those tell it who tell of several nodes; of `lab` it means that this stream ends,
+    /// since nothing was read of it for minutes.
     Lost {
         /// Why.
         error: String,

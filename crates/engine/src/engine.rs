@@ -127,8 +127,9 @@ pub(crate) struct Shared {
     /// By URL, as far as there is room.
     trackers: Mutex<BTreeMap<String, TrackerState>>,
     /// Of torrents that move no more.
-    past_uploads: AtomicU64,
-    past_waste: AtomicU64,
+    uploads: Sum,
+    waste: Sum,
+    gains: Sum,
     pub(crate) stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -165,8 +166,9 @@ impl Engine {
             keys: AtomicU64::new(1),
             lost: Mutex::default(),
             trackers: Mutex::default(),
-            past_uploads: AtomicU64::new(0),
-            past_waste: AtomicU64::new(0),
+            uploads: Sum::default(),
+            waste: Sum::default(),
+            gains: Sum::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -270,14 +272,17 @@ impl Engine {
 
     /// Block bytes sent to peers since the start.
     pub fn uploaded(&self) -> u64 {
-        let moving: u64 = self.torrents().iter().map(|torrent| torrent.moved().0).sum();
-        self.0.past_uploads.load(Ordering::Relaxed) + moving
+        self.0.uploads.with(|| self.torrents().iter().map(|torrent| torrent.moved().0).sum())
+    }
+
+    /// Bytes of proven pieces that peers gave since the start.
+    pub fn from_peers(&self) -> u64 {
+        self.0.gains.with(|| self.torrents().iter().map(|torrent| torrent.from_peers()).sum())
     }
 
     /// Bytes received in vain since the start: doubles, and blocks of pieces that failed.
     pub fn wasted(&self) -> u64 {
-        let moving: u64 = self.torrents().iter().map(|torrent| torrent.wasted()).sum();
-        self.0.past_waste.load(Ordering::Relaxed) + moving
+        self.0.waste.with(|| self.torrents().iter().map(|torrent| torrent.wasted()).sum())
     }
 
     /// The torrent of this name, if it is moving.
@@ -517,12 +522,34 @@ async fn drive(shared: Arc<Shared>, torrent: Arc<Torrent>, rests: bool) {
             torrents.remove(&torrent.info_hash());
         }
     }
-    shared.past_uploads.fetch_add(torrent.moved().0, Ordering::Relaxed);
-    shared.past_waste.fetch_add(torrent.wasted(), Ordering::Relaxed);
+    shared.uploads.end(torrent.moved().0);
+    shared.waste.end(torrent.wasted());
+    shared.gains.end(torrent.from_peers());
     torrent.stop.cancel();
     torrent.set_stopped();
     if lost {
         shared.announcer.remove(torrent.info_hash()).await;
+    }
+}
+
+/// A sum over all torrents since the start, which never falls: not in the moment either in which a torrent no longer
+/// moves and is not yet counted among those that have ended.
+#[derive(Default)]
+struct Sum {
+    ended: AtomicU64,
+    told: AtomicU64,
+}
+
+impl Sum {
+    fn end(&self, of_one: u64) {
+        self.ended.fetch_add(of_one, Ordering::AcqRel);
+    }
+
+    /// The sum, with what those have that still move. Those that have ended come first: one that ends meanwhile must not
+    /// be counted twice.
+    fn with(&self, moving: impl FnOnce() -> u64) -> u64 {
+        let now = self.ended.load(Ordering::Acquire) + moving();
+        self.told.fetch_max(now, Ordering::AcqRel).max(now)
     }
 }
 
@@ -599,4 +626,23 @@ pub enum AddError {
     /// The engine is stopping.
     #[error("the engine is stopping")]
     Stopping,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sum_does_not_fall_while_a_torrent_leaves_nor_count_it_twice() {
+        let sum = Sum::default();
+        assert_eq!(sum.with(|| 7), 7);
+        assert_eq!(sum.with(|| 0), 7, "it has left, and has not ended yet");
+        sum.end(8);
+        assert_eq!(sum.with(|| 0), 8);
+        let ending = sum.with(|| {
+            sum.end(5);
+            5
+        });
+        assert_eq!((ending, sum.with(|| 0)), (13, 13));
+    }
 }

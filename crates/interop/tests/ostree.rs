@@ -14,13 +14,14 @@ use tempfile::TempDir;
 
 /// A web server that notes what it sends: method, path, status, bytes.
 const SERVER: &str = r#"
-import http.server, sys
+import http.server, os, sys
 class Handler(http.server.SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def copyfile(self, source, outputfile):
         data = source.read()
         outputfile.write(data)
-        print("sent", len(data), self.path, flush=True)
+        # One write for a whole line: the server's threads share the pipe.
+        os.write(1, f"sent {len(data)} {self.path}\n".encode())
     def log_message(self, *args):
         pass
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()

@@ -22,7 +22,8 @@ mod topology;
 mod traffic;
 mod web;
 
+pub use crate::links::Link;
 pub use options::{News, UpConfig};
 pub use remains::{Down, Found, down, find, running};
 pub use supervisor::supervise;
-pub use topology::{Far, Foreign, Link, Seed, Special, Topology, Zone};
+pub use topology::{Far, Foreign, Seed, Special, Topology, Zone};

@@ -14,6 +14,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::{Deserialize, Serialize};
 use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
 
 use crate::{
@@ -38,11 +39,16 @@ pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 /// Where `ip netns exec` finds what a namespace has in the place of files of `/etc`.
 const ETC: &str = "/etc/netns";
 
-/// How a link is, each way.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Shape {
-    pub(crate) rate: Option<Rate>,
-    pub(crate) delay: Option<Delay>,
+/// A link.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Link {
+    /// Its speed each way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    /// Its delay each way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay: Option<Delay>,
 }
 
 /// A host on a switch.
@@ -52,14 +58,14 @@ pub(crate) struct Host {
     pub(crate) ip: Ipv4Addr,
     /// The place of its zone.
     pub(crate) zone: usize,
-    pub(crate) shape: Shape,
+    pub(crate) shape: Link,
 }
 
 /// A link between two zones, by their places, the smaller first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Between {
     pub(crate) zones: (usize, usize),
-    pub(crate) shape: Shape,
+    pub(crate) shape: Link,
 }
 
 /// Commands for one run of `ip` or `tc`.
@@ -284,7 +290,7 @@ fn ends(id: &str, link: Between) -> Vec<Batch> {
     vec![end(a, b), end(b, a)]
 }
 
-fn shaped(namespace: String, device: &str, shape: Shape) -> Batch {
+fn shaped(namespace: String, device: &str, shape: Link) -> Batch {
     let mut lines = Vec::new();
     if let Some(delay) = shape.delay {
         lines.push(format!("qdisc add dev {device} root handle 1: netem delay {delay} limit {IN_FLIGHT}"));
@@ -382,7 +388,7 @@ mod tests {
     use super::*;
 
     fn host(name: &str, zone: usize, rate: Option<&str>, delay: Option<&str>) -> Host {
-        let shape = Shape {
+        let shape = Link {
             rate: rate.map(|rate| rate.parse().expect("a rate")),
             delay: delay.map(|delay| delay.parse().expect("a delay")),
         };
@@ -415,7 +421,7 @@ mod tests {
 
     #[test]
     fn zones_know_a_way_to_each_other_and_to_nobody_else() {
-        let between = [Between { zones: (0, 2), shape: Shape::default() }];
+        let between = [Between { zones: (0, 2), shape: Link::default() }];
         let first = bridge("ab12", 0, 3, &between).lines.join("\n");
         assert!(first.contains("address add 10.99.0.1/16 dev br0"), "{first}");
         assert!(first.contains("route add 10.101.0.0/16 via 10.98.2.2"), "{first}");

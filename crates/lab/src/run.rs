@@ -23,7 +23,7 @@ use crate::{
     LabConfig, LabError, NodeReport, Report,
     claim::file,
     image::{self, ImageSummary},
-    links::{self, Shape},
+    links::{self, Link},
     netns,
     plan::{NodePlan, Plan},
     pull,
@@ -245,7 +245,7 @@ fn hosts(plan: &Plan, config: &LabConfig) -> Vec<links::Host> {
     let servers = [("registry", plan.registry, config.origin_rate), ("tracker", plan.tracker, None)];
     let servers = servers.map(|(name, address, rate)| (name.to_owned(), v4(address), rate));
     let nodes = plan.nodes.iter().map(|node| (node.name.clone(), v4(node.peer), config.rate));
-    let host = |(name, ip, rate)| links::Host { name, ip, zone: 0, shape: Shape { rate, delay: None } };
+    let host = |(name, ip, rate)| links::Host { name, ip, zone: 0, shape: Link { rate, delay: None } };
     servers.into_iter().chain(nodes).map(host).collect()
 }
 

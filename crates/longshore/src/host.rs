@@ -51,6 +51,11 @@ fn raise_file_limit() {
     }
 }
 
+/// How many files this process may have open; `None` for any number.
+pub(crate) fn file_limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
 /// Starts an engine. Where no address is given, it listens on the usual port, or on any when that is taken.
 pub(crate) async fn start_engine(listen: Option<SocketAddr>) -> anyhow::Result<Engine> {
     let usual = SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT));

@@ -26,7 +26,8 @@ pub(crate) fn start(args: &LogArgs, debug: bool) -> anyhow::Result<()> {
         Some(filter) => EnvFilter::try_new(filter)
             .with_context(|| Failure::bad_input(format!("`{filter}` is no log filter")))?,
         None => EnvFilter::new(match args.verbose.max(if debug { 2 } else { 0 }) {
-            0 => "warn",
+            // What was asked for by a signal is answered.
+            0 => "warn,longshore::reload=info",
             1 => "info",
             2 => "info,longshore=debug,longshore_engine=debug,longshore_tracker=debug,longshore_store=debug",
             _ => "trace",

@@ -2,7 +2,7 @@
 //!
 //! Each command is a file under `commands`; what several of them share stands beside them: [`host`] starts an
 //! engine, [`torrent_file`] reads what a user names, [`screen`] draws and prints,
-//! [`failure`] says what went wrong and with which exit code, [`service`] tells systemd how it goes.
+//! [`failure`] says what went wrong and with which exit code, [`given`] by what a value was given, [`service`] tells systemd how it goes.
 //!
 //! It holds no logic but presentation. Results go to standard output, everything else to standard error. Exit codes:
 //! 0 done, 1 it could not be done, 2 what was given cannot be used.
@@ -11,6 +11,7 @@
 
 mod commands;
 mod failure;
+mod given;
 mod host;
 mod log;
 mod quantity;
@@ -69,7 +70,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let command = Cli::command().mut_subcommand("tracker", commands::tracker::with_defaults);
-    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    let matches = command.clone().try_get_matches();
+    let matches = matches.unwrap_or_else(|error| given::explain(error, &command).exit());
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let debug = matches!(&cli.command, Command::Tracker(args) if args.retracker.debug());
     let outcome = log::start(&cli.log, debug).and_then(|()| match cli.command {
         Command::Config(args) => {

@@ -50,6 +50,20 @@ pub(crate) fn check_tracker(url: &str) -> Result<(), String> {
     tracker(url, ANNOUNCED)
 }
 
+/// Says at the start when a tracker's URL has no path. It is asked as it stands, since trackers may be anywhere.
+pub(crate) fn warn_of_tracker(url: &str) {
+    if let Some(likely) = likely(url) {
+        tracing::warn!("the tracker's URL `{url}` has no path, and is asked as it stands: is it {likely}?");
+    }
+}
+
+/// The announce URL that is meant by one without a path: that of most trackers over HTTP, ours among them.
+fn likely(url: &str) -> Option<String> {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"))?;
+    let bare = rest.strip_suffix('/').unwrap_or(rest);
+    (!bare.contains(['/', '?', '#'])).then(|| format!("{}/announce", url.trim_end_matches('/')))
+}
+
 /// Reads `create --tracker`: a tier of trackers that any client may know.
 pub(crate) fn parse_any_tier(text: &str) -> Result<Vec<String>, String> {
     tier(text, &["http://", "https://", "udp://", "ws://", "wss://"])
@@ -92,6 +106,17 @@ fn tracker(url: &str, schemes: &[&str]) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_without_a_path_is_not_that_of_most_trackers() {
+        for url in ["http://t:6969", "http://t:6969/"] {
+            assert_eq!(likely(url).as_deref(), Some("http://t:6969/announce"));
+        }
+        assert_eq!(likely("https://[::1]").as_deref(), Some("https://[::1]/announce"));
+        for given in ["http://t/announce", "http://t//", "http://t?key", "http://t/?key", "udp://t:6969"] {
+            assert_eq!(likely(given), None, "{given}");
+        }
+    }
 
     #[test]
     fn a_comma_stands_within_a_tier() {

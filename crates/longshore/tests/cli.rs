@@ -624,6 +624,34 @@ fn settings_of_the_tracker_that_cannot_work_are_refused_at_once() {
 }
 
 #[test]
+fn what_a_variable_sets_wrong_is_told_by_the_variables_name() {
+    let none = "/nonexistent/list";
+    for (variable, value, flags, words) in [
+        ("LONGSHORE_TRACKER_INTERVAL", "soon", &[][..], "'LONGSHORE_TRACKER_INTERVAL'"),
+        ("LONGSHORE_TRACKER_LISTEN", "127.0.0.1:0,nowhere", &[], "'LONGSHORE_TRACKER_LISTEN'"),
+        ("LONGSHORE_TRACKER_INTERVAL", "0", &[], "set by LONGSHORE_TRACKER_INTERVAL"),
+        ("LONGSHORE_TRACKER_ALLOW", none, &[], "set by LONGSHORE_TRACKER_ALLOW"),
+        ("LONGSHORE_TRACKER_DIRECTORY", "http://t", &[], "cannot use LONGSHORE_TRACKER_DIRECTORY"),
+        ("LISTEN_ADDR", "8080", &[], "LISTEN_ADDR: "),
+        ("PEER_AGE", "long", &[], "'PEER_AGE'"),
+        ("PEER_AGE", "0", &[], "PEER_AGE is 0"),
+        ("ANNOUNCE_INTERVAL", "90000", &[], "set by ANNOUNCE_INTERVAL"),
+        ("DEBUG_MODE", "perhaps", &[], "'DEBUG_MODE'"),
+        ("FORWARD_TIMEOUT", "0", &[], "set by FORWARD_TIMEOUT"),
+        ("FORWARDS_FILE", none, &[], "set by FORWARDS_FILE"),
+        // A flag stands above the variable, and then it is the flag.
+        ("PEER_AGE", "10", &["-a", "0"], "-a is 0"),
+        ("PEER_AGE", "10", &["-along"], "'-a <MINUTES>'"),
+        ("LONGSHORE_TRACKER_INTERVAL", "soon", &["--interval=late"], "'--interval <SECONDS>'"),
+    ] {
+        let mut command = longshore();
+        command.arg("tracker").args(flags).env("LONGSHORE_TRACKER_LISTEN", "127.0.0.1:0");
+        let (code, said) = refusal(command.env(variable, value));
+        assert!(code == Some(2) && said.contains(words), "{variable}={value} {flags:?}: {said}");
+    }
+}
+
+#[test]
 fn a_damaged_directory_file_is_named_and_said_what_to_do_with() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("directory.redb");

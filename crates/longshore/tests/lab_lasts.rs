@@ -62,6 +62,31 @@ impl Lab {
         contents.len() == 2 && status["has_bytes"][host].as_u64() == Some(size)
     }
 
+    /// The id of a content, where there is one of that name.
+    fn find(&self, name: &str) -> Option<String> {
+        let status = self.status();
+        let mut contents = status["contents"].as_array().expect("a list").iter();
+        contents.find(|c| c["name"] == name).and_then(|c| c["id"].as_str().map(str::to_owned))
+    }
+
+    fn content(&self, name: &str) -> String {
+        self.find(name).expect("a content of that name")
+    }
+
+    /// Asks the page's address.
+    fn ask(&self, method: &str, path: &str) -> String {
+        let page = self.raised["page"].as_str().expect("an address");
+        ask(page, &format!("{method} {path} HTTP/1.1\r\nhost: OWN\r\n"))
+    }
+
+    /// A torrent, as a node tells of it.
+    fn torrent(&self, node: &str, info_hash: &str) -> Option<Value> {
+        let answer = self.ask("GET", &format!("/lab/nodes/{node}/v1/torrents"));
+        let list = answer.find('[').and_then(|at| answer.get(at..=answer.rfind(']')?));
+        let torrents: Vec<Value> = serde_json::from_str(list.expect("a list")).expect("JSON");
+        torrents.into_iter().find(|torrent| torrent["info_hash"] == info_hash)
+    }
+
     fn state(&self, host: &str) -> Option<String> {
         let status = self.status();
         let mut hosts = status["hosts"].as_array().expect("a list").iter();
@@ -201,16 +226,95 @@ fn a_lab_on_loopback_is_raised_changed_killed_and_removed() {
 }
 
 #[test]
-fn a_lab_that_is_told_to_end_leaves_nothing() {
+fn what_lies_in_a_nodes_folders_is_taken_up_what_changes_is_shared_anew_and_an_end_leaves_nothing() {
     let _alone = alone();
     let sources = sources();
     let text = sources.path().to_str().expect("text");
     let lab = Lab::up("tdown", &["--seeders", "1", "--leechers", "1", "--sources", text]);
+    wait_until("the seeder has all", || lab.has_all("s1"));
+
+    // Of the album one file lies there already: only the other comes.
+    let files = lab.directory().join("work/files/n1/album");
+    fs::create_dir_all(&files).expect("made");
+    fs::write(files.join("1"), interop::noise(200 << 10, 7)).expect("written");
+    let (album, image) = (lab.content("album"), lab.content("lab.test/pictures:latest"));
+    let made = fs::read_dir(lab.directory().join("work/contents")).expect("there").flatten();
+    let torrent =
+        made.map(|folder| folder.path().join(format!("{album}.torrent"))).find(|path| path.exists());
+    let put = |folder: &str| {
+        let place = lab.directory().join("work/watch/n1").join(folder).join("album.torrent");
+        fs::copy(torrent.as_ref().expect("a torrent"), place).expect("copied");
+    };
+    put("start");
+    let state = || lab.torrent("n1", &album).map(|torrent| torrent["state"].as_str().map(str::to_owned));
+    wait_until("n1 seeds it", || state() == Some(Some("seeding".into())));
+    let got = lab.torrent("n1", &album).and_then(|torrent| torrent["down_bytes"].as_u64()).expect("a number");
+    assert!((1..400 << 10).contains(&got), "{got} bytes came");
+    assert_eq!(fs::read(files.join("disc/2")).expect("there"), interop::noise(200 << 10, 8));
+
+    // In the other folder it is added, and nothing else.
+    let gone = lab.ask("DELETE", &format!("/lab/nodes/n1/v1/torrents/{album}?data=true"));
+    assert!(gone.starts_with("HTTP/1.1 204"), "{gone}");
+    put("load");
+    wait_until("n1 has it, and lets it be", || state() == Some(Some("stopped".into())));
+
+    // Both change: others come in their place, and to the seeder.
+    fs::write(sources.path().join("album/1"), interop::noise(100 << 10, 9)).expect("written");
+    let (new, next) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    fs::write(new.path().join("c"), interop::noise(100 << 10, 3)).expect("written");
+    lab::image::build(new.path(), &[], &next.path().join("pictures"), "latest").expect("an image");
+    fs::remove_dir_all(sources.path().join("pictures")).expect("removed");
+    fs::rename(next.path().join("pictures"), sources.path().join("pictures")).expect("moved");
+    let is_other = |name: &str, old: &str| lab.find(name).is_some_and(|id| id != old);
+    wait_until("both are others", || {
+        is_other("album", &album) && is_other("lab.test/pictures:latest", &image)
+    });
+    let album = lab.content("album");
+    let seeds = || lab.torrent("s1", &album).is_some_and(|torrent| torrent["state"] == "seeding");
+    wait_until("the seeder has the new one", seeds);
+    let there = fs::read(lab.directory().join("work/files/s1/album/1")).expect("there");
+    assert_eq!(there, interop::noise(100 << 10, 9));
+    assert!(lab.torrent("n1", &lab.content("album")).is_none(), "who pulls nothing gets nothing");
+
     let (directory, children) = (lab.directory(), lab.children());
     lab.expect("down", &[]);
     assert!(!directory.exists());
     assert_eq!(left(&directory, &children), Vec::<String>::new());
     assert_eq!(lab.run("down", &[]).status.code(), Some(1));
+}
+
+#[test]
+fn an_image_of_a_registry_outside_is_held_and_pulled_from_peers() {
+    let _alone = alone();
+    let Some(registry) = interop::Registry::start("", &[]) else { return };
+    let (files, layout) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    fs::write(files.path().join("a"), interop::noise(600 << 10, 5)).expect("written");
+    lab::image::build(files.path(), &[], layout.path(), "app:1").expect("an image");
+    registry.take(layout.path(), "fleet/app:1", None);
+    let url = format!("http://{}", registry.address());
+    let mut words =
+        vec!["--seeders", "1", "--leechers", "2", "--image", "reg.test/fleet/app:1", "--registry", &url];
+    // Namespaces have no way out: there the registry is reached through a relay.
+    if rustix::process::geteuid().is_root() && interop::require("ip", "iproute2") {
+        words.push("--netns");
+    }
+    let lab = Lab::up("timage", &words);
+    let has = |host: &str| {
+        let status = lab.status();
+        let size = status["contents"][0]["size"].as_u64().filter(|size| *size > 600 << 10);
+        size.is_some() && status["has_bytes"][host].as_u64() == size
+    };
+    wait_until("the seeder has it", || has("s1"));
+    lab.expect("pull", &[]);
+    wait_until("the leechers have it", || has("n1") && has("n2"));
+    for host in ["n1", "n2"] {
+        let answer = lab.ask("GET", &format!("/lab/nodes/{host}/v1/status"));
+        let status = answer.find("\r\n\r\n").and_then(|at| answer.get(at..)).expect("a body");
+        let status: Value = serde_json::from_str(status).expect("JSON");
+        let from = |place: &str| status["totals"][place].as_u64().expect("a number");
+        assert!(from("from_peers") > 600 << 10, "{status}");
+        assert_eq!(from("from_origins"), 0, "{status}");
+    }
 }
 
 #[test]

@@ -150,7 +150,7 @@ fn what_cannot_be_used_ends_it_with_words_and_status_2() {
         (&["-f", file], &[], Ours("a key that is not known is passed over there"), "`url`"),
         (&["-l", "localhost:8080"], &[], Ours("names are looked up there"), "127.0.0.1:8080"),
         (&["-i", "0"], &[], Ours("taken there"), "`interval` is 0"),
-        (&["-a=-1"], &[], Ours("taken there, and nobody is found any more"), "-a -1"),
+        (&["-a=-1"], &[], Ours("taken there, and nobody is found any more"), "-a is -1"),
         (&["-t", "0"], &[], Ours("waits for ever there"), "`forward_timeout` is 0"),
         (
             &["-a", "0.5", "-i", "30"],

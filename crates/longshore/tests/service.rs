@@ -77,7 +77,9 @@ fn the_manager_is_told_when_a_tracker_serves_reloads_lives_and_stops() {
         assert_eq!(ready[0], "READY=1");
         ready[1].clone()
     };
-    assert_eq!(hang_up(&tracker), "STATUS=configuration and lists are read anew");
+    let anew = format!("read anew: {}; all peers are kept", list.display());
+    assert_eq!(hang_up(&tracker), format!("STATUS={anew}"));
+    wait_until("the same line", || tracker.stderr().contains(&anew));
     fs::write(&list, "nonsense\n").expect("written");
     let refused = hang_up(&tracker);
     assert!(refused.starts_with("STATUS=nothing is changed") && refused.contains("deny"), "{refused}");
@@ -255,6 +257,21 @@ fn a_tracker_may_open_as_many_files_as_the_system_lets_it() {
     let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
     let words: Vec<&str> = files.split_ascii_whitespace().collect();
     assert!(words[3] == words[4] && words[3] != "256", "{files}");
+}
+
+#[test]
+fn a_tracker_that_may_open_too_few_files_for_its_connections_says_what_to_do() {
+    for (most, warns) in [("16384", true), ("400", false)] {
+        let mut command = Command::new("/bin/sh");
+        let line = "ulimit -n 1000; exec \"$0\" tracker --json --listen 127.0.0.1:0 --max-connections \"$1\"";
+        command.env_clear().args(["-c", line, env!("CARGO_BIN_EXE_longshore"), most]);
+        let mut tracker = Process::start(&mut command);
+        tracker.event("listening");
+        let said = tracker.stderr();
+        let has_words =
+            ["1000 files", "LimitNOFILE", "--max-connections to 500"].map(|words| said.contains(words));
+        assert_eq!(has_words, [warns; 3], "{said}");
+    }
 }
 
 fn refusal(arguments: &[&str]) -> (Option<i32>, String) {

@@ -3,9 +3,9 @@
 //! Nothing is queued for anybody. Whoever reads slowly is told less often, and more at a time.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     str::FromStr,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -78,7 +78,7 @@ pub(crate) struct Teller {
     links: Option<HashMap<String, Link>>,
     blocks: HashMap<InfoHash, Told>,
     /// Of these everything was told.
-    whole: HashSet<InfoHash>,
+    whole: HashMap<InfoHash, Weak<Torrent>>,
     /// How many blobs had come, and how many changes of traces there were, by what was told last.
     records: u64,
     traces: u64,
@@ -87,6 +87,8 @@ pub(crate) struct Teller {
 /// How much of a torrent's provenance was told.
 #[derive(Default)]
 struct Told {
+    /// Of which torrent: one of the same name may have come in the place of one that was removed.
+    of: Weak<Torrent>,
     sources: usize,
     runs: usize,
     last: Option<swarm::Run>,
@@ -106,7 +108,7 @@ impl Teller {
             torrents: None,
             links: None,
             blocks: HashMap::new(),
-            whole: HashSet::new(),
+            whole: HashMap::new(),
             // What is still known of before is told first.
             records: 0,
             traces: 0,
@@ -200,10 +202,15 @@ impl Teller {
             })
             .collect();
         let torrents = inner.engine.torrents();
-        let there: HashSet<_> = torrents.iter().map(|torrent| torrent.info_hash()).collect();
-        self.whole.retain(|info_hash| there.contains(info_hash));
-        for torrent in torrents.iter().filter(|torrent| !self.whole.contains(&torrent.info_hash())) {
+        let there: HashMap<_, _> = torrents.iter().map(|t| (t.info_hash(), Arc::downgrade(t))).collect();
+        let is_there = |info_hash: &InfoHash, of: &Weak<Torrent>| {
+            there.get(info_hash).is_some_and(|torrent| torrent.ptr_eq(of))
+        };
+        self.whole.retain(|info_hash, of| is_there(info_hash, of));
+        self.blocks.retain(|info_hash, told| is_there(info_hash, &told.of));
+        for torrent in torrents.iter().filter(|torrent| !self.whole.contains_key(&torrent.info_hash())) {
             let told = self.blocks.entry(torrent.info_hash()).or_default();
+            told.of = Arc::downgrade(torrent);
             let origin = flights.get(&torrent.info_hash()).map(String::as_str);
             news.extend(told.further(inner, torrent, origin).map(News::Blocks));
         }
@@ -211,11 +218,12 @@ impl Teller {
         let (whole, seen) = inner.records.since(self.records);
         self.records = seen;
         for (digest, provenance) in whole {
-            self.whole.insert(provenance.info_hash);
+            if let Some(torrent) = there.get(&provenance.info_hash) {
+                self.whole.insert(provenance.info_hash, torrent.clone());
+            }
             let told = self.blocks.remove(&provenance.info_hash).unwrap_or_default();
             news.extend(told.rest(&digest.hex(), &provenance).into_iter().map(News::Blocks));
         }
-        self.blocks.retain(|info_hash, _| there.contains(info_hash));
     }
 }
 
@@ -319,7 +327,7 @@ mod tests {
             runs: (0..runs).map(run).collect(),
         };
         let many = provenance(2 * MOST_RUNS as u32);
-        let parts = Told { sources: 1, runs: 10, last: None }.rest("n", &many);
+        let parts = Told { sources: 1, runs: 10, ..Told::default() }.rest("n", &many);
         assert_eq!(parts.iter().map(|p| p.first_run).collect::<Vec<_>>(), [9, 5009]);
         assert_eq!(parts.iter().map(|p| p.runs.len()).sum::<usize>(), many.runs.len() - 9);
         assert_eq!(

@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use api::node::{Provenance, SourceBytes, SourceKind};
+use api::node::{Provenance, SourceBytes};
 use hash::Digest;
 
 /// How many blobs' sources are kept.
@@ -34,15 +34,11 @@ struct Inner {
     /// How many have come, and the latest of them.
     count: u64,
     latest: VecDeque<Digest>,
-    /// Content bytes from peers since the node's start.
-    from_peers: u64,
 }
 
 impl Records {
     pub(crate) fn add(&self, digest: Digest, record: Record) {
         let mut inner = self.lock();
-        let from_peers = record.sources.iter().filter(|source| source.source.kind == SourceKind::Peer);
-        inner.from_peers += from_peers.map(|source| source.bytes).sum::<u64>();
         if record.provenance.is_some() {
             inner.with_runs.push_back(digest);
         }
@@ -81,10 +77,6 @@ impl Records {
         let known =
             latest.filter_map(|digest| Some((*digest, inner.records.get(digest)?.provenance.clone()?)));
         (known.collect(), inner.count)
-    }
-
-    pub(crate) fn sum_from_peers(&self) -> u64 {
-        self.lock().from_peers
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {

@@ -10,6 +10,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use tracker_client::reach_udp;
 
 /// How often a tracker is tried that cannot be reached.
 const TRY: Duration = Duration::from_secs(5);
@@ -107,8 +108,13 @@ fn are_new(known: &mut Vec<Option<Run>>, seen: Vec<Option<Run>>) -> bool {
     new
 }
 
-/// Whether something listens where the URL says. Of other schemes than HTTP's nothing is known before an announce.
+/// Whether something listens where the URL says. Of other schemes than HTTP's and UDP's nothing is known before an
+/// announce.
 async fn try_connect(url: &str) -> io::Result<()> {
+    if let Some(rest) = url.strip_prefix("udp://") {
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        return reach_udp(authority, CONNECT).await.map_err(io::Error::other);
+    }
     let Some(address) = host_and_port(url) else { return Ok(()) };
     match timeout(CONNECT, TcpStream::connect(&address)).await {
         Ok(connected) => connected.map(drop),
@@ -173,6 +179,23 @@ mod tests {
         stop.cancel();
         watching.await.expect("ends");
         engine.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_udp_tracker_is_seen_to_be_gone_before_the_next_announce() {
+        let tracker = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("udp://{}/announce", tracker.local_addr().expect("bound"));
+        let answers = async {
+            let mut packet = [0; 16];
+            let (_, from) = tracker.recv_from(&mut packet).await.expect("asked");
+            // The action and the transaction of BEP 15, and then an id.
+            let answer = [&packet[8..16], &[7; 8]].concat();
+            tracker.send_to(&answer, from).await.expect("answers");
+        };
+        let (reached, ()) = tokio::join!(try_connect(&url), answers);
+        reached.expect("it answers");
+        drop(tracker);
+        assert!(try_connect(&url).await.is_err());
     }
 
     #[test]

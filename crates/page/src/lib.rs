@@ -2,6 +2,7 @@
 //!
 //! [`find`] gives a file by the path of its request; [`answer`] is the whole service, to be a router's fallback:
 //! `Router::new()….fallback(page::answer)`. Where the page was not built, it serves one that says how to get it.
+//! [`Visitors`] tells the requests of that page, which may use the API beside it, from those of strange ones.
 //!
 //! Never here: the APIs that the page asks, tokens, reading files at run time, calling npm.
 //!
@@ -10,8 +11,10 @@
 //! Threads: nothing is kept between calls; any task may call.
 
 mod answer;
+mod visitors;
 
 pub use answer::answer;
+pub use visitors::{Refusal, Visitor, Visitors};
 
 /// A file of the page.
 #[derive(Debug, Clone, Copy)]

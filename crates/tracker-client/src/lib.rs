@@ -17,4 +17,4 @@ mod udp;
 pub use client::{Question, TrackerClient};
 pub use error::{SetupError, TrackerError};
 pub use http::read_http_answer;
-pub use udp::read_udp_answer;
+pub use udp::{reach_udp, read_udp_answer};

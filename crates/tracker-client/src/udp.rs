@@ -55,12 +55,46 @@ pub(crate) async fn announce(
     outcome
 }
 
+/// Whether a tracker's address answers BEP 15's `connect`, which costs neither side anything.
+///
+/// # Errors
+/// That it does not within the deadline, or that the system says so before.
+pub async fn reach_udp(authority: &str, deadline: Duration) -> Result<(), TrackerError> {
+    let reach = async {
+        let mut outcome = Err(TrackerError::TimedOut);
+        let addresses: Vec<SocketAddr> = lookup_host(authority).await?.take(ADDRESSES).collect();
+        let share = deadline / u32::try_from(addresses.len().max(1)).unwrap_or(1);
+        for address in addresses {
+            let connected = timeout(share, connect(None, address)).await;
+            outcome = connected.unwrap_or(Err(TrackerError::TimedOut)).map(drop);
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    };
+    timeout(deadline, reach).await.unwrap_or(Err(TrackerError::TimedOut))
+}
+
 async fn exchange(
     from: Option<IpAddr>,
     tracker: SocketAddr,
     path: &str,
     request: &AnnounceRequest,
 ) -> Result<AnnounceResponse, TrackerError> {
+    let (socket, connection) = connect(from, tracker).await?;
+    let head = UdpHead { connection, action: Some(UdpAction::Announce), transaction: rand::random() };
+    let mut packet = Vec::new();
+    head.encode(&mut packet);
+    packet_of(request).encode(&mut packet);
+    if !path.is_empty() {
+        encode_url_data(path.as_bytes(), &mut packet);
+    }
+    ask(&socket, &packet, head.transaction, |answer| announced(&answer, tracker.is_ipv4())).await
+}
+
+/// A socket, and the connection id that its address was given.
+async fn connect(from: Option<IpAddr>, tracker: SocketAddr) -> Result<(UdpSocket, u64), TrackerError> {
     let any = if tracker.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((from.unwrap_or(any), 0)).await?;
     socket.connect(tracker).await?;
@@ -73,14 +107,7 @@ async fn exchange(
         _ => None,
     })
     .await?;
-    let head = UdpHead { connection, action: Some(UdpAction::Announce), transaction: rand::random() };
-    packet.clear();
-    head.encode(&mut packet);
-    packet_of(request).encode(&mut packet);
-    if !path.is_empty() {
-        encode_url_data(path.as_bytes(), &mut packet);
-    }
-    ask(&socket, &packet, head.transaction, |answer| announced(&answer, tracker.is_ipv4())).await
+    Ok((socket, connection))
 }
 
 fn announced(answer: &UdpAnswer<'_>, v4: bool) -> Option<AnnounceResponse> {

@@ -36,7 +36,7 @@ use crate::{
     error::DirectoryError,
     full_scrape,
     http::{
-        exchange::{Action, Exchange, names_a_torrent, passkey},
+        exchange::{Action, Asker, Exchange, names_a_torrent, passkey},
         idle::Idle,
     },
     metrics::{self, Answer, Levels, Metrics},
@@ -140,12 +140,13 @@ async fn tracker(
     if app.config.full_scrape && action == Action::Scrape && !names_a_torrent(query) {
         return all_torrents(&app, &client, path, &headers);
     }
-    let (mut body, now, from) = (Vec::new(), app.clock.elapsed(), app.asker(&client, &headers));
+    let asker = Asker { ip: app.asker(&client, &headers), by: client.from };
+    let (mut body, now) = (Vec::new(), app.clock.elapsed());
     let mut exchange = Exchange::new(Arc::clone(&app.desk), Arc::clone(&app.tracker_id), client.tally);
-    if exchange.is_within_rate(now, from) {
-        exchange.answer(now, action, path, query, from, &mut body);
+    if exchange.is_within_rate(now, asker.ip) {
+        exchange.answer(now, action, path, query, asker, &mut body);
     } else {
-        exchange.hold_off(from, &mut body);
+        exchange.hold_off(asker, &mut body);
     }
     ([(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))], body).into_response()
 }
@@ -154,7 +155,7 @@ async fn tracker(
 fn all_torrents(app: &App, client: &Client, path: &[u8], headers: &HeaderMap) -> Response {
     let key = passkey(path);
     if !key.is_empty() && !app.desk.policy.load().may_scrape(key) {
-        client.tally.of(app.asker(client, headers)).fault(Fault::Refused);
+        client.tally.of(app.asker(client, headers).or(client.from)).fault(Fault::Refused);
         let mut body = Vec::new();
         bencoded::failed(KEY_WANTED, None, &mut body);
         return ([(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))], body).into_response();
@@ -482,7 +483,7 @@ impl Shared {
             return Some(forbidden("this"));
         }
         if !policy.is_within_rate(self.clock.elapsed(), from) {
-            client.tally.of(from).fault(Fault::Limited);
+            client.tally.of(from.or(client.from)).fault(Fault::Limited);
             let later = [(header::RETRY_AFTER, HeaderValue::from_static("1"))];
             let error = Json(ErrorBody::new(TOO_OFTEN));
             return Some((StatusCode::TOO_MANY_REQUESTS, later, error).into_response());

@@ -100,8 +100,8 @@ pub struct Config {
     /// peer's own address here, 127.0.0.1, is of no use to others.
     pub ip_from: Vec<Network>,
 
-    /// Networks of reverse proxies, which say in a header for whom they ask. What connects to a unix socket is one in
-    /// any case.
+    /// Networks of reverse proxies, which say in a header for whom they ask, and are refused announces where they do not.
+    /// What connects to a unix socket is one in any case.
     pub trusted_proxies: Vec<Network>,
 
     /// Whether these proxies say for whom a connection is by the PROXY protocol (version 1 or 2). They then must, and
@@ -144,7 +144,7 @@ pub struct Config {
     /// How many bits of an IPv6 address make a source. Whoever has an address has a network of 64 bits.
     pub rate_prefix_v6: u8,
 
-    /// How many connections are open at most. For one more, the one goes that has stood idle for longest.
+    /// How many connections are open at most. For one more, one goes that has stood idle for long.
     pub max_connections: usize,
 
     /// How many of them one host may have: an IPv4 address, or an IPv6 network of 64 bits. A fleet behind one address

@@ -10,4 +10,5 @@ pub(crate) mod line;
 pub(crate) mod responder;
 pub(crate) mod secure;
 mod table;
+pub(crate) mod wanted;
 pub(crate) mod worker;

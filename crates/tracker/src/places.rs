@@ -27,8 +27,6 @@ struct Taken {
     all: usize,
     /// By host; one that has none is not listed.
     hosts: HashMap<IpAddr, usize>,
-    /// How many were sent away in a second, and in which: somebody may make room.
-    wanted: (usize, u64),
 }
 
 /// A place or several among them; given back when it is dropped.
@@ -76,28 +74,6 @@ impl Places {
     /// The same, of no size yet.
     pub(crate) fn begin(&self, ip: Option<IpAddr>, free: bool) -> Place {
         Place { places: Arc::clone(&self.0), host: ip.and_then(host_of).filter(|_| !free), size: 0 }
-    }
-
-    /// Notes that one was sent away for whom others may make room.
-    pub(crate) fn want(&self, now: Duration) {
-        let mut taken = self.0.taken();
-        let (wanted, at) = taken.wanted;
-        taken.wanted = if at == now.as_secs() { (wanted + 1, at) } else { (1, now.as_secs()) };
-    }
-
-    /// Whether somebody was sent away lately for whom room may be made.
-    pub(crate) fn is_wanted(&self, now: Duration) -> bool {
-        let (wanted, at) = self.0.taken().wanted;
-        wanted > 0 && now.as_secs() <= at + 1
-    }
-
-    /// The same, and whoever asks this makes it: each is told of once.
-    pub(crate) fn take_wanted(&self, now: Duration) -> bool {
-        let mut taken = self.0.taken();
-        let (wanted, at) = taken.wanted;
-        let is_wanted = wanted > 0 && now.as_secs() <= at + 1;
-        taken.wanted = (wanted - usize::from(is_wanted), at);
-        is_wanted
     }
 }
 
@@ -193,17 +169,5 @@ mod tests {
         drop((same, other));
         assert_eq!(places.taken(), 0);
         assert!(places.0.taken().hosts.is_empty());
-    }
-
-    #[test]
-    fn room_is_made_for_those_who_came_lately_and_once_for_each() {
-        let (places, at) = (Places::new(1, 1), Duration::from_secs);
-        assert!(!places.is_wanted(at(0)) && !places.take_wanted(at(0)));
-        places.want(at(5));
-        places.want(at(5));
-        assert!(places.is_wanted(at(6)) && places.take_wanted(at(6)) && places.take_wanted(at(6)));
-        assert!(!places.is_wanted(at(6)) && !places.take_wanted(at(6)));
-        places.want(at(7));
-        assert!(!places.take_wanted(at(9)), "who came then has gone");
     }
 }

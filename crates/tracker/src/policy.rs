@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     fs,
     io::{self, Read as _},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -201,8 +201,9 @@ impl Policy {
     }
 
     /// The client behind `from`, where that is a proxy that may be believed; `field` gives the values of a header. Of
-    /// several addresses, as in `X-Forwarded-For`, it is the last that is not such a proxy itself. `None` where all that
-    /// is known is a unix socket.
+    /// several addresses, as in `X-Forwarded-For`, it is the last that is not such a proxy itself. `None` where a proxy
+    /// does not say for whom it asks, or not so that it can be read: its own address is nobody's. But where everybody is
+    /// believed as a proxy, whoever says nothing asks for himself.
     pub(crate) fn client<'a>(
         &self,
         from: Option<IpAddr>,
@@ -212,12 +213,14 @@ impl Policy {
         if from.is_some_and(|from| self.proxies.is_empty() || !within(&self.proxies, from)) {
             return from;
         }
-        let mut client = from;
+        let itself = from.filter(|_| !self.is_free(from));
+        // The PROXY protocol has said it already.
+        let mut client = if self.proxy_protocol { from } else { itself };
         let values = field(&self.real_ip_header);
         let addresses = values.iter().rev().flat_map(|value| value.rsplit(|byte| *byte == b','));
-        for address in addresses.map(parse_ip) {
+        for address in addresses.filter(|address| !address.trim_ascii().is_empty()).map(parse_ip) {
             // Before what nobody can read stands what anybody may have written.
-            let Some(address) = address.filter(|address| is_credible(*address, from)) else { break };
+            let Some(address) = address.filter(|address| is_credible(*address, from)) else { return itself };
             client = Some(address);
             if !within(&self.proxies, address) {
                 break;
@@ -323,9 +326,13 @@ fn within(networks: &[Network], ip: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(ip))
 }
 
+/// An address as proxies write it: in quotes, in brackets, and with a port or without.
 fn parse_ip(text: &[u8]) -> Option<IpAddr> {
+    let within = |text, from, to| str::strip_prefix(text, from).and_then(|rest: &str| rest.strip_suffix(to));
     let text = std::str::from_utf8(text).ok()?.trim();
-    let ip: IpAddr = text.trim_start_matches('[').trim_end_matches(']').parse().ok()?;
+    let text = within(text, '"', '"').unwrap_or(text).trim();
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let ip = within(text, '[', ']').unwrap_or(text).parse().ok().or_else(with_port)?;
     Some(ip.to_canonical())
 }
 
@@ -413,13 +420,47 @@ mod tests {
         assert_eq!(client("203.0.113.1", &["1.1.1.1"]), "203.0.113.1", "no proxy");
         assert_eq!(client("10.0.0.1", &["6.6.6.6, 1.1.1.1"]), "1.1.1.1", "the first is made up");
         assert_eq!(client("10.0.0.1", &["6.6.6.6", "1.1.1.1, 192.0.2.7"]), "1.1.1.1");
-        assert_eq!(client("10.0.0.1", &["1.1.1.1, nonsense"]), "10.0.0.1");
-        assert_eq!(client("10.0.0.1", &[" [2001:db8::1] "]), "2001:db8::1");
         assert_eq!(client("::ffff:10.0.0.1", &["10.0.0.9"]), "10.0.0.9", "proxies all the way");
-        assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
         assert_eq!(client("unix", &["6.6.6.6, 1.1.1.1, 10.0.0.1"]), "1.1.1.1");
-        for unsaid in [&[][..], &["1.1.1.1, nonsense"], &["unix:"]] {
-            assert_eq!(client("unix", unsaid), "nobody");
+        for (written, read) in [
+            (" 1.1.1.1 ", "1.1.1.1"),
+            ("1.1.1.1:4711", "1.1.1.1"),
+            (" [2001:db8::1] ", "2001:db8::1"),
+            ("[2001:db8::1]:4711", "2001:db8::1"),
+            ("\"[2001:db8::1]:4711\"", "2001:db8::1"),
+            ("6.6.6.6,\" 1.1.1.1\" ,, ", "1.1.1.1"),
+            ("::ffff:1.1.1.1", "1.1.1.1"),
+        ] {
+            assert_eq!(client("10.0.0.1", &[written]), read, "{written}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_does_not_say_for_whom_it_asks_is_not_taken_for_the_client() {
+        let policy = |proxy_protocol, networks| {
+            policy(|config| {
+                config.trusted_proxies = networks;
+                config.proxy_protocol = proxy_protocol;
+            })
+        };
+        let proxies = || networks(&["10.0.0.0/8", "127.0.0.0/8"]);
+        let (named, prefaced) = (policy(false, proxies()), policy(true, proxies()));
+        let everybody = policy(false, Network::EVERYWHERE.to_vec());
+        let from = [Some(ip("10.0.0.1")), Some(ip("127.0.0.1")), Some(ip("::ffff:10.0.0.1")), None];
+        let wrong = ["nonsense", "unix:", "[1.1.1.1", "1.1.1.1:x", "\"1.1.1.1", "1.1.1.1, _hidden, 10.0.0.9"];
+        let unread: Vec<&[u8]> = wrong.iter().map(|value| value.as_bytes()).collect();
+        for from in from {
+            let itself = from.map(|from| from.to_canonical());
+            for unsaid in [&[][..], &[&b" "[..]]] {
+                assert_eq!(named.client(from, |_| unsaid.to_vec()), None, "{from:?}");
+                assert_eq!(prefaced.client(from, |_| unsaid.to_vec()), itself, "the preface has said it");
+                assert_eq!(everybody.client(from, |_| unsaid.to_vec()), itself, "it asks for itself");
+            }
+            for unread in &unread {
+                assert_eq!(named.client(from, |_| vec![unread]), None, "{}", unread.escape_ascii());
+                assert_eq!(prefaced.client(from, |_| vec![unread]), None, "{}", unread.escape_ascii());
+                assert_eq!(everybody.client(from, |_| vec![unread]), itself, "{}", unread.escape_ascii());
+            }
         }
     }
 

@@ -42,6 +42,7 @@ use crate::{
         idle::Idle,
         responder::Responder,
         secure::Secure,
+        wanted::Wanted,
         worker::{Patience, Worker},
     },
     listen::{Door, Listeners, SocketFile},
@@ -212,7 +213,8 @@ impl Tracker {
             _files: files,
         };
         let mut tallies = shared.tallies.iter();
-        tracker.threads = start_http(http, &mut tallies, &shared, &handed, &stop)
+        let wanted = Wanted::new().map_err(StartError::System)?;
+        tracker.threads = start_http(http, &mut tallies, &shared, &wanted, &handed, &stop)
             .and_then(|mut threads| {
                 threads.extend(start_udp(udp, &mut tallies, &shared, &stop)?);
                 Ok(threads)
@@ -234,6 +236,7 @@ impl Tracker {
                 shared: Arc::clone(&shared),
                 tally: Arc::clone(tally),
                 api: api.clone(),
+                wanted: wanted.clone(),
                 unserved: unserved.clone(),
                 slow: SLOW,
                 idle: Duration::from_secs(shared.config.idle_timeout),
@@ -364,6 +367,7 @@ fn start_http<'a>(
     doors: Vec<Door<Socket>>,
     tallies: &mut impl Iterator<Item = &'a Tallies>,
     shared: &Arc<Shared>,
+    wanted: &Wanted,
     api: &mpsc::Sender<HandedOver>,
     stop: &Stop,
 ) -> io::Result<Vec<JoinHandle<()>>> {
@@ -379,6 +383,7 @@ fn start_http<'a>(
                 unix,
                 responder: Responder::new(exchange, config.full_scrape),
                 connections: shared.connections.clone(),
+                wanted: wanted.clone(),
                 idle: shared.idle.clone(),
                 api: api.clone(),
                 patience: Patience { slow: SLOW.as_secs(), idle: config.idle_timeout },

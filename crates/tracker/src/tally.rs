@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use crate::{endpoint::Listen, store::Outcome};
+use crate::{endpoint::Listen, places::NoPlace, store::Outcome};
 
 /// What went wrong with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,12 +27,21 @@ pub(crate) enum Fault {
     Busy,
     /// Its host has as many connections as one may have.
     Crowd,
-    /// What a proxy says first is no PROXY protocol, or somebody says it who is no trusted proxy.
+    /// A proxy does not say for whom it asks, or not so that it can be read; or somebody does who is no trusted proxy.
     Proxy,
     /// It did not come to TLS.
     Handshake,
     /// Its network asks more often than it may.
     Limited,
+}
+
+impl From<NoPlace> for Fault {
+    fn from(why: NoPlace) -> Self {
+        match why {
+            NoPlace::Full => Self::Busy,
+            NoPlace::Crowd => Self::Crowd,
+        }
+    }
 }
 
 impl Fault {

@@ -201,6 +201,60 @@ async fn a_newcomer_takes_the_place_of_the_connection_that_is_idle_for_longest()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_takes_the_place_of_an_idle_connection_of_another_worker() {
+    let any = "127.0.0.1:0".parse().expect("an address");
+    let two = Config { listen: vec![any; 2], max_connections: 3, workers: 1, udp: false, ..config() };
+    let tracker = Tracker::start(two).await.expect("starts");
+    let [first, second] = *tracker.local_addrs() else { panic!("two addresses") };
+    with(move || {
+        let request = get(&target(&peer(1, 1, 5)), "");
+        let mut streams: Vec<TcpStream> = (0..3).map(|_| tcp(first)).collect();
+        for stream in &mut streams {
+            stream.write_all(&request).expect("sends");
+            assert!(read(stream).0.starts_with("HTTP/1.1 200"));
+        }
+        std::thread::sleep(Duration::from_millis(1100));
+        let mut newcomers: Vec<TcpStream> = Vec::new();
+        for stream in &mut streams {
+            let mut newcomer = tcp(second);
+            newcomer.write_all(&request).expect("sends");
+            assert!(read(&mut newcomer).0.starts_with("HTTP/1.1 200"));
+            newcomers.push(newcomer);
+            assert_eq!(stream.read(&mut [0]).expect("closed"), 0);
+        }
+    })
+    .await;
+    tracker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_takes_the_place_of_a_client_that_has_sent_part_of_its_next_head() {
+    let tracker = Tracker::start(Config { max_connections: 2, workers: 1, udp: false, ..config() });
+    let tracker = tracker.await.expect("starts");
+    let to = tracker.local_addr().expect("bound");
+    with(move || {
+        let request = get(&target(&peer(1, 1, 5)), "");
+        let ask = |part: &[u8]| {
+            let mut stream = tcp(to);
+            stream.write_all(&request).expect("sends");
+            let (head, _) = read(&mut stream);
+            assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+            stream.write_all(part).expect("sends");
+            stream
+        };
+        let mut slow = [ask(b"GET /announce?info"), ask(b"G")];
+        std::thread::sleep(Duration::from_millis(1100));
+        let _newcomers = [ask(b""), ask(b"")];
+        for slow in &mut slow {
+            // Reset, where what it has sent was not read yet.
+            assert!(matches!(slow.read(&mut [0]), Ok(0) | Err(_)));
+        }
+    })
+    .await;
+    tracker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_newcomer_takes_the_place_of_a_request_whose_body_does_not_come() {
     let tracker = Tracker::start(Config { max_connections: 3, workers: 1, udp: false, ..config() });
     let tracker = tracker.await.expect("starts");

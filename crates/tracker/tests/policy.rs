@@ -66,7 +66,18 @@ async fn a_proxy_is_believed_only_where_it_is_trusted() {
     let trusted_proxies = vec!["127.0.0.0/8".parse::<Network>().expect("a network")];
     let behind = Tracker::start(Config { trusted_proxies, ..config() }).await.expect("starts");
     announce(&behind, 1, 1001, spoof).await.expect("taken");
-    assert_eq!(announce(&behind, 1, 1002, "").await, Ok(vec!["203.0.113.9:1001".to_owned()]));
+    for unsaid in ["", "X-Real-IP:\r\n", "X-Real-IP: unknown\r\n"] {
+        let refused = announce(&behind, 1, 1002, unsaid).await.expect_err("nobody's");
+        assert!(refused.contains("real_ip_header"), "{refused}");
+    }
+    let itself = "X-Real-IP: \"127.0.0.1:4711\"\r\n";
+    assert_eq!(announce(&behind, 1, 1003, itself).await, Ok(vec!["203.0.113.9:1001".to_owned()]));
+    let (_, metrics) = ask(&behind, "/metrics", "").await;
+    let metrics = String::from_utf8_lossy(&metrics).into_owned();
+    assert!(
+        metrics.lines().any(|line| line.contains("fault=\"proxy\"") && line.ends_with("} 3")),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
@@ -87,9 +98,10 @@ async fn torrents_that_were_not_named_are_shown_to_this_machine_only_unless_it_i
     let trusted_proxies = vec![Network::LOOPBACK_V4];
     let config = Config { trusted_proxies, full_scrape: true, ..config() };
     let tracker = Tracker::start(config).await.expect("starts");
-    announce(&tracker, 0xab, 1001, "").await.expect("taken");
+    let here = "X-Real-IP: 127.0.0.1\r\n";
+    announce(&tracker, 0xab, 1001, here).await.expect("taken");
     let hash = "ab".repeat(20);
-    for (asker, shown) in [("", true), ("X-Real-IP: 203.0.113.9\r\n", false)] {
+    for (asker, shown) in [(here, true), ("X-Real-IP: 203.0.113.9\r\n", false), ("", false)] {
         for path in ["/", "/stats", "/stats.json"] {
             let (status, body) = ask(&tracker, path, asker).await;
             let body = String::from_utf8_lossy(&body);

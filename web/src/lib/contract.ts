@@ -1,7 +1,7 @@
 // What nodes and labs say, as in crates/api/src/{node,live,trace,torrents,lab}.rs. Names and shapes are those of the
 // Rust types; `web/fixtures/contract.json` is written by a test over there and read by one here, so that neither drifts.
 
-import { any, both, count, exactly, flag, list, number, oneOf, or, shape, tagged, text, type Out } from './check';
+import { any, both, count, exactly, flag, list, number, oneOf, or, shape, tagged, text, Wrong, type Out } from './check';
 
 /** The version of the records' shape that this page knows. */
 export const FORMAT = 1;
@@ -115,19 +115,26 @@ export const Provenance = shape({
 });
 export type Provenance = Out<typeof Provenance>;
 
+/** A digest in a pull's news, by which the news are told apart. */
+const digest: typeof text = (value, path) => {
+  const said = text(value, path);
+  if (!/^sha(256|512):[0-9a-f]{64,128}$/.test(said)) throw new Wrong('not a digest', path);
+  return said;
+};
+
 export const PullEvent = tagged('event', {
-  resolved: shape({ event: exactly('resolved'), digest: text, media_type: text }),
-  blob: shape({ event: exactly('blob'), digest: text, size: count }, { media_type: text }),
+  resolved: shape({ event: exactly('resolved'), digest, media_type: text }),
+  blob: shape({ event: exactly('blob'), digest, size: count }, { media_type: text }),
   progress: shape({
     event: exactly('progress'),
-    digest: text,
+    digest,
     bytes_done: count,
     from_peers: count,
     from_origin: count,
     peers: count,
   }),
-  complete: shape({ event: exactly('complete'), digest: text, sources: list(SourceBytes) }),
-  done: shape({ event: exactly('done'), digest: text, bytes: count, from_peers: count, from_origin: count }),
+  complete: shape({ event: exactly('complete'), digest, sources: list(SourceBytes) }),
+  done: shape({ event: exactly('done'), digest, bytes: count, from_peers: count, from_origin: count }),
   failed: shape({ event: exactly('failed'), error: text }),
   alive: shape({ event: exactly('alive') }),
 });

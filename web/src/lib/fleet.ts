@@ -24,6 +24,8 @@ export class Node {
   lost: string | undefined;
   /** When it last said anything, on the clock of its records. */
   at_ms = 0;
+  /** The same moment on the clock of whoever looks: that of the timeline. */
+  heard_ms = 0;
   torrents = new Map<string, TorrentStatus>();
   links = new Map<string, Link>();
   blocks = new Map<string, Runs>();
@@ -42,6 +44,7 @@ export class Node {
     copy.status = this.status;
     copy.lost = this.lost;
     copy.at_ms = this.at_ms;
+    copy.heard_ms = this.heard_ms;
     copy.torrents = new Map(this.torrents);
     copy.links = new Map(this.links);
     copy.blocks = new Map(this.blocks);
@@ -74,8 +77,8 @@ export class Fleet {
     return copy;
   }
 
-  /** Takes a record in. Gives back what is wrong with it, where something is. */
-  apply(record: News): string | undefined {
+  /** Takes a record in, that came `at`. Gives back what is wrong with it, where something is. */
+  apply(record: News, at = record.at_ms): string | undefined {
     this.rev += 1;
     if (record.kind === 'lab') {
       const { node: _, at_ms: __, kind: ___, ...lab } = record;
@@ -84,10 +87,12 @@ export class Fleet {
       return undefined;
     }
     if (record.kind === 'hello' && record.node === 'lab') return formatProblem(record);
+    if (record.kind === 'lost' && record.node === 'lab') return record.error;
     const node = this.own(record.node);
     if (node === undefined) return `more than ${MOST_NODES} nodes: ${record.node} is left out`;
     node.rev += 1;
     node.at_ms = Math.max(node.at_ms, record.at_ms);
+    node.heard_ms = at;
     if (record.kind === 'lost') {
       node.lost = record.error;
       if (node.links.size > 0) node.links = new Map();

@@ -9,7 +9,7 @@ export const TRACKER = 'tracker';
 /** Peers that are no nodes of ours; more of them are counted, not drawn. */
 const MOST_FOREIGN = 60;
 /** A block counts as moving for so long, where only blocks tell. */
-const RECENT_MS = 2000;
+export const RECENT_MS = 2000;
 
 /** What to show: everything, or what belongs to some torrents. */
 export type Filter = ReadonlySet<string> | undefined;
@@ -49,7 +49,8 @@ export interface Picture {
   totals: { down: number; fromPeers: number; fromOrigin: number; done: number; size: number; whole: number; nodes: number };
 }
 
-export function picture(fleet: Fleet, filter: Filter): Picture {
+/** A state at a moment of the timeline; where none is named, when each node last spoke. */
+export function picture(fleet: Fleet, filter: Filter, now?: number): Picture {
   const hosts = new Map<string, Host>();
   const flows = new Map<string, Flow>();
   const labs = new Map(fleet.lab?.hosts.map((host) => [host.name, host]) ?? []);
@@ -80,7 +81,9 @@ export function picture(fleet: Fleet, filter: Filter): Picture {
   };
   for (const node of fleet.nodes.values()) {
     if (filter === undefined) linkFlows(node, flows, giver);
-    blockFlows(node, filter, flows, giver, origin);
+    // A node that is at rest says nothing, and time goes on all the same.
+    const at = node.at_ms + Math.max(0, (now ?? node.heard_ms) - node.heard_ms);
+    blockFlows(node, filter, flows, giver, origin, at);
   }
   for (const flow of flows.values()) {
     const from = hosts.get(flow.from);
@@ -146,9 +149,8 @@ function content(host: Host, node: Node, filter: Filter): void {
   if (host.size > 0) host.done = Math.min(1, done / host.size);
   const totals = node.status?.totals;
   if (filter === undefined && totals !== undefined) {
-    // What a node counts since its start, or its torrents in all: the larger is the newer.
-    host.downTotal = Math.max(totals.from_peers + totals.from_origins, sum(node, 'down_bytes'));
-    host.upTotal = Math.max(totals.to_peers, sum(node, 'up_bytes'));
+    host.downTotal = totals.from_peers + totals.from_origins;
+    host.upTotal = totals.to_peers;
     host.fromOrigin = totals.from_origins;
   } else {
     for (const torrent of node.torrents.values()) {
@@ -157,12 +159,6 @@ function content(host: Host, node: Node, filter: Filter): void {
       if (filter === undefined) host.upTotal += torrent.up_bytes;
     }
   }
-}
-
-function sum(node: Node, field: 'down_bytes' | 'up_bytes'): number {
-  let bytes = 0;
-  for (const torrent of node.torrents.values()) bytes += torrent[field];
-  return bytes;
 }
 
 /** A tracker and an origin, where the nodes speak of them and no lab does. */
@@ -207,7 +203,7 @@ function raise(flows: Map<string, Flow>, from: string, to: string, bytes: number
   }
 }
 
-function blockFlows(node: Node, filter: Filter, flows: Map<string, Flow>, giver: Giver, origin: string): void {
+function blockFlows(node: Node, filter: Filter, flows: Map<string, Flow>, giver: Giver, origin: string, now: number): void {
   // Where everything is shown links tell of peers; blocks know the origin, and peers whose connections have ended.
   const past = new Map<string, number>();
   const to = node.name;
@@ -224,7 +220,7 @@ function blockFlows(node: Node, filter: Filter, flows: Map<string, Flow>, giver:
         past.set(from, (past.get(from) ?? 0) + bytes);
         return;
       }
-      const rate = runs.recent(at, node.at_ms, RECENT_MS);
+      const rate = runs.recent(at, now, RECENT_MS);
       const key = `${from}\n${to}`;
       const flow = flows.get(key);
       if (flow === undefined) flows.set(key, { from, to, bytes, rate });

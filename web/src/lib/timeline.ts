@@ -79,7 +79,7 @@ export class Timeline {
     }
     this.entries.push({ at, bytes, record });
     this.bytes += bytes;
-    const problem = this.head.apply(record);
+    const problem = this.head.apply(record, at);
     if (this.bytes > this.mostBytes || this.entries.length > this.mostRecords) this.trim();
     return problem;
   }
@@ -92,7 +92,7 @@ export class Timeline {
     const fleet = from?.fleet.snapshot() ?? new Fleet();
     for (let number = from?.number ?? this.first; number < next; number += 1) {
       const entry = this.entries[number - this.first];
-      if (entry !== undefined) fleet.apply(entry.record);
+      if (entry !== undefined) fleet.apply(entry.record, entry.at);
     }
     return { fleet, next };
   }
@@ -103,7 +103,7 @@ export class Timeline {
     for (let done = 0; done < most; done += 1) {
       const entry = this.entries[number - this.first];
       if (entry === undefined || entry.at > at) break;
-      fleet.apply(entry.record);
+      fleet.apply(entry.record, entry.at);
       number += 1;
     }
     return number;

@@ -9,6 +9,7 @@ import { name as shown, byName } from './format';
 import { Colours, DARK, LIGHT, type Palette } from './palette';
 import { checkFirst, parseRecord } from './recording';
 import { Lines, texts } from './stream';
+import { RECENT_MS } from './picture';
 import { Timeline } from './timeline';
 
 export interface Further {
@@ -92,6 +93,7 @@ class World {
   private slowShape = -1;
   private slowly: ReturnType<typeof setTimeout> | undefined;
   private later: ReturnType<typeof setTimeout> | undefined;
+  private rested: ReturnType<typeof setTimeout> | undefined;
 
   get palette(): Palette {
     return this.dark ? DARK : LIGHT;
@@ -455,7 +457,11 @@ class World {
 
   private frame(now: number): void {
     this.scheduled = false;
-    this.drain();
+    if (this.drain() && this.playing === 'live') {
+      // What has just moved stands still when nothing more is heard of it.
+      clearTimeout(this.rested);
+      this.rested = setTimeout(() => this.touch(), RECENT_MS + TICK_MS);
+    }
     if (this.playing === 'playing') this.move(now);
     this.lastFrame = now;
     if (now - this.lastTick >= TICK_MS) {
@@ -491,7 +497,9 @@ class World {
     this.slow += 1;
   }
 
-  private drain(): void {
+  /** Takes in what came, for as long as a frame may take. Gives back whether anything had. */
+  private drain(): boolean {
+    const before = this.queue.length - this.head;
     const until = performance.now() + FRAME_BUDGET_MS;
     while (this.head < this.queue.length) {
       const entry = this.queue[this.head];
@@ -507,6 +515,12 @@ class World {
       this.head = 0;
     }
     if (this.queue.length - this.head < QUEUE_MOST / 2) for (const go of this.waiting.splice(0)) go();
+    return before > 0;
+  }
+
+  /** The moment that is shown, on the clock of the timeline. */
+  moment(): number {
+    return this.playing === 'live' ? Date.now() : this.cursor;
   }
 
   private move(now: number): void {

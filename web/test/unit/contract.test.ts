@@ -63,4 +63,10 @@ describe('a wrong answer', () => {
     expect(judge(contract.Added, value)).toEqual({ value: { info_hash: '00', name: 'n' } });
     expect(({} as Record<string, unknown>)['polluted']).toBeUndefined();
   });
+
+  it('of a pull names blobs by digests and nothing else', () => {
+    for (const digest of ['__proto__', '', 'sha256:short', `sha256:${'g'.repeat(64)}`]) {
+      expect(judge(contract.PullEvent, { event: 'blob', digest, size: 1 })).toEqual({ wrong: 'digest: not a digest' });
+    }
+  });
 });

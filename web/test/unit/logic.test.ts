@@ -200,6 +200,13 @@ describe('the picture', () => {
     expect([...whole.flows.values()].some((flow) => flow.from === 'registry')).toBe(true);
   });
 
+  it('stands still when the nodes have said nothing for a while', () => {
+    const ends = Math.max(...records.map((record) => record.at_ms));
+    const moves = (now: number): boolean => [...picture(fleet, undefined, now).flows.values()].some((flow) => flow.from === 'registry' && flow.rate > 0);
+    expect(moves(ends)).toBe(true);
+    expect(moves(ends + 5000)).toBe(false);
+  });
+
   it('of one torrent shows only what moved of it', () => {
     const all = contents(fleet);
     const key = `t:${torrents[0]?.info_hash ?? ''}`;

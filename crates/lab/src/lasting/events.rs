@@ -2,13 +2,13 @@
 //!
 //! A reader has a stream of its own from every node. One that is slow slows these down, and a node that cannot send
 //! tells less often, and then everything that has changed. So nobody waits for another reader, nothing is lost, and
-//! nothing piles up here.
+//! nothing piles up here. One that takes nothing for minutes is told so, and gives up its place.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -20,10 +20,11 @@ use api::{
 use bytes::{Buf as _, Bytes, BytesMut};
 use serde::Deserialize;
 use tokio::{
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::lasting::state::{Lab, now_ms};
 
@@ -33,8 +34,11 @@ const LAB: &str = "lab";
 const TOPICS: [&str; 5] = ["status", "torrents", "links", "blocks", "traces"];
 /// How many may follow at once, the recording among them. Each has a connection to each node.
 const READERS: usize = 12;
-/// How many records may wait for a reader.
+/// How many records may wait for a reader, and how many bytes of them.
 const WAITING: usize = 64;
+const ROOM: usize = 8 << 20;
+/// How long a reader may take nothing. A browser lets a page in the background work once a minute.
+const STALLED: Duration = Duration::from_secs(180);
 /// How often the lab's own state is told at most.
 const OFTEN: Duration = Duration::from_millis(100);
 /// When a node that could not be reached is tried again, and one that has no such call.
@@ -72,8 +76,77 @@ impl Drop for Place {
     }
 }
 
-/// Follows the lab: records as JSON, each on its own. It ends when the receiver is dropped.
-pub(crate) fn feed(lab: &Arc<Lab>, topics: Option<&str>) -> Result<mpsc::Receiver<Bytes>, FeedError> {
+/// Where records of all followed nodes go, for one reader.
+#[derive(Clone)]
+pub(crate) struct Outlet {
+    sender: mpsc::Sender<(Bytes, OwnedSemaphorePermit)>,
+    room: Arc<Semaphore>,
+    stalled: Arc<AtomicBool>,
+    /// Told when nobody takes any more.
+    end: CancellationToken,
+}
+
+/// What a reader takes.
+pub(crate) struct Records {
+    waiting: mpsc::Receiver<(Bytes, OwnedSemaphorePermit)>,
+    stalled: Arc<AtomicBool>,
+    end: CancellationToken,
+}
+
+/// Nobody listens any more.
+pub(crate) struct Unheard;
+
+/// A way to a reader, and its end.
+pub(crate) fn outlet() -> (Outlet, Records) {
+    let (sender, waiting) = mpsc::channel(WAITING);
+    let (stalled, end) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
+    let records = Records { waiting, stalled: stalled.clone(), end: end.clone() };
+    (Outlet { sender, room: Arc::new(Semaphore::new(ROOM)), stalled, end }, records)
+}
+
+impl Outlet {
+    /// Waits until the reader has taken enough of what came before.
+    pub(crate) async fn send(&self, record: Bytes) -> Result<(), Unheard> {
+        // One that is larger than all the room waits until it has all of it.
+        let size = u32::try_from(record.len().clamp(1, ROOM)).unwrap_or(u32::MAX);
+        let placed = async {
+            let room = self.room.clone().acquire_many_owned(size).await.map_err(|_| Unheard)?;
+            self.sender.send((record, room)).await.map_err(|_| Unheard)
+        };
+        tokio::select! {
+            placed = timeout(STALLED, placed) => placed.unwrap_or_else(|_| {
+                self.stalled.store(true, Ordering::Release);
+                self.end.cancel();
+                Err(Unheard)
+            }),
+            () = self.end.cancelled() => Err(Unheard),
+        }
+    }
+}
+
+impl Records {
+    /// The next record; none when the lab has ended, or nothing was taken for too long, which the last one says.
+    pub(crate) async fn recv(&mut self) -> Option<Bytes> {
+        if let Some((record, _)) = self.waiting.recv().await {
+            return Some(record);
+        }
+        let stalled = self.stalled.swap(false, Ordering::AcqRel);
+        stalled.then(|| {
+            let minutes = STALLED.as_secs() / 60;
+            let error = format!("nothing was read for {minutes} minutes: this stream ends, open it anew");
+            encode(LAB, News::Lost { error })
+        })
+    }
+}
+
+impl Drop for Records {
+    fn drop(&mut self) {
+        self.end.cancel();
+    }
+}
+
+/// Follows the lab: records as JSON, each on its own. It ends when they are dropped.
+pub(crate) fn feed(lab: &Arc<Lab>, topics: Option<&str>) -> Result<Records, FeedError> {
     let named = topics.into_iter().flat_map(|list| list.split(',')).filter(|topic| !topic.is_empty());
     if let Some(unknown) = named.clone().find(|topic| !TOPICS.contains(topic)) {
         let known = TOPICS.join(", ");
@@ -83,15 +156,15 @@ pub(crate) fn feed(lab: &Arc<Lab>, topics: Option<&str>) -> Result<mpsc::Receive
         )));
     }
     let place = Place::take().ok_or(FeedError::Full)?;
-    let (sender, records) = mpsc::channel(WAITING);
-    let gathering = gather(lab.clone(), topics.map(str::to_owned), sender, place);
+    let (outlet, records) = outlet();
+    let gathering = gather(lab.clone(), topics.map(str::to_owned), outlet, place);
     lab.tasks.spawn(lab.stop.clone().run_until_cancelled_owned(gathering));
     Ok(records)
 }
 
-async fn gather(lab: Arc<Lab>, topics: Option<String>, sender: mpsc::Sender<Bytes>, _place: Place) {
+async fn gather(lab: Arc<Lab>, topics: Option<String>, outlet: Outlet, _place: Place) {
     let hello = News::Hello { format: FORMAT, version: env!("CARGO_PKG_VERSION").to_owned() };
-    if sender.send(encode(LAB, hello)).await.is_err() {
+    if outlet.send(encode(LAB, hello)).await.is_err() {
         return;
     }
     let mut status = lab.status();
@@ -102,11 +175,11 @@ async fn gather(lab: Arc<Lab>, topics: Option<String>, sender: mpsc::Sender<Byte
         let now = status.borrow_and_update().clone();
         for entry in lab.hosts().into_iter().filter(|entry| entry.is_node()) {
             if following.insert(entry.info.name.clone()) {
-                let (lab, topics, sender) = (lab.clone(), topics.clone(), sender.clone());
-                followers.spawn(follow(lab, entry.info.name, entry.http, topics, sender));
+                let (lab, topics, outlet) = (lab.clone(), topics.clone(), outlet.clone());
+                followers.spawn(follow(lab, entry.info.name, entry.http, topics, outlet));
             }
         }
-        if sender.send(encode(LAB, News::Lab(now.as_ref().clone()))).await.is_err() {
+        if outlet.send(encode(LAB, News::Lab(now.as_ref().clone()))).await.is_err() {
             return;
         }
         let changed = async {
@@ -114,7 +187,7 @@ async fn gather(lab: Arc<Lab>, topics: Option<String>, sender: mpsc::Sender<Byte
             status.changed().await
         };
         tokio::select! {
-            () = sender.closed() => return,
+            () = outlet.end.cancelled() => return,
             changed = changed => if changed.is_err() { return },
         }
     }
@@ -131,19 +204,13 @@ enum End {
 }
 
 /// Follows a node through its ends and new beginnings.
-async fn follow(
-    lab: Arc<Lab>,
-    name: String,
-    http: reqwest::Client,
-    topics: Option<String>,
-    sender: mpsc::Sender<Bytes>,
-) {
+async fn follow(lab: Arc<Lab>, name: String, http: reqwest::Client, topics: Option<String>, outlet: Outlet) {
     let mut told = false;
     loop {
         let state = lab.host(&name).map(|entry| entry.info.state);
         let end = match state {
             Ok(HostState::Starting) => None,
-            Ok(HostState::Running) => Some(listen(&name, &http, topics.as_deref(), &sender, &mut told).await),
+            Ok(HostState::Running) => Some(listen(&name, &http, topics.as_deref(), &outlet, &mut told).await),
             Ok(HostState::Stopped) => Some(End::Lost("it is stopped".to_owned())),
             Ok(HostState::Killed) => Some(End::Lost("it was killed".to_owned())),
             Ok(HostState::Failed) => Some(End::Lost("it has ended by itself".to_owned())),
@@ -154,7 +221,7 @@ async fn follow(
             Some(End::Silent) => sleep(MUCH_LATER).await,
             Some(End::Lost(error)) if !told => {
                 told = true;
-                if sender.send(encode(&name, News::Lost { error })).await.is_err() {
+                if outlet.send(encode(&name, News::Lost { error })).await.is_err() {
                     return;
                 }
             }
@@ -169,7 +236,7 @@ async fn listen(
     name: &str,
     http: &reqwest::Client,
     topics: Option<&str>,
-    sender: &mpsc::Sender<Bytes>,
+    outlet: &Outlet,
     told: &mut bool,
 ) -> End {
     let lost = |error: &dyn std::fmt::Display| End::Lost(error.to_string());
@@ -197,7 +264,7 @@ async fn listen(
             let Some(record) = under(name, record) else {
                 return lost(&"it sends what is no record");
             };
-            if sender.send(record).await.is_err() {
+            if outlet.send(record).await.is_err() {
                 return End::Unheard;
             }
         }
@@ -276,6 +343,44 @@ mod tests {
         let renamed: Record = serde_json::from_slice(&renamed).expect("a record");
         assert_eq!((renamed.node.as_str(), renamed.at_ms), ("n1", 7));
         assert_eq!(under("n1", Bytes::from_static(b"{\"node\":")), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_nothing_holds_little_and_is_told_at_last() {
+        let (outlet, mut records) = outlet();
+        let large = Bytes::from(vec![b'x'; 1 << 20]);
+        let mut sent = 0;
+        while outlet.send(large.clone()).await.is_ok() {
+            sent += large.len();
+        }
+        assert_eq!(sent, ROOM);
+        assert!(outlet.send(Bytes::from_static(b"{}")).await.is_err(), "it is over");
+        drop(outlet);
+        let mut got = Vec::new();
+        while let Some(record) = records.recv().await {
+            got.push(record);
+        }
+        let last: Record = serde_json::from_slice(&got.pop().expect("a last one")).expect("a record");
+        assert!(matches!(last.news, News::Lost { error } if error.contains("open it anew")));
+        assert_eq!(got.iter().map(Bytes::len).sum::<usize>(), sent, "and gets what waited");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_gets_everything_also_what_is_larger_than_its_room() {
+        let (outlet, mut records) = outlet();
+        let sizes = [1, ROOM + 1, 7, 2 * ROOM, 0, ROOM];
+        let sending = tokio::spawn(async move {
+            for size in sizes {
+                assert!(outlet.send(vec![b'x'; size].into()).await.is_ok(), "{size}");
+            }
+        });
+        let mut got = Vec::new();
+        while let Some(record) = records.recv().await {
+            got.push(record.len());
+            sleep(STALLED / 2).await;
+        }
+        sending.await.expect("ends");
+        assert_eq!(got, sizes);
     }
 
     #[test]

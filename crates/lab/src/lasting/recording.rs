@@ -2,15 +2,16 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use tokio::{
     fs::File,
     io::{AsyncWriteExt as _, BufWriter},
-    sync::mpsc,
     time::{MissedTickBehavior, interval},
 };
 
-use crate::lasting::{events, state::Lab};
+use crate::lasting::{
+    events::{self, Records},
+    state::Lab,
+};
 
 /// The most that is recorded, in bytes.
 const MOST: u64 = 256 << 20;
@@ -37,7 +38,7 @@ pub(crate) fn begin(lab: &Arc<Lab>) {
 }
 
 /// Whether it has stopped because the file is full.
-async fn record(path: PathBuf, mut records: mpsc::Receiver<Bytes>, most: u64) -> std::io::Result<bool> {
+async fn record(path: PathBuf, mut records: Records, most: u64) -> std::io::Result<bool> {
     let mut file = BufWriter::with_capacity(256 << 10, File::create(path).await?);
     let (mut length, mut flush) = (0, interval(FLUSH));
     flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -68,9 +69,9 @@ mod tests {
     async fn a_recording_has_whole_records_and_an_end() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("recording");
-        let (sender, records) = mpsc::channel(8);
+        let (outlet, records) = events::outlet();
         for text in ["{}", "{\"a\":1}", "{\"b\":2}"] {
-            sender.send(Bytes::from(text)).await.expect("sent");
+            assert!(outlet.send(text.into()).await.is_ok());
         }
         assert!(record(path.clone(), records, 12).await.expect("records"));
         assert_eq!(std::fs::read_to_string(path).expect("there"), "{}\n{\"a\":1}\n");

@@ -4,7 +4,7 @@
 //! pages in the same browser could ask there too: so what is asked under another name than its own (DNS rebinding) or
 //! from another page (CSRF) is refused.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use api::{
     ErrorBody,
@@ -14,12 +14,13 @@ use axum::{
     Json, Router,
     body::{Body, Bytes},
     extract::{Path, Query, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{any, get, post},
 };
 use futures_util::stream;
+use page::{Refusal, Visitors};
 use serde::Deserialize;
 use tokio::{
     fs::File,
@@ -46,8 +47,7 @@ pub(crate) fn serve(lab: &Arc<Lab>, socket: UnixListener, page: TcpListener) {
     lab.tasks.spawn(async move {
         serving.await.unwrap_or_else(|error| tracing::error!(%error, "the API has ended"));
     });
-    let names = Names::of(lab.page);
-    let guarded = router(lab).layer(middleware::from_fn_with_state(names, guard));
+    let guarded = router(lab).layer(middleware::from_fn(guard));
     let stop = lab.stop.clone();
     let serving = axum::serve(page, guarded).with_graceful_shutdown(stop.cancelled_owned());
     lab.tasks.spawn(async move {
@@ -164,78 +164,14 @@ fn failure(status: StatusCode, words: &str) -> Response {
     (status, Json(ErrorBody { error: words.to_owned() })).into_response()
 }
 
-/// Under which names the page is itself.
-#[derive(Clone)]
-struct Names(Arc<[String; 2]>);
-
-impl Names {
-    fn of(page: SocketAddr) -> Self {
-        Self(Arc::new([page.to_string(), format!("localhost:{}", page.port())]))
-    }
-
-    /// Whether a request came from the page itself, or from no page.
-    fn allow(&self, headers: &HeaderMap) -> Result<(), &'static str> {
-        let is_ours = |text: &str| self.0.iter().any(|name| name.eq_ignore_ascii_case(text));
-        let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-        if !text(header::HOST).is_some_and(is_ours) {
-            return Err(
-                "this is not the name of the lab's page: open the address that `longshore lab status` shows",
-            );
+/// Nobody logs in: only the lab's own page is answered, and who is no page.
+async fn guard(request: Request, next: Next) -> Response {
+    match Visitors::of_this_machine(&[]).admit(request.method(), request.uri(), request.headers()) {
+        Ok(visitor) => visitor.answer(next.run(request).await),
+        Err(refusal @ Refusal::Name) => {
+            let words = format!("{refusal}: open the address that `longshore lab status` shows");
+            failure(StatusCode::FORBIDDEN, &words)
         }
-        let origin = text(header::ORIGIN);
-        if origin.is_some_and(|origin| !origin.strip_prefix("http://").is_some_and(is_ours)) {
-            return Err("another page has asked; only the lab's own page may");
-        }
-        // Browsers say where a request comes from when they leave its origin out. Following a link is no harm.
-        let told = |name| text(HeaderName::from_static(name));
-        let foreign = matches!(told("sec-fetch-site"), Some("cross-site" | "same-site"));
-        if foreign && told("sec-fetch-mode") != Some("navigate") {
-            return Err("another page has asked; only the lab's own page may");
-        }
-        Ok(())
-    }
-}
-
-async fn guard(State(names): State<Names>, request: Request, next: Next) -> Response {
-    if let Err(words) = names.allow(request.headers()) {
-        return failure(StatusCode::FORBIDDEN, words);
-    }
-    let mut answer = next.run(request).await;
-    let headers = answer.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    let policy = HeaderName::from_static("cross-origin-resource-policy");
-    headers.insert(policy, HeaderValue::from_static("same-origin"));
-    answer
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn other_names_and_other_pages_are_refused() {
-        let names = Names::of(SocketAddr::from(([127, 0, 0, 1], 7070)));
-        let allowed = |headers: &[(&'static str, &'static str)]| {
-            let pairs =
-                headers.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)));
-            names.allow(&pairs.collect()).is_ok()
-        };
-        let own = ("host", "127.0.0.1:7070");
-        assert!(allowed(&[own]) && allowed(&[("host", "LocalHost:7070")]));
-        assert!(allowed(&[own, ("origin", "http://localhost:7070"), ("sec-fetch-site", "same-origin")]));
-        assert!(allowed(&[own, ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")]));
-        let refused: [&[(&'static str, &'static str)]; 8] = [
-            &[],
-            &[("host", "evil.example:7070")],
-            &[("host", "127.0.0.1")],
-            &[("host", "127.0.0.1:7071")],
-            &[own, ("origin", "http://evil.example")],
-            &[own, ("origin", "null")],
-            &[own, ("origin", "https://127.0.0.1:7070")],
-            &[own, ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")],
-        ];
-        for headers in refused {
-            assert!(!allowed(headers), "{headers:?}");
-        }
+        Err(refusal) => failure(StatusCode::FORBIDDEN, &refusal.to_string()),
     }
 }

@@ -6,9 +6,8 @@ use api::lab::{HostKind, Traffic};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    LabError, MAX_NODES, Rate,
-    config::Delay,
-    links::{Between, Shape},
+    LabError, MAX_NODES,
+    links::{Between, Link},
     plan::Network,
 };
 
@@ -69,18 +68,6 @@ pub enum Foreign {
     Rtorrent,
 }
 
-/// A link.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Link {
-    /// Its speed each way.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rate: Option<Rate>,
-    /// Its delay each way.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub delay: Option<Delay>,
-}
-
 /// Hosts that are near one another.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -91,12 +78,9 @@ pub struct Zone {
     pub seeders: usize,
     /// Nodes that get it.
     pub leechers: usize,
-    /// The speed of each host's link, each way.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rate: Option<Rate>,
-    /// The delay of each host's link, each way.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub delay: Option<Delay>,
+    /// Each host's link.
+    #[serde(flatten)]
+    pub link: Link,
 }
 
 /// How two zones are joined.
@@ -105,12 +89,9 @@ pub struct Zone {
 pub struct Far {
     /// The two; where none is named, all that no other entry names.
     pub zones: Vec<String>,
-    /// The speed each way.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rate: Option<Rate>,
-    /// The delay each way.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub delay: Option<Delay>,
+    /// Their link.
+    #[serde(flatten)]
+    pub link: Link,
 }
 
 /// A host whose link is not as its zone's.
@@ -119,12 +100,9 @@ pub struct Far {
 pub struct Special {
     /// Its name: `s1` is the first seeder, `n1` the first leecher, counted through all zones.
     pub name: String,
-    /// Its speed each way.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rate: Option<Rate>,
-    /// Its delay each way.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub delay: Option<Delay>,
+    /// Its link, as far as that is another.
+    #[serde(flatten)]
+    pub link: Link,
 }
 
 impl Foreign {
@@ -190,7 +168,8 @@ impl Topology {
             leechers: leechers / number.max(1) + usize::from(place < leechers % number.max(1)),
             ..Zone::default()
         };
-        let far = Far { delay: FAR.parse().ok(), ..Far::default() };
+        let link = Link { delay: FAR.parse().ok(), ..Link::default() };
+        let far = Far { link, ..Far::default() };
         Self { zones: (0..number).map(zone).collect(), between: vec![far], ..Self::default() }
     }
 
@@ -213,17 +192,17 @@ impl Topology {
     /// Whether any link is to have a delay.
     pub fn delays(&self) -> bool {
         self.origin.delay.is_some()
-            || self.zones.iter().any(|zone| zone.delay.is_some())
-            || self.between.iter().any(|far| far.delay.is_some())
-            || self.hosts.iter().any(|host| host.delay.is_some())
+            || self.zones.iter().any(|zone| zone.link.delay.is_some())
+            || self.between.iter().any(|far| far.link.delay.is_some())
+            || self.hosts.iter().any(|host| host.link.delay.is_some())
     }
 
     /// Takes all delays out, where the kernel has none.
     pub(crate) fn forget_delays(&mut self) {
         self.origin.delay = None;
-        self.zones.iter_mut().for_each(|zone| zone.delay = None);
-        self.between.iter_mut().for_each(|far| far.delay = None);
-        self.hosts.iter_mut().for_each(|host| host.delay = None);
+        self.zones.iter_mut().for_each(|zone| zone.link.delay = None);
+        self.between.iter_mut().for_each(|far| far.link.delay = None);
+        self.hosts.iter_mut().for_each(|host| host.link.delay = None);
     }
 
     /// Whether it makes sense.
@@ -273,11 +252,11 @@ impl Topology {
 
     /// All hosts.
     pub(crate) fn seats(&self) -> Vec<Seat> {
-        let origin = Shape { rate: self.origin.rate, delay: self.origin.delay };
+        let origin = self.origin;
         let plain = self.zone_shape(0);
         let server = |kind, name: &str, shape| Seat { name: name.into(), kind, zone: 0, number: 1, shape };
         let mut seats = vec![
-            server(HostKind::Tracker, "tracker", Shape::default()),
+            server(HostKind::Tracker, "tracker", Link::default()),
             server(HostKind::Registry, "registry", origin),
             server(HostKind::Web, "web", origin),
         ];
@@ -297,7 +276,7 @@ impl Topology {
         for (number, client) in (1..).zip(&self.foreign) {
             seats.push(Seat { number, ..server(HostKind::Foreign, client.host(), plain) });
         }
-        for Special { name, rate, delay } in &self.hosts {
+        for Special { name, link: Link { rate, delay } } in &self.hosts {
             if let Some(seat) = seats.iter_mut().find(|seat| seat.name == *name) {
                 seat.shape.rate = rate.or(seat.shape.rate);
                 seat.shape.delay = delay.or(seat.shape.delay);
@@ -307,20 +286,19 @@ impl Topology {
     }
 
     /// How the links of a zone's hosts are.
-    pub(crate) fn zone_shape(&self, place: usize) -> Shape {
-        self.zones.get(place).map_or_else(Shape::default, |zone| Shape { rate: zone.rate, delay: zone.delay })
+    pub(crate) fn zone_shape(&self, place: usize) -> Link {
+        self.zones.get(place).map_or_else(Link::default, |zone| zone.link)
     }
 
     /// The links between zones: one for each two.
     pub(crate) fn links(&self) -> Vec<Between> {
-        let shape = |far: &Far| Shape { rate: far.rate, delay: far.delay };
         let mut links = Vec::new();
         for (b, second) in self.zones.iter().enumerate() {
             for (a, first) in self.zones.iter().enumerate().take(b) {
                 let joins = |far: &&Far| far.zones.contains(&first.name) && far.zones.contains(&second.name);
                 let far = self.between.iter().find(joins);
                 let far = far.or_else(|| self.between.iter().find(|far| far.zones.is_empty()));
-                links.push(Between { zones: (a, b), shape: far.map(shape).unwrap_or_default() });
+                links.push(Between { zones: (a, b), shape: far.map(|far| far.link).unwrap_or_default() });
             }
         }
         links
@@ -340,12 +318,12 @@ pub(crate) struct Seat {
     pub(crate) zone: usize,
     /// Among all nodes, or all foreign clients, from 1 on: the end of its address.
     pub(crate) number: usize,
-    pub(crate) shape: Shape,
+    pub(crate) shape: Link,
 }
 
 impl Seat {
     /// The `count`th seeder or leecher, and the `number`th node.
-    pub(crate) fn node(kind: HostKind, count: usize, zone: usize, number: usize, shape: Shape) -> Self {
+    pub(crate) fn node(kind: HostKind, count: usize, zone: usize, number: usize, shape: Link) -> Self {
         let letter = if kind == HostKind::Seeder { 's' } else { 'n' };
         Self { name: format!("{letter}{count}"), kind, zone, number, shape }
     }
@@ -369,6 +347,7 @@ pub(crate) fn check_traffic(traffic: &Traffic) -> Result<(), LabError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Delay;
 
     #[test]
     fn the_example_is_a_topology_and_says_all_that_there_is() {
@@ -428,7 +407,7 @@ mod tests {
         let topology = Topology::read(text).expect("reads");
         let seats = topology.seats();
         let n2 = seats.iter().find(|seat| seat.name == "n2").expect("there");
-        let words = |shape: Shape| (shape.rate.map(|r| r.to_string()), shape.delay.map(Delay::millis));
+        let words = |shape: Link| (shape.rate.map(|r| r.to_string()), shape.delay.map(Delay::millis));
         assert_eq!(words(n2.shape), (Some("1mbit".into()), Some(3)));
         let links: Vec<_> = topology.links().iter().map(|link| (link.zones, words(link.shape))).collect();
         let far = (None, Some(7));

@@ -153,6 +153,7 @@ pub(crate) fn config(args: Args) -> anyhow::Result<Config> {
     config.torrents.watch.retain(|folder| !folder.as_os_str().is_empty());
     for url in &config.trackers {
         torrent_file::check_tracker(url).map_err(Failure::bad_input)?;
+        torrent_file::warn_of_tracker(url);
     }
     Ok(config)
 }

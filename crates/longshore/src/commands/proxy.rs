@@ -159,6 +159,7 @@ fn settings(args: Args, is_there: &dyn Fn(&Path) -> bool) -> anyhow::Result<Sett
         trackers.split(',').map(str::trim).filter(|url| !url.is_empty()).map(str::to_owned).collect();
     for url in &config.trackers {
         torrent_file::check_tracker(url).map_err(|why| Failure::bad_input(format!("TRACKER: {why}")))?;
+        torrent_file::warn_of_tracker(url);
     }
     config.peer.local_discovery = config.trackers.is_empty();
     config.peer.listen.set_ip(if interface.is_ipv6() && !interface.is_loopback() {

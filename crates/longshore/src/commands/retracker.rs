@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use tracker::{Config, Network};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, given};
 
 /// Below the tracker's own flags, above its file.
 #[derive(clap::Args)]
@@ -15,10 +15,10 @@ pub(crate) struct Retracker {
     #[arg(short = 'l', id = "retracker_listen", value_name = "[ADDR]:PORT", env = "LISTEN_ADDR")]
     listen: Option<String>,
     /// Minutes after which a peer that does not announce is forgotten
-    #[arg(short = 'a', id = "retracker_age", value_name = "MINUTES", env = "PEER_AGE", value_parser = given::<f64>)]
+    #[arg(short = 'a', id = "retracker_age", value_name = "MINUTES", env = "PEER_AGE", value_parser = read::<f64>)]
     age: Option<Given<f64>>,
     /// Seconds between two announces of a peer
-    #[arg(short = 'i', id = "retracker_interval", value_name = "SECONDS", env = "ANNOUNCE_INTERVAL", value_parser = given::<u64>)]
+    #[arg(short = 'i', id = "retracker_interval", value_name = "SECONDS", env = "ANNOUNCE_INTERVAL", value_parser = read::<u64>)]
     interval: Option<Given<u64>>,
     /// Log every announce
     #[arg(short = 'd', id = "retracker_debug", value_name = "BOOL", env = "DEBUG_MODE", value_parser = switch,
@@ -32,7 +32,7 @@ pub(crate) struct Retracker {
     #[arg(short = 'f', id = "retracker_forwards", value_name = "FILE", env = "FORWARDS_FILE")]
     forwards: Option<String>,
     /// Seconds that another tracker may take
-    #[arg(short = 't', id = "retracker_timeout", value_name = "SECONDS", env = "FORWARD_TIMEOUT", value_parser = given::<u64>)]
+    #[arg(short = 't', id = "retracker_timeout", value_name = "SECONDS", env = "FORWARD_TIMEOUT", value_parser = read::<u64>)]
     timeout: Option<Given<u64>>,
     /// Nothing: /metrics is always there
     #[arg(short = 'p', id = "retracker_metrics", value_name = "BOOL", env = "ENABLE_PROMETHEUS", value_parser = switch,
@@ -64,13 +64,14 @@ impl Retracker {
     /// Sets what was given.
     pub(crate) fn apply(&self, config: &mut Config) -> anyhow::Result<()> {
         if let Some(listen) = self.listen() {
-            let refuse = |error| Failure::bad_input(format!("-l: {error}"));
+            let refuse = |error| Failure::bad_input(format!("{}: {error}", name_of("-l", "LISTEN_ADDR")));
             config.listen = vec![node::parse_listen(listen).map_err(refuse)?.into()];
         }
         if let Some(minutes) = Given::of(self.age) {
             let seconds = minutes * 60.0;
             if !(2.0..=7.0 * 86_400.0).contains(&seconds) {
-                let words = format!("-a {minutes}: give minutes, from 0.04 to those of a week");
+                let name = name_of("-a", "PEER_AGE");
+                let words = format!("{name} is {minutes}: give minutes, from 0.04 to those of a week");
                 return Err(Failure::bad_input(words).into());
             }
             config.peer_age = seconds as u64;
@@ -88,6 +89,11 @@ impl Retracker {
     }
 }
 
+/// What the user gave it by.
+fn name_of(flag: &'static str, variable: &'static str) -> &'static str {
+    if given::is_by_variable(&[flag.to_owned()], variable).is_some() { variable } else { flag }
+}
+
 /// A value, or the nothing that a variable holds which is there and empty, as in a `.env` file.
 #[derive(Clone, Copy)]
 struct Given<T>(Option<T>);
@@ -98,7 +104,7 @@ impl<T> Given<T> {
     }
 }
 
-fn given<T: FromStr>(text: &str) -> Result<Given<T>, T::Err> {
+fn read<T: FromStr>(text: &str) -> Result<Given<T>, T::Err> {
     if text.is_empty() { Ok(Given(None)) } else { text.parse().map(|value| Given(Some(value))) }
 }
 

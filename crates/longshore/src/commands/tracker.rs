@@ -1,6 +1,7 @@
 //! `longshore tracker`: runs a tracker until a signal.
 
 use std::{
+    fmt,
     io::{self, Read as _},
     net::SocketAddr,
     path::PathBuf,
@@ -16,6 +17,7 @@ use tracker::{
 use super::{retracker::Retracker, secret};
 use crate::{
     failure::{self, Failure},
+    given,
     host::{self, Reload, StopSignals},
     screen,
     service::{self, Watchdog},
@@ -225,6 +227,7 @@ async fn serve(args: Args, config: Config, listeners: Listeners) -> anyhow::Resu
     let mut signals = StopSignals::listen()?;
     let mut reload = Reload::listen()?;
     let mut watchdog = Watchdog::new();
+    warn_of_file_limit(config.max_connections);
     let mut tracker = Tracker::serve(config, listeners).await.map_err(explain)?;
     tell(tracker.endpoints(), args.json);
     let listens: Vec<String> = tracker.endpoints().iter().map(Endpoint::to_string).collect();
@@ -245,6 +248,21 @@ async fn serve(args: Args, config: Config, listeners: Listeners) -> anyhow::Resu
     service::stopping();
     tracker.shutdown().await;
     Ok(())
+}
+
+/// How many files are open besides connections, at most: those that wait for a place, and all that is the tracker's own.
+const OTHER_FILES: u64 = 512;
+
+/// Says so when the system lets the process have fewer connections than are allowed.
+fn warn_of_file_limit(connections: usize) {
+    let Some(files) = host::file_limit() else { return };
+    if files < connections as u64 + OTHER_FILES {
+        let most = files.saturating_sub(OTHER_FILES).max(files / 2);
+        tracing::warn!(
+            "the system lets this process open {files} files, too few for {connections} connections: raise that \
+             limit (LimitNOFILE= in its unit, `ulimit -n` in a shell), or lower --max-connections to {most}"
+        );
+    }
 }
 
 /// Says where it listens: each address that takes HTTP with the UDP beside it on a line.
@@ -281,17 +299,19 @@ fn tell(endpoints: &[Endpoint], json: bool) {
 fn explain(error: StartError) -> anyhow::Error {
     let start = "the tracker cannot start";
     let failure = match &error {
-        StartError::Config(_) | StartError::User(_) | StartError::Key(_) => Failure::bad_input(start),
+        StartError::Config(_) | StartError::User(_) | StartError::Key(_) => bad_setting(start, &error),
         StartError::Listen { at: Listen::Unix(_), error } => no_socket(start, error),
         StartError::Listen { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
             Failure::new(start).hint("start it as root with --user, or choose another port, above 1023")
         }
         StartError::Listen { .. } => {
-            Failure::new(start).hint("choose another address (--listen, --tls-listen, --cluster-listen)")
+            let name = |setting| variable_of(setting).unwrap_or_else(|| flag_of(setting));
+            let names = ["listen", "tls_listen", "cluster_listen"].map(name).join(", ");
+            Failure::new(start).hint(format!("choose another address ({names})"))
         }
         StartError::File(file) => match &file.error {
             ContentError::Io(error) if !is_given_wrong(error) => unreadable(start, error),
-            _ => Failure::bad_input(start),
+            _ => bad_setting(start, file),
         },
         StartError::Tls(TlsError::File { error: PemError::Io(error), .. })
         | StartError::KeyFile { error, .. }
@@ -308,6 +328,42 @@ fn explain(error: StartError) -> anyhow::Error {
         _ => return error.into(),
     };
     anyhow::Error::new(error).context(failure)
+}
+
+/// Something is set wrong, which the error names: by which variables of the environment, if it was by some.
+fn bad_setting(start: &str, error: &dyn fmt::Display) -> Failure {
+    let error = error.to_string();
+    let variables: Vec<String> = error.split('`').skip(1).step_by(2).filter_map(variable_of).collect();
+    let failure = Failure::bad_input(start);
+    if variables.is_empty() {
+        failure
+    } else {
+        failure.hint(format!("it is set by {}", variables.join(", ")))
+    }
+}
+
+/// The variable by which a setting is given, ours before retracker's.
+fn variable_of(setting: &str) -> Option<String> {
+    let ours = format!("LONGSHORE_TRACKER_{}", setting.to_uppercase());
+    let theirs = match setting {
+        "listen" => Some(("-l", "LISTEN_ADDR")),
+        "peer_age" => Some(("-a", "PEER_AGE")),
+        "interval" => Some(("-i", "ANNOUNCE_INTERVAL")),
+        "forwarders" => Some(("-f", "FORWARDS_FILE")),
+        "forward_timeout" => Some(("-t", "FORWARD_TIMEOUT")),
+        _ => None,
+    };
+    let mut flags = vec![flag_of(setting)];
+    if given::is_by_variable(&flags, &ours).is_some() {
+        return Some(ours);
+    }
+    let (flag, theirs) = theirs?;
+    flags.push(flag.to_owned());
+    given::is_by_variable(&flags, theirs).map(|_| theirs.to_owned())
+}
+
+fn flag_of(setting: &str) -> String {
+    format!("--{}", setting.replace('_', "-"))
 }
 
 /// A unix socket that cannot be made: where its path is of no use, that is what was given.
@@ -334,20 +390,37 @@ fn unreadable(start: &str, error: &io::Error) -> Failure {
 /// Reads configuration, lists and certificate anew, at SIGHUP, and says how that went. What cannot be used changes
 /// nothing.
 fn again(tracker: &mut Tracker, args: &Args) -> String {
-    let reloaded = config(args).and_then(|config| Ok(tracker.reload(&config)?));
+    let reloaded = config(args).and_then(|config| {
+        let fixed = tracker.reload(&config)?;
+        Ok((files(args, &config), fixed))
+    });
     let outcome = match &reloaded {
-        Ok(fixed) if fixed.is_empty() => "configuration and lists are read anew".to_owned(),
-        Ok(fixed) => {
-            format!("configuration and lists are read anew; for these restart: {}", fixed.join(", "))
+        Ok((files, _)) if files.is_empty() => {
+            "there is no file to be read anew, and nothing changes".to_owned()
+        }
+        Ok((files, fixed)) if fixed.is_empty() => {
+            format!("read anew: {}; all peers are kept", files.join(", "))
+        }
+        Ok((files, fixed)) => {
+            let (files, fixed) = (files.join(", "), fixed.join(", "));
+            format!("read anew: {files}; all peers are kept; for these restart: {fixed}")
         }
         Err(error) => format!("nothing is changed: {}", failure::in_one_line(error)),
     };
     match &reloaded {
-        Ok(fixed) if fixed.is_empty() => tracing::info!("{outcome}"),
+        // Shown unless less is asked for: see `log`.
+        Ok((_, fixed)) if fixed.is_empty() => tracing::info!(target: "longshore::reload", "{outcome}"),
         Ok(_) => tracing::warn!("{outcome}"),
         Err(_) => tracing::error!("{outcome}"),
     }
     outcome
+}
+
+/// The files that are read anew at a reload.
+fn files(args: &Args, config: &Config) -> Vec<String> {
+    let Config { allow, deny, keys, forwarders, tls_certificate, tls_key, .. } = config;
+    let files = [&args.config, allow, deny, keys, forwarders, tls_certificate, tls_key];
+    files.into_iter().flatten().map(|path| path.display().to_string()).collect()
 }
 
 /// Whether a file that cannot be read is one that should not have been named.
@@ -404,7 +477,8 @@ fn unusable_directory(home: Option<Home>, error: DirectoryError) -> anyhow::Erro
 /// Parsed here and not by clap, whose words would repeat a password that does not belong there.
 fn home(text: &str) -> anyhow::Result<Home> {
     text.parse().map_err(|error| {
-        let failure = Failure::bad_input("cannot use --directory");
+        let name = variable_of("directory").unwrap_or_else(|| flag_of("directory"));
+        let failure = Failure::bad_input(format!("cannot use {name}"));
         let failure = match error {
             HomeError::Url(_) => failure.hint("it is `longshore node --directory` that takes a tracker's URL"),
             HomeError::Etcd(AddressError::Password) => failure.hint(

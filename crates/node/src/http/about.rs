@@ -87,7 +87,7 @@ pub(crate) fn totals(inner: &Inner) -> Totals {
         blob_bytes,
         active_torrents: torrents.len() as u64,
         peers: torrents.iter().map(|t| t.peers().len() as u64).sum(),
-        from_peers: inner.records.sum_from_peers(),
+        from_peers: inner.engine.from_peers(),
         from_origins: inner.origin.received(),
         to_peers: inner.engine.uploaded(),
         to_clients: inner.to_clients.load(Ordering::Relaxed),

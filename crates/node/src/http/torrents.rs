@@ -56,7 +56,7 @@ pub(super) async fn peers(State(api): State<Api>, Path(info_hash): Path<String>)
     Json(peers.collect::<Vec<_>>()).into_response()
 }
 
-/// From the record of a blob that has come, or from the torrent while it comes.
+/// From the record of a blob that has come, or from the torrent while it moves.
 pub(super) async fn provenance(State(api): State<Api>, Path(info_hash): Path<String>) -> Response {
     let inner = &api.content.0;
     let Ok(wanted) = info_hash.parse::<InfoHash>() else {
@@ -74,6 +74,13 @@ pub(super) async fn provenance(State(api): State<Api>, Path(info_hash): Path<Str
         let torrent = flight.progress().borrow().torrent.clone();
         if let Some(torrent) = torrent.filter(|t| t.info_hash() == wanted) {
             return Json::<Provenance>(inner.provenance(&torrent, Some(flight.home.host()))).into_response();
+        }
+    }
+    // An ordinary torrent tells it itself; a blob that has only been woken to be given knows nothing.
+    if let Some(torrent) = inner.engine.get(&wanted) {
+        let provenance = inner.provenance(&torrent, None);
+        if !provenance.runs.is_empty() {
+            return Json(provenance).into_response();
         }
     }
     failure(StatusCode::NOT_FOUND, format!("nothing is known of how {info_hash} came here"))

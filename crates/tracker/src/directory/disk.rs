@@ -350,9 +350,15 @@ fn open_file(
         let what = format!("{} is in the way, and no directory: move it", new.display());
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, what).into());
     }
-    file.set_len(0)?;
-    let database = prepared(builder().create_file(file)?, tables)?;
-    fs::rename(&new, path)?;
+    let made = file.set_len(0).map_err(redb::Error::from).and_then(|()| {
+        let database = prepared(builder().create_file(file)?, tables)?;
+        fs::rename(&new, path)?;
+        Ok(database)
+    });
+    let database = made.inspect_err(|_| {
+        // What is half made takes up a disk that may be full.
+        let _ = fs::remove_file(&new);
+    })?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()?;
     Ok(database)
@@ -380,6 +386,18 @@ mod tests {
     fn rows(write: &WriteTransaction) -> Result<(), redb::Error> {
         write.open_table(ROWS)?;
         Ok(())
+    }
+
+    #[test]
+    fn what_is_half_made_does_not_stay_on_a_full_disk() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("directory");
+        let full = |_: &WriteTransaction| Err(io::Error::from(io::ErrorKind::StorageFull).into());
+        assert!(Disk::open(Some(&path), full).is_err());
+        assert_eq!(fs::read_dir(folder.path()).expect("read").count(), 0);
+        let disk = Disk::open(Some(&path), rows).expect("made");
+        drop(disk);
+        assert_eq!(fs::read_dir(folder.path()).expect("read").count(), 1);
     }
 
     /// Bytes that outlive the database, on a disk that can be full.

@@ -22,6 +22,8 @@ pub(crate) struct Connection {
     pub(crate) output: Vec<u8>,
     /// When it is given up, in seconds of the tracker's clock.
     pub(crate) deadline: u64,
+    /// Since when it asks for nothing, or has not finished asking.
+    pub(crate) since: u64,
     pub(crate) stage: Stage,
     /// Whether a request was answered: it is no longer one that anybody can open and leave.
     pub(crate) served: bool,

@@ -9,12 +9,21 @@ use crate::{
     desk::Desk,
     policy::{KEY_WANTED, LATER, TOO_OFTEN},
     store::{Announce, Name, Peers},
-    tally::{Fault, Tally},
+    tally::{Counts, Fault, Tally},
 };
 
 /// What is told to a peer whose proxy keeps its address to itself.
-const NO_ADDRESS: &str = "the proxy before this tracker does not say for whom it asks: it must do so in the header \
-                          that `real_ip_header` names, or by the PROXY protocol";
+const NO_ADDRESS: &str = "the proxy before this tracker does not say for whom it asks, or not so that it can be read: \
+                          it must do so in the header that `real_ip_header` names, or by the PROXY protocol";
+
+/// Who asks, and by whom.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asker {
+    /// `None` where the proxy before it does not say.
+    pub(crate) ip: Option<IpAddr>,
+    /// From where its connection comes; `None` for a unix socket's.
+    pub(crate) by: Option<IpAddr>,
+}
 
 /// What a path asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,13 +87,9 @@ impl Exchange {
         self.desk.policy.load().has_preface(from)
     }
 
-    /// Who asks: whoever is behind `from`, where that is a trusted proxy. `None` where it does not say.
-    pub(crate) fn client<'a>(
-        &self,
-        from: Option<IpAddr>,
-        field: impl FnOnce(&[u8]) -> Vec<&'a [u8]>,
-    ) -> Option<IpAddr> {
-        self.desk.policy.load().client(from, field)
+    /// Who asks: whoever is behind `by`, where that is a trusted proxy.
+    pub(crate) fn asker<'a>(&self, by: Option<IpAddr>, field: impl FnOnce(&[u8]) -> Vec<&'a [u8]>) -> Asker {
+        Asker { ip: self.desk.policy.load().client(by, field), by }
     }
 
     /// Whether a client asks no more often than it may. Where it does not, the request counts.
@@ -98,8 +103,8 @@ impl Exchange {
     }
 
     /// Writes the body that one is answered who asks too often.
-    pub(crate) fn hold_off(&self, from: Option<IpAddr>, out: &mut Vec<u8>) {
-        self.tally.of(from).fault(Fault::Limited);
+    pub(crate) fn hold_off(&self, asker: Asker, out: &mut Vec<u8>) {
+        self.counts(asker).fault(Fault::Limited);
         bencoded::failed(TOO_OFTEN, Some(LATER), out);
     }
 
@@ -110,33 +115,31 @@ impl Exchange {
         action: Action,
         path: &[u8],
         query: &[u8],
-        from: Option<IpAddr>,
+        asker: Asker,
         out: &mut Vec<u8>,
     ) {
         match action {
-            Action::Announce => self.announce(now, path, query, from, out),
-            Action::Scrape => self.scrape(path, query, from, out),
+            Action::Announce => self.announce(now, path, query, asker, out),
+            Action::Scrape => self.scrape(path, query, asker, out),
         }
     }
 
-    fn announce(
-        &mut self,
-        now: Duration,
-        path: &[u8],
-        query: &[u8],
-        from: Option<IpAddr>,
-        out: &mut Vec<u8>,
-    ) {
+    /// Those of its family, or of its proxy's.
+    fn counts(&self, asker: Asker) -> &Counts {
+        self.tally.of(asker.ip.or(asker.by))
+    }
+
+    fn announce(&mut self, now: Duration, path: &[u8], query: &[u8], asker: Asker, out: &mut Vec<u8>) {
         let asked = match AnnounceRequest::parse_without_tracker_id(query) {
             Ok(asked) => asked,
             Err(error) => {
-                self.tally.of(from).fault(Fault::Malformed);
+                self.counts(asker).fault(Fault::Malformed);
                 return bencoded::failed(&error.to_string(), None, out);
             }
         };
-        let Some(ip) = from else {
+        let Some(ip) = asker.ip else {
             // Not even what the peer says of itself: there is nobody whom it could be believed.
-            self.tally.of(from).fault(Fault::Refused);
+            self.counts(asker).fault(Fault::Proxy);
             return bencoded::failed(NO_ADDRESS, None, out);
         };
         let claimed = asked.ip.or(asked.ipv4.map(Into::into)).or(asked.ipv6.map(Into::into));
@@ -158,18 +161,18 @@ impl Exchange {
         };
         match self.desk.announce(now, &request, &mut self.peers) {
             Ok(answer) => {
-                self.tally.of(from).announced(answer.outcome);
+                self.counts(asker).announced(answer.outcome);
                 bencoded::announced(&answer, &self.peers, format, request.ip, &self.tracker_id, out);
             }
             Err(refusal) => {
-                self.tally.of(from).fault(Fault::Refused);
+                self.counts(asker).fault(Fault::Refused);
                 bencoded::failed(refusal.reason, refusal.retry_in, out);
             }
         }
     }
 
-    fn scrape(&self, path: &[u8], query: &[u8], from: Option<IpAddr>, out: &mut Vec<u8>) {
-        let counts = self.tally.of(from);
+    fn scrape(&self, path: &[u8], query: &[u8], asker: Asker, out: &mut Vec<u8>) {
+        let counts = self.counts(asker);
         if !self.desk.policy.load().may_scrape(passkey(path)) {
             counts.fault(Fault::Refused);
             return bencoded::failed(KEY_WANTED, None, out);

@@ -85,14 +85,14 @@ impl Responder {
                     if self.is_full_scrape(action, head.query) {
                         return Part::Foreign;
                     }
-                    let from = self.exchange.client(from, |name| head.field(name).collect());
-                    let in_time = self.exchange.is_within_rate(now, from);
+                    let asker = self.exchange.asker(from, |name| head.field(name).collect());
+                    let in_time = self.exchange.is_within_rate(now, asker.ip);
                     let keep_alive = head.keep_alive && in_time;
                     let frame = Frame::begin(answers, &self.date, head.old, keep_alive);
                     if in_time {
-                        self.exchange.answer(now, action, head.path, head.query, from, answers);
+                        self.exchange.answer(now, action, head.path, head.query, asker, answers);
                     } else {
-                        self.exchange.hold_off(from, answers);
+                        self.exchange.hold_off(asker, answers);
                     }
                     frame.end(answers);
                     *rest = rest.get(length..).unwrap_or_default();

@@ -19,6 +19,8 @@ use super::{
     idle::Seat,
     line::Line,
     responder::{Part, Responder},
+    wanted::Wanted,
+    worker::{MOMENT, PATIENCE},
 };
 use crate::{
     api::Shared,
@@ -41,6 +43,8 @@ pub(crate) struct Secure {
     pub(crate) shared: Arc<Shared>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) api: Api,
+    /// By what places are asked for that others may give up.
+    pub(crate) wanted: Wanted,
     /// Places for connections that have not been answered anything yet.
     pub(crate) unserved: Places,
     /// How long a request may take to be read, or an answer to be taken.
@@ -79,31 +83,45 @@ impl Secure {
             return self.tally.of(from).fault(Fault::Limited);
         }
         let free = policy.is_free(Some(from));
-        match (self.place(from, free), self.unserved.enter(Some(from), free)) {
-            (Ok(place), Ok(unserved)) => {
-                self.tasks.spawn(Arc::clone(self).serve(stream, from, place, unserved));
+        match self.unserved.enter(Some(from), free) {
+            Ok(unserved) => {
+                self.tasks.spawn(Arc::clone(self).serve(stream, from, free, unserved));
             }
-            (Err(NoPlace::Crowd), _) | (_, Err(NoPlace::Crowd)) => self.tally.of(from).fault(Fault::Crowd),
-            (Err(NoPlace::Full), _) | (_, Err(NoPlace::Full)) => self.tally.of(from).fault(Fault::Busy),
+            Err(why) => self.tally.of(from).fault(why.into()),
         }
     }
 
-    /// A place, if need be that of a connection that stands idle.
-    fn place(&self, from: IpAddr, free: bool) -> Result<Place, NoPlace> {
+    /// A place, if need be that of a connection that stands idle; where there is none, others may have one soon.
+    async fn place(&self, from: IpAddr, free: bool) -> Result<Place, NoPlace> {
         let Shared { connections, clock, .. } = &*self.shared;
-        let place = connections.enter(Some(from), free);
-        if place.as_ref().err() != Some(&NoPlace::Full) {
-            return place;
+        let until = clock.elapsed() + PATIENCE;
+        let mut has_asked = false;
+        loop {
+            let mut place = connections.enter(Some(from), free);
+            let now = clock.elapsed();
+            if place.as_ref().err() == Some(&NoPlace::Full) && self.api.idle.end_longest(now) {
+                place = connections.enter(Some(from), free);
+            }
+            if place.as_ref().err() != Some(&NoPlace::Full) || now >= until {
+                return place;
+            }
+            if !std::mem::replace(&mut has_asked, true) {
+                self.wanted.ask(now, 1);
+            }
+            tokio::time::sleep(MOMENT).await;
         }
-        if self.api.idle.end_longest(clock.elapsed()) {
-            return connections.enter(Some(from), free);
-        }
-        connections.want(clock.elapsed());
-        place
     }
 
     /// Serves a connection until it ends, and counts it as long.
-    async fn serve(self: Arc<Self>, stream: TcpStream, from: IpAddr, place: Place, unserved: Place) {
+    async fn serve(self: Arc<Self>, stream: TcpStream, from: IpAddr, free: bool, unserved: Place) {
+        let place = tokio::select! {
+            place = self.place(from, free) => place,
+            () = self.api.closing.cancelled() => return,
+        };
+        let place = match place {
+            Ok(place) => place,
+            Err(why) => return self.tally.of(from).fault(why.into()),
+        };
         let line = Line::from(stream);
         let greeted = tokio::select! {
             greeted = timeout(HANDSHAKE, self.greet(line.clone(), from)) => greeted,
@@ -149,12 +167,13 @@ impl Secure {
         let mut responder = Responder::new(exchange, config.full_scrape);
         let (mut input, mut answers) = (Vec::new(), Vec::new());
         let mut unserved = Some(unserved);
-        let mut deadline = deadline_in(self.slow);
+        let (mut deadline, mut since) = (deadline_in(self.slow), clock.elapsed());
         loop {
             let begins = input.is_empty();
             input.reserve(ROOM);
-            if begins && unserved.is_none() {
-                seat.rest(clock.elapsed());
+            // Who has not finished asking is as good as idle.
+            if unserved.is_none() {
+                seat.rest(since);
             }
             let read = tokio::select! {
                 read = timeout_at(deadline, stream.read_buf(&mut input)) => read,
@@ -192,6 +211,9 @@ impl Secure {
                 }
             };
             let left = rest.len();
+            if left < input.len() {
+                since = clock.elapsed();
+            }
             match part {
                 Part::Waits | Part::Full => {}
                 Part::Last => break,

@@ -14,9 +14,9 @@ pub(super) struct Table {
     free: Vec<u32>,
     /// Those that came in without a whole request, oldest first, and some that have changed or gone since.
     unserved: VecDeque<u64>,
-    /// Some that were idle, with their deadlines, the earliest first; and some that have changed or gone since.
+    /// Some that were idle, and since when, the longest first; and some that have changed or gone since.
     idle: VecDeque<(u64, u64)>,
-    /// Up to which deadline there was none.
+    /// There was none that had been so since then or longer.
     none_until: Option<u64>,
 }
 
@@ -58,13 +58,13 @@ impl Table {
         None
     }
 
-    /// The deadline of the connection that stands idle for longest, where that is not past `until`; no connection
-    /// becomes idle with an earlier one.
+    /// Since when the connection stands idle that does so for longest, where that is not past `until`; no connection
+    /// becomes idle with an earlier time.
     pub(super) fn longest_idle(&mut self, until: u64) -> Option<u64> {
         loop {
-            while let Some(&(token, deadline)) = self.idle.front() {
-                if self.is_idle(token, deadline) {
-                    return (deadline <= until).then_some(deadline);
+            while let Some(&(token, since)) = self.idle.front() {
+                if self.is_idle(token, since) {
+                    return (since <= until).then_some(since);
                 }
                 self.idle.pop_front();
             }
@@ -95,18 +95,18 @@ impl Table {
             .filter_map(|(at, (turn, connection))| {
                 let connection = connection.as_ref().filter(|connection| is_idle(connection))?;
                 let token = u64::from(*turn) << 32 | u64::from(at);
-                (connection.deadline <= until).then_some((token, connection.deadline))
+                (connection.since <= until).then_some((token, connection.since))
             })
             .collect();
-        found.sort_unstable_by_key(|(_, deadline)| *deadline);
+        found.sort_unstable_by_key(|(_, since)| *since);
         found.truncate(LOOK);
         self.idle = found.into();
     }
 
-    fn is_idle(&self, token: u64, deadline: u64) -> bool {
+    fn is_idle(&self, token: u64, since: u64) -> bool {
         let place = self.places.get(token as u32 as usize);
         place.is_some_and(|(turn, connection)| {
-            let same = connection.as_ref().filter(|connection| connection.deadline == deadline);
+            let same = connection.as_ref().filter(|connection| connection.since == since);
             u64::from(*turn) == token >> 32 && same.is_some_and(is_idle)
         })
     }
@@ -154,8 +154,8 @@ impl Table {
     }
 }
 
-/// Whether a connection was served and asks for nothing now.
+/// Whether a connection was served and asks for nothing now, or has not finished asking.
 fn is_idle(connection: &Connection) -> bool {
-    let Connection { served, stage, input, output, .. } = connection;
-    *served && *stage == Stage::Open && input.is_empty() && output.is_empty()
+    let Connection { served, stage, output, .. } = connection;
+    *served && *stage == Stage::Open && output.is_empty()
 }

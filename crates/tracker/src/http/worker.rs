@@ -3,6 +3,7 @@
 //! scrape goes to the API, with his connection.
 
 use std::{
+    collections::VecDeque,
     io,
     net::{IpAddr, Shutdown, SocketAddr},
     os::fd::{AsFd as _, OwnedFd},
@@ -30,6 +31,7 @@ use super::{
     idle::{Idle, SHORTEST},
     responder::{Part, Responder},
     table::Table,
+    wanted::Wanted,
 };
 use crate::{
     places::{NoPlace, Place, Places},
@@ -56,6 +58,14 @@ const TRY_AGAIN: u32 = 32;
 /// What wakes a worker besides its connections.
 const LISTENER: u64 = u64::MAX;
 const STOP: u64 = u64::MAX - 1;
+const ROOM: u64 = u64::MAX - 2;
+
+/// How many newcomers for whom there is no place wait at a worker for one, and how long: until other workers have
+/// looked whether one of theirs has stood idle for a second.
+const WAITING: usize = 256;
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// How often they look.
+pub(crate) const MOMENT: Duration = Duration::from_millis(10);
 
 /// How long clients may take, in seconds.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +83,8 @@ pub(crate) struct Worker {
     pub(crate) unix: bool,
     pub(crate) responder: Responder,
     pub(crate) connections: Places,
+    /// By what others ask for places.
+    pub(crate) wanted: Wanted,
     /// Those of tasks that ask nothing.
     pub(crate) idle: Idle,
     /// Where other requests go.
@@ -105,6 +117,16 @@ struct Loop {
     answers: Vec<u8>,
     /// How many connections in a row were taken before their requests had come.
     late: u32,
+    /// Those who came when there was no place.
+    waiting: VecDeque<Newcomer>,
+}
+
+/// Somebody for whom there is no place yet.
+struct Newcomer {
+    socket: Socket,
+    from: Option<IpAddr>,
+    /// When it is sent away.
+    until: Duration,
 }
 
 /// What became of a connection.
@@ -128,6 +150,8 @@ impl Loop {
         let flags = EventFlags::IN | EventFlags::EXCLUSIVE;
         epoll::add(&epoll, &worker.listener, EventData::new_u64(LISTENER), flags)?;
         epoll::add(&epoll, &worker.stop, EventData::new_u64(STOP), EventFlags::IN)?;
+        let edges = EventFlags::IN | EventFlags::ET;
+        epoll::add(&epoll, worker.wanted.bell(), EventData::new_u64(ROOM), edges)?;
         Ok(Self {
             epoll,
             table: Table::default(),
@@ -135,6 +159,7 @@ impl Loop {
             scratch: vec![0; READ].into(),
             answers: Vec::with_capacity(READ),
             late: 0,
+            waiting: VecDeque::new(),
             worker,
         })
     }
@@ -142,10 +167,12 @@ impl Loop {
     fn run(mut self) -> io::Result<()> {
         let mut events: Vec<Event> = Vec::with_capacity(EVENTS);
         let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+        let moment = Timespec { tv_sec: 0, tv_nsec: MOMENT.subsec_nanos().into() };
         let mut swept = 0;
         while !self.worker.closing.load(Relaxed) {
             events.clear();
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&second)) {
+            let pause = if self.waiting.is_empty() { &second } else { &moment };
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(pause)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -155,9 +182,11 @@ impl Loop {
                     // As many as there is else to do: where little goes on, one call is enough to take the one.
                     LISTENER => self.accept(events.len().min(ACCEPTS)),
                     STOP => {}
+                    ROOM => self.make_room_for_others(),
                     token => self.wake(token),
                 }
             }
+            self.admit_waiting();
             if self.now.as_secs() != swept {
                 swept = self.now.as_secs();
                 self.worker.responder.date.set(self.worker.clock.unix());
@@ -192,29 +221,63 @@ impl Loop {
                 self.worker.responder.fault(from, Fault::Limited);
                 continue;
             }
-            match self.enter(from) {
+            match self.enter(from, Self::make_room) {
                 Ok(place) => self.admit(socket, from, place),
-                Err(NoPlace::Full) => self.worker.responder.fault(from, Fault::Busy),
-                Err(NoPlace::Crowd) => self.worker.responder.fault(from, Fault::Crowd),
+                Err(NoPlace::Full) if self.waiting.len() < WAITING => {
+                    // Another worker may have one that it can do without.
+                    self.worker.wanted.ask(self.now, 1);
+                    self.waiting.push_back(Newcomer { socket, from, until: self.now + PATIENCE });
+                }
+                Err(why) => self.worker.responder.fault(from, why.into()),
             }
         }
     }
 
-    /// A place, if need be that of the connection that has been open for longest without a request.
-    fn enter(&mut self, from: Option<IpAddr>) -> Result<Place, NoPlace> {
+    /// A place, if need be that of another connection.
+    fn enter(
+        &mut self,
+        from: Option<IpAddr>,
+        make_room: impl FnOnce(&mut Self) -> bool,
+    ) -> Result<Place, NoPlace> {
         let free = self.worker.responder.exchange.is_free(from);
         let place = self.worker.connections.enter(from, free);
-        if place.as_ref().err() != Some(&NoPlace::Full) {
-            return place;
-        }
-        if let Some(oldest) = self.table.take_oldest_unserved() {
-            self.worker.responder.fault(oldest.from, Fault::Busy);
-        } else if !self.end_longest_idle() {
-            // Another worker may have one that it can do without.
-            self.worker.connections.want(self.now);
+        if place.as_ref().err() != Some(&NoPlace::Full) || !make_room(self) {
             return place;
         }
         self.worker.connections.enter(from, free)
+    }
+
+    /// Lets those in for whom there is a place by now, in the order in which they came. The others are kept out when
+    /// they have waited for long enough.
+    fn admit_waiting(&mut self) {
+        while let Some(&Newcomer { from, until, .. }) = self.waiting.front() {
+            // Those without a request are newcomers too.
+            let place = self.enter(from, Self::end_longest_idle);
+            if place.as_ref().err() == Some(&NoPlace::Full) && self.now < until {
+                return;
+            }
+            let Some(Newcomer { socket, .. }) = self.waiting.pop_front() else { return };
+            match place {
+                Ok(place) => self.admit(socket, from, place),
+                Err(why) => self.worker.responder.fault(from, why.into()),
+            }
+        }
+    }
+
+    /// Ends the connection that has been open for longest without a request, or else one that stands idle.
+    fn make_room(&mut self) -> bool {
+        if let Some(oldest) = self.table.take_oldest_unserved() {
+            self.worker.responder.fault(oldest.from, Fault::Busy);
+            return true;
+        }
+        self.end_longest_idle()
+    }
+
+    /// Makes room for newcomers who came to other workers, which had none to give up.
+    fn make_room_for_others(&mut self) {
+        while self.worker.wanted.is_asked(self.now) && self.make_room() {
+            self.worker.wanted.given();
+        }
     }
 
     /// Ends the connection that stands idle for longest, of ours and those of tasks.
@@ -228,22 +291,22 @@ impl Loop {
         }
     }
 
-    /// Since when the one of ours stands idle that does so for longest. Deadlines are that much later.
+    /// Since when the one of ours stands idle that does so for longest.
     fn longest_idle(&mut self) -> Option<Duration> {
-        let idle = self.worker.patience.idle;
-        let until = self.now.saturating_sub(SHORTEST).as_secs() + idle;
-        let deadline = self.table.longest_idle(until)?;
-        Some(Duration::from_secs(deadline.saturating_sub(idle)))
+        let until = self.now.checked_sub(SHORTEST)?.as_secs();
+        self.table.longest_idle(until).map(Duration::from_secs)
     }
 
     /// A new connection. To look at once whether its request is there already spares two calls where it is, and costs
     /// one where it is not.
     fn admit(&mut self, socket: Socket, from: Option<IpAddr>, place: Place) {
-        let deadline = self.now.as_secs() + self.worker.patience.slow;
+        let since = self.now.as_secs();
+        let deadline = since + self.worker.patience.slow;
         let (input, output) = (Vec::new(), Vec::new());
         let introduced = self.worker.responder.exchange.has_preface(from);
         let (stage, served) = (if introduced { Stage::Preface } else { Stage::Open }, false);
-        let mut connection = Connection { socket, from, input, output, deadline, stage, served, place };
+        let mut connection =
+            Connection { socket, from, input, output, deadline, since, stage, served, place };
         let looks = self.late < LATE || self.late.is_multiple_of(TRY_AGAIN);
         let fate = if looks { self.turn(&mut connection) } else { Fate::Stays };
         let is_late = fate == Fate::Stays && !connection.served && connection.input.is_empty();
@@ -297,7 +360,7 @@ impl Loop {
         if !connection.output.is_empty() {
             match connection.send(&[], false) {
                 Ok(true) if connection.stage != Stage::Open => return self.end(connection),
-                Ok(true) => {}
+                Ok(true) => connection.since = self.now.as_secs(),
                 Ok(false) => return Fate::Stays,
                 Err(_) => return Fate::Ends,
             }
@@ -394,6 +457,7 @@ impl Loop {
                 let begun = !rest.is_empty() || !connection.output.is_empty();
                 let Patience { slow, idle } = self.worker.patience;
                 connection.deadline = now + if begun { slow } else { idle };
+                connection.since = now;
             }
             connection.input.extend_from_slice(rest);
         }
@@ -421,12 +485,10 @@ impl Loop {
             }
             !late
         });
-        // For newcomers whom another worker had to send away.
-        while self.worker.connections.is_wanted(self.now)
-            && self.longest_idle().is_some()
-            && self.worker.connections.take_wanted(self.now)
-        {
-            self.table.end_longest_idle();
+        // Some have become idle since others asked; and what was given up for ours others may have taken.
+        self.make_room_for_others();
+        if !self.waiting.is_empty() {
+            self.worker.wanted.ask(self.now, self.waiting.len());
         }
     }
 }

@@ -234,8 +234,8 @@ fn config(args: &Args) -> anyhow::Result<UpConfig> {
     let here = env::current_dir().context("cannot find the current directory")?;
     let mut topology = topology(args)?;
     for zone in &mut topology.zones {
-        zone.rate = zone.rate.or(args.rate);
-        zone.delay = zone.delay.or(args.delay);
+        zone.link.rate = zone.link.rate.or(args.rate);
+        zone.link.delay = zone.link.delay.or(args.delay);
     }
     topology.origin.rate = args.origin_rate.or(topology.origin.rate);
     if args.origin_rate.is_some() && !args.netns {

@@ -59,8 +59,9 @@ impl Board {
         if self.nodes.len() >= MOST_NODES && !self.nodes.contains_key(&record.node) {
             return;
         }
-        // Neither is of a node.
-        if matches!(record.news, News::Lab(_) | News::Hello { .. }) {
+        // None is of a node; the lab says of itself when its stream ends.
+        let of_the_lab = record.node == "lab" && matches!(record.news, News::Lost { .. });
+        if of_the_lab || matches!(record.news, News::Lab(_) | News::Hello { .. }) {
             return;
         }
         let node = self.nodes.entry(record.node).or_default();
