@@ -97,7 +97,7 @@ reference: ## docs/reference anew, from the program and its sources
 	LONGSHORE_REWRITE_REFERENCE=1 $(CARGO) test --quiet --locked --package longshore --test reference
 
 book: ## the documentation as a book, in target/book (wants mdbook: cargo install mdbook)
-	mdbook build docs
+	mdbook build docs --dest-dir $(abspath $(TARGET))/book
 	python3 scripts/book-links.py $(TARGET)/book
 
 bench: ## Longshore beside whatever other clients are here; the figures of BENCHMARKS.md
