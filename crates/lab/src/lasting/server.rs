@@ -34,6 +34,8 @@ use crate::lasting::{events, recording, state::Lab};
 
 /// A sign of life is sent this often.
 const ALIVE: Duration = Duration::from_secs(10);
+/// How long a node may take until its answer begins.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Headers of a call that a node is told.
 const ASKED: [HeaderName; 3] = [header::ACCEPT, header::CONTENT_TYPE, header::CONTENT_LENGTH];
 /// Headers of its answer that the caller is told.
@@ -146,12 +148,13 @@ async fn pass(
     if has_body {
         passed = passed.body(reqwest::Body::wrap_stream(body.into_data_stream()));
     }
-    match passed.send().await {
-        Ok(answer) => {
+    match timeout(PATIENCE, passed.send()).await {
+        Ok(Ok(answer)) => {
             let (status, headers) = (answer.status(), some_of(answer.headers(), &ANSWERED));
             (status, headers, Body::from_stream(answer.bytes_stream())).into_response()
         }
-        Err(_) => failure(StatusCode::BAD_GATEWAY, &format!("{name} does not answer")),
+        Ok(Err(_)) => failure(StatusCode::BAD_GATEWAY, &format!("{name} does not answer")),
+        Err(_) => failure(StatusCode::GATEWAY_TIMEOUT, &format!("{name} does not answer for {PATIENCE:?}")),
     }
 }
 
