@@ -20,7 +20,7 @@ use tokio::{
     time::{sleep, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracker_client::TrackerClient;
+use tracker_client::{TrackerClient, shown};
 use wire::PeerId;
 
 use crate::{
@@ -350,12 +350,12 @@ impl Shared {
         // must read of it.
         match (&error, known.failing_since) {
             (Some(why), None) => {
-                tracing::warn!(tracker = known.url, "the tracker does not answer: {why}");
+                tracing::warn!(tracker = shown(&known.url), "the tracker does not answer: {why}");
                 known.failing_since = Some(now);
             }
             (None, Some(since)) => {
                 let after = now.saturating_sub(since).as_secs();
-                tracing::warn!(tracker = known.url, "the tracker answers again after {after} s");
+                tracing::warn!(tracker = shown(&known.url), "the tracker answers again after {after} s");
                 known.failing_since = None;
             }
             _ => {}

@@ -145,7 +145,7 @@ async fn run(inner: &Arc<Inner>, draw: &Draw) -> Result<Digest, FetchError> {
     }
     let spool = inner.uploads.spool();
     let (head, mut body) = inner.web.file(&draw.url, 0, Version::Unknown).await?;
-    if !draw.is_meant(&head) || !is_for_all(&head.headers) {
+    if !draw.is_meant(&head) || !is_for_all(&head.headers) || !says_its_end(&head) {
         return Err(FetchError::Misfit);
     }
     let mut room = Room::new(inner);
@@ -215,6 +215,11 @@ pub(crate) fn is_for_all(headers: &HeaderMap) -> bool {
         && words(header::VARY).all(|word| matches!(word.as_str(), "" | "accept-encoding" | "origin"))
         && words(header::CONTENT_ENCODING).all(|word| matches!(word.as_str(), "" | "identity"))
         && !headers.contains_key(header::SET_COOKIE)
+}
+
+/// Whether a file that breaks off can be told from one that is whole: the end of a connection is no file's end.
+fn says_its_end(head: &FileHead) -> bool {
+    head.size.is_some() || head.headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 const NO_ROOM: &str = "too much is on its way already: see `spool_mib` of [proxy]";

@@ -10,7 +10,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracker_client::reach_udp;
+use tracker_client::{reach_udp, shown};
 
 /// How often a tracker is tried that cannot be reached.
 const TRY: Duration = Duration::from_secs(5);
@@ -33,7 +33,7 @@ pub(crate) fn status(
         let known = states.iter().position(|state| state.url == *url).map(|at| states.swap_remove(at));
         let TrackerState { last_answer, error, failing_since, .. } = known.unwrap_or_default();
         TrackerStatus {
-            url: url.clone(),
+            url: shown(url),
             last_answer: last_answer.map(&since),
             error,
             failing_since: failing_since.map(&since),

@@ -134,16 +134,17 @@ impl Inner {
         optional: bool,
     ) -> Result<Located, ContentError> {
         match self.latest(url, stale).await {
-            Ok(latest) => Ok(Located::Passed(latest.answer(self, &request.headers))),
-            Err(OriginError::TooLarge { .. }) => self.pass_on(request, url).await,
+            Ok(Some(latest)) => Ok(Located::Passed(latest.answer(self, &request.headers))),
+            Ok(None) | Err(OriginError::TooLarge { .. }) => self.pass_on(request, url).await,
             // OSTree goes on without it, and would not go on after any other error.
             Err(error) if error.is_transient() && stale && optional => Err(ContentError::NotFound),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// What a file is now, by its server; or what it was last, while that cannot be reached, if that will do.
-    async fn latest(self: &Arc<Self>, url: &Url, stale: bool) -> Result<Latest, OriginError> {
+    /// What a file is now, by its server; or what it was last, while that cannot be reached, if that will do. `None`
+    /// where it is not for everybody.
+    async fn latest(self: &Arc<Self>, url: &Url, stale: bool) -> Result<Option<Latest>, OriginError> {
         let key = url.as_str();
         let mut before = None;
         if let Some(seen) = self.sites.seen(key)
@@ -153,14 +154,18 @@ impl Inner {
         }
         let conditions = before.as_ref().map(|latest| latest.seen.conditions()).unwrap_or_default();
         match self.web.document(url, conditions, DOCUMENT_LIMIT).await {
-            Ok(Document::Same) => before.ok_or_else(|| OriginError::Invalid {
+            Ok(Document::Same) => before.map(Some).ok_or_else(|| OriginError::Invalid {
                 place: (&Home::Web(url.clone())).into(),
                 what: format!("file {}", url.path()),
                 reason: "it has not changed since nothing".to_owned(),
             }),
-            Ok(Document::New(head, bytes)) => {
+            Ok(Document::New(head, bytes)) if is_for_all(&head.headers) => {
                 let known = before.is_some_and(|latest| latest.seen.digest == Digest::of(&bytes));
-                Ok(self.keep_document(url, &head, bytes, known).await)
+                Ok(Some(self.keep_document(url, &head, bytes, known).await))
+            }
+            Ok(Document::New(_, bytes)) => {
+                self.look_into(url, &bytes);
+                Ok(None)
             }
             Err(error) if error.is_transient() && stale => {
                 let old = match before {
@@ -177,7 +182,7 @@ impl Inner {
                     "the server cannot be reached; serving the last copy"
                 );
                 latest.warning = Some(format!("{host} cannot be reached; this is what it last gave{age}"));
-                Ok(latest)
+                Ok(Some(latest))
             }
             Err(error) => Err(error),
         }

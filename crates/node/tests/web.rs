@@ -9,7 +9,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -689,6 +689,60 @@ async fn delta_indexes_and_superblocks_are_asked_for_at_each_use_and_given_while
     for path in paths {
         let answer = get(&node, &format!("/ostree/os/{path}")).await;
         assert!(answer.body == b"three" && answer.headers.contains_key("warning"), "{path}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ref_that_is_not_for_everybody_is_passed_on_and_kept_nowhere() {
+    let web = Web::start().await;
+    let all = [("cache-control", "private"), ("set-cookie", "a=b"), ("content-encoding", "gzip")];
+    for (number, (name, value)) in all.into_iter().enumerate() {
+        web.put(&format!("/repo/refs/heads/{number}"), "secret", &[(name, value), ("etag", "\"1\"")]);
+    }
+    let one = tempdir().expect("temp");
+    let node = node(one.path(), "http://127.0.0.1:1/announce", &web, |config| config.trackers.clear()).await;
+    for (number, (name, value)) in all.into_iter().enumerate() {
+        let answer = get(&node, &format!("/ostree/os/refs/heads/{number}")).await;
+        assert_eq!(
+            (answer.body.as_slice(), &answer.headers[name]),
+            (&b"secret"[..], &value.parse().expect("a value"))
+        );
+    }
+    web.go_down();
+    for number in 0..all.len() {
+        assert_ne!(get(&node, &format!("/ostree/os/refs/heads/{number}")).await.body, b"secret", "{number}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_ends_with_its_connection_is_kept_by_nobody() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let url = format!("http://{}/file", listener.local_addr().expect("bound"));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let times = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.is_ok_and(|got| got > 0) {}
+            let body = if head.starts_with(b"GET") { "half of i" } else { "" };
+            times.fetch_add(body.len().min(1), Ordering::Relaxed);
+            let answer = format!("HTTP/1.1 200 OK\r\netag: \"1\"\r\nconnection: close\r\n\r\n{body}");
+            stream.write_all(answer.as_bytes()).await.expect("taken");
+        }
+    });
+    let (web, one) = (Web::start().await, tempdir().expect("temp"));
+    let node = node(one.path(), "http://127.0.0.1:1/announce", &web, |config| {
+        config.trackers.clear();
+        config.proxy.private_hosts = vec![url.split('/').nth(2).expect("a host").to_owned()];
+        config.proxy.rules = vec![rule(url.clone())];
+    })
+    .await;
+    for round in 1..=2 {
+        let before = asked.load(Ordering::Relaxed);
+        assert_eq!(ask(through(&node).get(&url)).await.body, b"half of i");
+        assert!(asked.load(Ordering::Relaxed) > before, "round {round} came from what was kept");
     }
     node.stop().await;
 }

@@ -16,6 +16,7 @@ use crate::{
     ClusterKey, Network,
     cluster::is_member,
     endpoint::{Listen, SocketMode},
+    http::worker::WAITING,
 };
 
 /// The configuration file with every default, and what each setting means.
@@ -536,6 +537,11 @@ impl Config {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
         }
+    }
+
+    /// How many connections may wait for a place at most, beside those that have one.
+    pub fn max_newcomers(&self) -> usize {
+        WAITING * self.workers() * self.listen.len().max(1)
     }
 
     fn check_cluster(&self) -> Result<(), ConfigError> {

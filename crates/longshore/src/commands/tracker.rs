@@ -227,7 +227,7 @@ async fn serve(args: Args, config: Config, listeners: Listeners) -> anyhow::Resu
     let mut signals = StopSignals::listen()?;
     let mut reload = Reload::listen()?;
     let mut watchdog = Watchdog::new();
-    warn_of_file_limit(config.max_connections);
+    warn_of_file_limit(&config);
     let mut tracker = Tracker::serve(config, listeners).await.map_err(explain)?;
     tell(tracker.endpoints(), args.json);
     let listens: Vec<String> = tracker.endpoints().iter().map(Endpoint::to_string).collect();
@@ -250,14 +250,15 @@ async fn serve(args: Args, config: Config, listeners: Listeners) -> anyhow::Resu
     Ok(())
 }
 
-/// How many files are open besides connections, at most: those that wait for a place, and all that is the tracker's own.
-const OTHER_FILES: u64 = 512;
+/// How many files are open besides connections and those who wait for a place, at most.
+const OTHER_FILES: u64 = 256;
 
 /// Says so when the system lets the process have fewer connections than are allowed.
-fn warn_of_file_limit(connections: usize) {
+fn warn_of_file_limit(config: &Config) {
     let Some(files) = host::file_limit() else { return };
-    if files < connections as u64 + OTHER_FILES {
-        let most = files.saturating_sub(OTHER_FILES).max(files / 2);
+    let (connections, others) = (config.max_connections, config.max_newcomers() as u64 + OTHER_FILES);
+    if files < connections as u64 + others {
+        let most = files.saturating_sub(others).max(files / 2);
         tracing::warn!(
             "the system lets this process open {files} files, too few for {connections} connections: raise that \
              limit (LimitNOFILE= in its unit, `ulimit -n` in a shell), or lower --max-connections to {most}"

@@ -12,6 +12,8 @@ use axum::{
 use serde::Deserialize;
 
 use super::{Api, failure};
+use tracker_client::shown;
+
 use crate::{
     content::{Inner, now},
     log::{LogPage, log_book},
@@ -34,7 +36,9 @@ pub(super) async fn status(State(api): State<Api>) -> Json<Status> {
 
 /// The configuration as it is in force, secrets hidden.
 pub(super) async fn settings(State(api): State<Api>) -> Response {
-    Json(&api.content.0.config).into_response()
+    let mut config = api.content.0.config.clone();
+    config.trackers = config.trackers.iter().map(|url| shown(url)).collect();
+    Json(config).into_response()
 }
 
 #[derive(Deserialize)]

@@ -62,7 +62,7 @@ const ROOM: u64 = u64::MAX - 2;
 
 /// How many newcomers for whom there is no place wait at a worker for one, and how long: until other workers have
 /// looked whether one of theirs has stood idle for a second.
-const WAITING: usize = 256;
+pub(crate) const WAITING: usize = 256;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// How often they look.
 pub(crate) const MOMENT: Duration = Duration::from_millis(10);
