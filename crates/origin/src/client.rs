@@ -183,7 +183,9 @@ impl Origin {
                 Err(ask.unreachable(&endpoint.base, format!("no answer within {} s", head.as_secs_f32())))
             }
         };
-        breaker.note(registry, &outcome);
+        if outcome.is_ok() || !ask.is_list() {
+            breaker.note(registry, &outcome);
+        }
         outcome
     }
 
@@ -570,6 +572,12 @@ impl Ask<'_> {
     }
 
     /// It did not answer lately, and is not asked now.
+    /// Whether a list is asked for: it may take a registry long that answers all else at once.
+    fn is_list(&self) -> bool {
+        let path = self.path;
+        path.ends_with("/tags/list") || path.ends_with("/_catalog") || path.contains("/referrers/")
+    }
+
     pub(crate) fn left_alone(&self, url: &Url, left: Duration) -> OriginError {
         let seconds = left.as_secs() + 1;
         self.unreachable(url, format!("it could not be a moment ago, and is left alone for {seconds} s"))

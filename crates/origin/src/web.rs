@@ -237,14 +237,10 @@ impl Web {
         }
         headers.append(header::VIA, self.inner.via.clone());
         let request = client.request(method, url.clone()).headers(headers);
-        // A body may fail for its sender's sake.
-        let bare = body.is_none();
         let sent = send_watched(request, body, self.inner.patience.first_byte).await;
-        let sent = sent.map_err(|error| ask.failed(url, error));
-        if bare || sent.is_ok() {
-            self.inner.breaker.note(&server, &sent);
-        }
-        let mut response = sent?;
+        let mut response = sent.map_err(|error| ask.failed(url, error))?;
+        // That a request of a client's own making fails says nothing of the server: not one shuts it for the others.
+        self.inner.breaker.answered(&server);
         let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
         let body = PassedBody { response, origin: self.origin.clone(), idle: self.inner.patience.idle, ask };
         Ok(PassedOn { status, headers, body })

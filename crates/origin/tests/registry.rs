@@ -635,6 +635,20 @@ async fn a_clients_rights_go_to_the_registry_as_they_came_and_no_token_is_made_o
 }
 
 #[tokio::test]
+async fn a_list_that_takes_for_ever_keeps_nobody_from_the_registry() {
+    let server = Server::start(|asked| match asked.path.ends_with("/tags/list") {
+        true => Reply { bytes: Vec::new(), hang: true },
+        false => reply("404 Not Found", &[("Content-Length", "0")], b""),
+    })
+    .await;
+    let origin = anonymous(&server);
+    let listing = Listing::Tags(server.repository());
+    assert!(origin.listing(&listing, None, &[]).await.unwrap_err().is_transient());
+    let error = origin.manifest(&server.repository(), &tag("1"), &[]).await.unwrap_err();
+    assert!(matches!(error, OriginError::NotFound { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn a_registry_that_does_not_answer_is_left_alone_for_a_while_and_one_that_fails_is_not() {
     let silent = Server::start(|_| Reply { bytes: Vec::new(), hang: true }).await;
     let origin = anonymous(&silent);
