@@ -18,7 +18,7 @@ use std::{
 use futures_util::FutureExt;
 use hash::Digest;
 use mirror::Asker;
-use origin::{Endpoint, Origin, OriginError, Place, Repository, Rights, Target, WhenDown};
+use origin::{Endpoint, Home, Origin, OriginError, Place, Repository, Rights, Target, WhenDown};
 use tokio::time::Instant;
 
 use crate::{
@@ -248,10 +248,18 @@ impl Inner {
     /// Whether what is here of a blob that was broken off may be gone on from, for whoever the flight is for: the word of
     /// a registry that is not listed is no leave to read what came from another.
     pub(crate) fn may_resume(&self, flight: &Flight) -> bool {
-        let listed = flight
-            .repository()
-            .is_ok_and(|repository| self.origin.endpoint(&repository.into()).is_ok_and(|e| e.listed));
-        listed || lock(&self.access.begun).contains_key(&flight.digest)
+        self.is_of_listed(flight) || lock(&self.access.begun).contains_key(&flight.digest)
+    }
+
+    /// Whether a client of `home` may be shown what a flight brings before it is proven. A wrong byte shows only at the
+    /// end: places that are not listed, and anybody can run one, decide for their own clients alone.
+    pub(crate) fn is_believed(&self, flight: &Flight, home: &Home) -> bool {
+        flight.home.host() == home.host() || self.is_of_listed(flight)
+    }
+
+    fn is_of_listed(&self, flight: &Flight) -> bool {
+        let endpoint = |repository: &Repository| self.origin.endpoint(&repository.into());
+        flight.repository().is_ok_and(|repository| endpoint(repository).is_ok_and(|known| known.listed))
     }
 
     /// Notes that a registry has given something to an asker, or would have.

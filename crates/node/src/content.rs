@@ -384,6 +384,9 @@ impl MirrorContent for Content {
             return Err(ContentError::NotFound);
         }
         let (mut flight, ours) = inner.flight(home, *digest, Want::Blob, asker);
+        if !ours && !inner.is_believed(&flight, home) {
+            return direct(inner.size_of(asker, home, *digest).await?);
+        }
         if !ours && let Err(error) = inner.join(&flight, home, asker).await.map_err(ContentError::from) {
             if beside(&error) {
                 return direct(inner.size_of(asker, home, *digest).await?);

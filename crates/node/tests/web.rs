@@ -397,6 +397,35 @@ async fn private_content_that_lies_here_is_not_given_for_its_digest_in_a_url() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_is_not_listed_decides_for_no_client_of_another() {
+    let (web, registry) = (Web::start().await, Registry::start().await);
+    let layer = noise(30_000_000, 9);
+    let (_, digests) = registry.add_image(std::slice::from_ref(&layer));
+    let path = format!("/by-hash/{}", digests[0].hex());
+    web.put_file(&path, File { bytes: vec![0; layer.len()].into(), slow: true, ..File::default() });
+    let one = tempdir().expect("temp");
+    let node = support::node_with(one.path(), "http://127.0.0.1:1/announce", &registry, |config| {
+        config.trackers.clear();
+        config.proxy.enabled = true;
+        config.proxy.private_hosts.push(web.address.to_string());
+        config.proxy.rules = vec![rule(web.url("/by-hash/{sha256}"))];
+    })
+    .await;
+    let (proxy, url) = (through(&node), web.url(&path));
+    let lie = tokio::spawn(async move { ask(proxy.get(url)).await });
+    let begun = async {
+        while web.sent(&path) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), begun).await.expect("it is asked");
+    let answer = fetch_as(&node, "app", &format!("blobs/{}", digests[0]), None).await;
+    assert!(answer.whole && answer.body == layer);
+    assert!(!lie.await.expect("ends").whole);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_of_a_rule_are_known_by_url_header_or_etag() {
     let web = Web::start().await;
     let files: Vec<Vec<u8>> = (10..14).map(|seed| noise(150_000, seed)).collect();
