@@ -19,21 +19,26 @@ use api::directory::TagRequest;
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
 use hash::Digest;
-use http::{HeaderMap, Method, StatusCode, header};
-use mirror::{Asker, ContentError, Push, PushBody, PushTarget, Pushed, PushedAt};
-use origin::{Change, ChangeAnswer, ChangeTarget, MANIFEST_LIMIT, Place, Repository, Rights, Target};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use mirror::{Asker, BlobAnswer, Content as _, ContentError, Push, PushBody, PushTarget, Pushed, PushedAt};
+use origin::{
+    Change, ChangeAnswer, ChangeTarget, MANIFEST_LIMIT, OriginError, Place, Repository, Rights, Target,
+};
 use percent_encoding::percent_decode_str;
 use tokio::{fs::File, io::AsyncWriteExt as _, sync::mpsc, task::JoinHandle, time::Instant};
 use url::Url;
 
 use crate::{
-    content::Inner,
+    content::{Content, Inner},
     fetch,
     flight::{FetchError, Want},
+    pull::Document,
 };
 
 /// Uploads under way at most; a new one puts the oldest out.
 const MOST: usize = 1024;
+/// How many blobs are given to a registry for one manifest at most.
+const MOST_SUPPLIED: usize = 256;
 /// How long an upload may rest between two requests.
 const REST: Duration = Duration::from_secs(3600);
 /// Chunks between the client and the file.
@@ -265,9 +270,20 @@ impl Inner {
         let bytes = bytes.freeze();
         let media_type = push.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let media_type = media_type.map(str::to_owned);
-        push.body = Some(stream::iter([Ok(bytes.clone())]).boxed());
-        let path = format!("/v2/{}/manifests/{target}", repository.name());
-        let answer = self.pass(repository, ChangeTarget::Path(path), push, asker).await?;
+        let path = ChangeTarget::Path(format!("/v2/{}/manifests/{target}", repository.name()));
+        let sent = || Push {
+            method: push.method.clone(),
+            target: push.target.clone(),
+            query: push.query.clone(),
+            headers: push.headers.clone(),
+            body: Some(stream::iter([Ok(bytes.clone())]).boxed()),
+        };
+        let mut answer = self.pass(repository, path.clone(), sent(), asker).await?;
+        if matches!(answer.status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND)
+            && self.supply(repository, &bytes, asker).await
+        {
+            answer = self.pass(repository, path, sent(), asker).await?;
+        }
         let location = (answer.status == StatusCode::CREATED).then(|| PushedAt::Manifest(target.clone()));
         if let (Some(_), Some(media_type)) = (&location, media_type) {
             let (inner, repository, target) = (self.clone(), repository.clone(), target.clone());
@@ -280,6 +296,62 @@ impl Inner {
             });
         }
         Ok(pushed(answer, location))
+    }
+
+    /// Gives the registry what a manifest names and its repository lacks, as far as the fleet has it and it is for
+    /// everybody. Clients look by HEAD what they need not send, and have been told of what the fleet has: it may be of
+    /// another repository. Says whether it gave anything.
+    async fn supply(self: &Arc<Self>, repository: &Repository, manifest: &[u8], asker: &Asker) -> bool {
+        let Ok(document) = serde_json::from_slice::<Document>(manifest) else { return false };
+        let rights = asker.authorization.clone().map_or(Rights::Own, Rights::Client);
+        let origin = self.origin.with_rights(rights);
+        let mut gave = false;
+        let named = document.config.into_iter().chain(document.layers);
+        for digest in
+            named.filter_map(|descriptor| descriptor.digest.parse::<Digest>().ok()).take(MOST_SUPPLIED)
+        {
+            let lacks = origin.blob_size(repository, &digest).await;
+            if !matches!(lacks, Err(OriginError::NotFound { .. })) {
+                continue;
+            }
+            match self.give(repository, digest, asker).await {
+                Ok(()) => gave = true,
+                Err(error) => {
+                    tracing::debug!(%repository, %digest, %error, "the registry lacks it, and it cannot be given");
+                }
+            }
+        }
+        gave
+    }
+
+    /// Uploads a blob in the client's name.
+    async fn give(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: Digest,
+        asker: &Asker,
+    ) -> Result<(), ContentError> {
+        let BlobAnswer { size, body, .. } =
+            Content(self.clone()).blob(&repository.into(), &digest, asker, None).await?;
+        let change = |method, query, headers, body| Push {
+            method,
+            target: PushTarget::Upload(None),
+            query,
+            headers,
+            body,
+        };
+        let begin = ChangeTarget::Path(format!("/v2/{}/blobs/uploads/", repository.name()));
+        let begun =
+            self.pass(repository, begin, change(Method::POST, None, HeaderMap::new(), None), asker).await?;
+        let refused = |status| ContentError::Unavailable(format!("the registry answered status {status}"));
+        let at = begun.location.filter(|_| begun.at_registry).ok_or_else(|| refused(begun.status))?;
+        let kind = HeaderValue::from_static("application/octet-stream");
+        let headers = [(header::CONTENT_LENGTH, HeaderValue::from(size)), (header::CONTENT_TYPE, kind)];
+        let body = body.map(|chunk| chunk.map_err(io::Error::other)).boxed();
+        let query = Some(format!("digest={digest}"));
+        let put = change(Method::PUT, query, HeaderMap::from_iter(headers), Some(body));
+        let answer = self.pass(repository, ChangeTarget::At(at), put, asker).await?;
+        if answer.status == StatusCode::CREATED { Ok(()) } else { Err(refused(answer.status)) }
     }
 
     /// Puts a manifest that the registry has taken into the store, and tells the fleet of it and of its tag.
