@@ -257,6 +257,15 @@ impl Inner {
         flight.home.host() == home.host() || self.is_of_listed(flight)
     }
 
+    /// What a lease is taken on by whoever fetches a flight's blob from its home. Of a listed registry that is the
+    /// blob; what is fetched from another place keeps nobody from fetching it elsewhere.
+    pub(crate) fn right_to(&self, flight: &Flight) -> Digest {
+        if self.is_of_listed(flight) {
+            return flight.digest;
+        }
+        Digest::of(format!("{} from {}", flight.digest, flight.home.host()).as_bytes())
+    }
+
     fn is_of_listed(&self, flight: &Flight) -> bool {
         let endpoint = |repository: &Repository| self.origin.endpoint(&repository.into());
         flight.repository().is_ok_and(|repository| endpoint(repository).is_ok_and(|known| known.listed))

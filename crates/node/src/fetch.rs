@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use api::{
-    CallError,
+    CallError, DirectoryClient,
     directory::{Claim, Entry, Lease, PublishRequest},
     trace::SpanKind,
 };
@@ -32,6 +32,7 @@ pub(crate) async fn run(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), 
     // lately, before it is tried.
     let mut stale = inner.swarms.is_open();
     let mut tried = false;
+    let right = inner.right_to(flight);
     // First of all an answer, and what it is worth to wait for is known then: a directory that hangs is told by that.
     let mut wait = Duration::ZERO;
     // The first claim may wait for another's lease as well.
@@ -40,11 +41,7 @@ pub(crate) async fn run(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), 
         // Only where another has the lease does the directory keep a claim waiting.
         let kind = if wait.is_zero() { SpanKind::Directory } else { SpanKind::Lease };
         let mut span = flight.tracer.span(kind);
-        let claim = if stale {
-            directory.claim_stale(&flight.digest, &inner.name, wait).await
-        } else {
-            directory.claim(&flight.digest, &inner.name, wait).await
-        };
+        let claim = claim(inner, directory, flight, right, wait, stale).await;
         span.note(match &claim {
             Ok(Claim::Known(entry)) if entry.content.is_empty() => "known: a swarm has it".to_owned(),
             Ok(Claim::Known(_)) => "known: the directory has all of it".to_owned(),
@@ -65,7 +62,7 @@ pub(crate) async fn run(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), 
                 }
                 result => return result,
             },
-            Ok(Claim::Leased(lease)) => return with_lease(inner, flight, lease).await,
+            Ok(Claim::Leased(lease)) => return with_lease(inner, flight, right, lease).await,
             Ok(Claim::Held { by, .. }) => {
                 #[allow(clippy::disallowed_methods, reason = "a driver's deadline")]
                 if Instant::now() >= deadline {
@@ -82,6 +79,38 @@ pub(crate) async fn run(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), 
             }
         }
     }
+}
+
+/// Asks for the blob's torrent, or for the lease that is the right to fetch it: its own, or one of what has no torrent.
+async fn claim(
+    inner: &Arc<Inner>,
+    directory: &DirectoryClient,
+    flight: &Flight,
+    right: Digest,
+    wait: Duration,
+    stale: bool,
+) -> Result<Claim, CallError> {
+    let digest = &flight.digest;
+    if right == *digest {
+        return if stale {
+            directory.claim_stale(digest, &inner.name, wait).await
+        } else {
+            directory.claim(digest, &inner.name, wait).await
+        };
+    }
+    if !stale && let Some(entry) = directory.get(digest).await? {
+        return Ok(Claim::Known(entry));
+    }
+    let claim = directory.claim(&right, &inner.name, wait).await?;
+    // Whoever had it before has published by now.
+    if let (false, Claim::Leased(lease)) = (stale, &claim)
+        && let held = Held::new(inner, right, lease.clone())
+        && let Some(entry) = directory.get(digest).await?
+    {
+        drop(held);
+        return Ok(Claim::Known(entry));
+    }
+    Ok(claim)
 }
 
 /// Joins the swarm of what is public, or may be had by whom it is brought for.
@@ -105,9 +134,14 @@ async fn join(inner: &Arc<Inner>, flight: &Arc<Flight>, entry: Entry) -> Result<
 }
 
 /// Fetches from the origin as the only one of the fleet.
-async fn with_lease(inner: &Arc<Inner>, flight: &Arc<Flight>, lease: Lease) -> Result<(), FetchError> {
+async fn with_lease(
+    inner: &Arc<Inner>,
+    flight: &Arc<Flight>,
+    right: Digest,
+    lease: Lease,
+) -> Result<(), FetchError> {
     // Dropped in any other way, by a failure or the node's end, it is given back.
-    let mut held = Some(Held::new(inner, flight.digest, lease));
+    let mut held = Some(Held::new(inner, right, lease));
     let mut progress = flight.progress();
     // The progress itself must not be held meanwhile.
     let turns_private = async { progress.wait_for(|p| p.public == Some(false)).await.map(drop) };
@@ -121,12 +155,16 @@ async fn with_lease(inner: &Arc<Inner>, flight: &Arc<Flight>, lease: Lease) -> R
         }
     };
     inner.remember_origin(flight, &torrent);
-    let id = held.as_ref().map(Held::id);
+    let is_own = right == flight.digest;
+    let id = held.as_ref().filter(|_| is_own).map(Held::id);
     let (media_type, public) = flight.told();
     let span = flight.tracer.span(SpanKind::Publish);
     let offered = offer(inner, &torrent, media_type, public, id).await;
     drop(span);
-    if offered && let Some(held) = held {
+    if offered
+        && is_own
+        && let Some(held) = held
+    {
         held.published();
     }
     Ok(())

@@ -403,15 +403,17 @@ async fn a_place_that_is_not_listed_decides_for_no_client_of_another() {
     let (_, digests) = registry.add_image(std::slice::from_ref(&layer));
     let path = format!("/by-hash/{}", digests[0].hex());
     web.put_file(&path, File { bytes: vec![0; layer.len()].into(), slow: true, ..File::default() });
-    let one = tempdir().expect("temp");
-    let node = support::node_with(one.path(), "http://127.0.0.1:1/announce", &registry, |config| {
-        config.trackers.clear();
-        config.proxy.enabled = true;
-        config.proxy.private_hosts.push(web.address.to_string());
-        config.proxy.rules = vec![rule(web.url("/by-hash/{sha256}"))];
-    })
-    .await;
-    let (proxy, url) = (through(&node), web.url(&path));
+    let (_tracker, announce) = tracker().await;
+    let (one, two) = (tempdir().expect("temp"), tempdir().expect("temp"));
+    let start = |folder| {
+        support::node_with(folder, &announce, &registry, |config| {
+            config.proxy.enabled = true;
+            config.proxy.private_hosts.push(web.address.to_string());
+            config.proxy.rules = vec![rule(web.url("/by-hash/{sha256}"))];
+        })
+    };
+    let (first, second) = (start(one.path()).await, start(two.path()).await);
+    let (proxy, url) = (through(&first), web.url(&path));
     let lie = tokio::spawn(async move { ask(proxy.get(url)).await });
     let begun = async {
         while web.sent(&path) == 0 {
@@ -419,10 +421,15 @@ async fn a_place_that_is_not_listed_decides_for_no_client_of_another() {
         }
     };
     tokio::time::timeout(Duration::from_secs(30), begun).await.expect("it is asked");
-    let answer = fetch_as(&node, "app", &format!("blobs/{}", digests[0]), None).await;
-    assert!(answer.whole && answer.body == layer);
+    // Of the node that is lied to, and of one that would wait for it.
+    let layer_path = format!("blobs/{}", digests[0]);
+    for node in [&first, &second] {
+        let answer = fetch_as(node, "app", &layer_path, None).await;
+        assert!(answer.whole && answer.body == layer);
+    }
     assert!(!lie.await.expect("ends").whole);
-    node.stop().await;
+    first.stop().await;
+    second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
