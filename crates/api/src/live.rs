@@ -41,7 +41,7 @@ pub struct Record {
 pub enum News {
     /// First of all: what speaks here.
     Hello {
-        /// [`FORMAT`].
+        /// The version of the records' shape: [`FORMAT`].
         format: u32,
         /// The program's version.
         version: String,

@@ -442,7 +442,7 @@ fn kubernetes_runtime_interface_pulls_through_a_node() {
     went_through(&fleet);
 }
 
-/// A containerd of its own, with the README's settings.
+/// A containerd of its own, with the settings of docs/operate/runtimes.md.
 struct Containerd {
     place: TempDir,
     _process: Process,

@@ -191,6 +191,7 @@ fn module_page(source: &str, text: &mut String) {
         let _ = writeln!(text, "{}", plain(line.strip_prefix(' ').unwrap_or(line)));
     }
     let source = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let begin = text.len();
     let mut said = Said::default();
     // Whether the type is one whose parts are told of, and whether parts stand within a part.
     let (mut inside, mut variant) = (false, false);
@@ -230,6 +231,23 @@ fn module_page(source: &str, text: &mut String) {
         }
         said = Said::default();
     }
+    // Outside of the source a constant is its value.
+    let valued = constants(source).fold(text[begin..].to_owned(), |text, (name, value)| {
+        text.replace(&format!("`{name}`"), &value.to_string())
+    });
+    text.replace_range(begin.., &valued);
+}
+
+/// The constants that are numbers, or products of some.
+fn constants(source: &str) -> impl Iterator<Item = (&str, u64)> {
+    source.lines().filter_map(|line| {
+        let (name, rest) = line.strip_prefix("pub const ")?.split_once(':')?;
+        let factors = rest.split_once(" = ")?.1.trim_end_matches(';').split(" * ");
+        Some((
+            name,
+            factors.map(|factor| factor.replace('_', "").parse::<u64>().ok()).product::<Option<u64>>()?,
+        ))
+    })
 }
 
 /// What stands before an item.
@@ -271,6 +289,9 @@ fn kind_in_words(kind: &str) -> String {
     if let Some(of) = inside("Vec<").or_else(|| inside("BTreeMap<String, ")) {
         return format!("list of {}", kind_in_words(of));
     }
+    if let Some(of) = kind.strip_prefix('[').and_then(|kind| kind.strip_suffix("; 2]")) {
+        return format!("pairs of {}", kind_in_words(of));
+    }
     match kind {
         "String" | "InfoHash" | "Digest" | "PathBuf" => "text".to_owned(),
         "Bytes" => "base64".to_owned(),
@@ -286,10 +307,16 @@ fn plain(words: &str) -> String {
     let mut text = String::new();
     let mut rest = words;
     while let Some((before, after)) = rest.split_once('[') {
-        let Some((name, after)) = after.split_once(']') else { break };
+        text.push_str(before);
+        // In code it is an index.
+        if text.matches('`').count() % 2 == 1 {
+            text.push('[');
+            rest = after;
+            continue;
+        }
+        let (name, after) = after.split_once(']').expect("a link's end");
         let target = after.strip_prefix('(').and_then(|target| target.split_once(')'));
         let is_web = target.is_some_and(|(target, _)| target.contains("://"));
-        text.push_str(before);
         if is_web {
             let _ = write!(text, "[{name}]");
             rest = after;

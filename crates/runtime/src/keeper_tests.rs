@@ -96,23 +96,23 @@ impl System {
     }
 }
 
-/// The block of README.md that follows a line with these words.
-fn readme(behind: &str) -> String {
-    let readme = include_str!("../../../README.md");
-    let (_, rest) = readme.split_once(behind).expect("the words are in README.md");
+/// The block of docs/operate/runtimes.md that follows a line with these words.
+fn documented(behind: &str) -> String {
+    let page = include_str!("../../../docs/operate/runtimes.md");
+    let (_, rest) = page.split_once(behind).expect("the words are on the page");
     let (_, block) = rest.split_once("\n```").expect("a block");
     let (_, block) = block.split_once('\n').expect("its language");
     block.split_once("```").expect("its end").0.to_owned()
 }
 
 #[test]
-fn what_is_written_is_what_the_readme_says() {
+fn what_is_written_is_what_the_documentation_says() {
     let system = System::new();
     MADE.into_iter().for_each(|runtime| assert!(system.install(runtime).iter().all(|d| *d == Done::Written)));
-    assert_eq!(system.get(DAEMON), readme("`/etc/docker/daemon.json`"));
-    assert_eq!(system.get(HOSTS), readme("`/etc/containerd/certs.d/_default/hosts.toml`"));
-    assert_eq!(system.get(CONFIG), readme("`/etc/containerd/config.toml`"));
-    assert_eq!(system.get(REGISTRIES), readme("`/etc/containers/registries.conf.d/longshore.conf`"));
+    assert_eq!(system.get(DAEMON), documented("`/etc/docker/daemon.json`"));
+    assert_eq!(system.get(HOSTS), documented("`/etc/containerd/certs.d/_default/hosts.toml`"));
+    assert_eq!(system.get(CONFIG), documented("`/etc/containerd/config.toml`"));
+    assert_eq!(system.get(REGISTRIES), documented("`/etc/containers/registries.conf.d/longshore.conf`"));
     // And for those who write it by hand, nothing is left to do.
     let by_hand = System::new();
     for path in [DAEMON, HOSTS, CONFIG, REGISTRIES] {
@@ -122,7 +122,7 @@ fn what_is_written_is_what_the_readme_says() {
     MADE.into_iter().for_each(|runtime| assert!(by_hand.install(runtime).iter().all(|d| *d == Done::There)));
     assert_eq!(by_hand.tree(), before);
     assert!(system.get(CONFIG).starts_with("version = 2\n"));
-    let third = readme("A configuration of version 3");
+    let third = documented("A configuration of version 3");
     let system = System::with(&[(CONFIG, "version = 3\n")]);
     system.install(Runtime::Containerd);
     assert_eq!(system.get(CONFIG), format!("version = 3\n\n{third}"));

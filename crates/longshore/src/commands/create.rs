@@ -27,7 +27,8 @@ pub(crate) struct Args {
     /// .torrent, in this folder]
     #[arg(short, long, value_name = "OUT.torrent")]
     output: Option<PathBuf>,
-    /// A tracker's announce URL. Each use is a tier of its own; commas stand between the trackers of one tier
+    /// A tracker's announce URL (`ws://` only for other clients: ours do not ask it). Each use is a tier of its own;
+    /// commas stand between the trackers of one tier
     #[arg(short, long = "tracker", value_name = "URL", value_parser = torrent_file::parse_any_tier)]
     trackers: Vec<Vec<String>>,
     /// A power of two, such as 256KiB [default: by the content's size]
