@@ -172,10 +172,10 @@ export async function mock(options = {}) {
       if (traces.length === 0 || reference.includes('unknown')) return json({ error: `this node knows nothing of ${reference}` }, 404);
       return json({ reference, digest: traces[0].digest, parts: traces.map(({ node: _, at_ms: __, kind: ___, ...trace }, at) => ({ what: at === 0 ? 'manifest' : 'layer', blob: blob([...it.torrents.values()].find((t) => t.digest === trace.digest)), trace })) });
     }
-    if (path === '/v1/settings') return json({ node: { name: it.status?.node, data: '/var/lib/longshore' }, content: { stall_seconds: 10, lease_patience_seconds: 240 }, api: { listen: '127.0.0.1:4180', token: '(set)' }, tracker: { urls: ['http://tracker:6969/announce'] } });
+    if (path === '/v1/settings') return json({ node: { name: it.status?.node, data: '/var/lib/longshore' }, content: { stall_seconds: 10, lease_patience_seconds: 240 }, api: { listen: '127.0.0.1:7070', token: '(set)' }, tracker: { urls: ['http://tracker:6969/announce'] } });
     if (path === '/v1/log') {
       const after = Number(query.get('after') ?? 0);
-      const lines = Array.from({ length: 40 }, (_, at) => ({ seq: at + 1, at_ms: began - (40 - at) * 900, level: at % 17 === 0 ? 'warn' : at % 23 === 0 ? 'error' : 'info', text: at % 17 === 0 ? 'tracker http://tracker:6969/announce did not answer within 5 s; trying again in 10 s' : `torrent ${at} is whole: 41 pieces from 5 peers` }));
+      const lines = Array.from({ length: 40 }, (_, at) => ({ seq: at + 1, at_ms: began - (40 - at) * 900, level: at % 17 === 0 ? 'warn' : at % 23 === 0 ? 'error' : 'info', text: '2026-11-21T20:03:48.123456Z  INFO ' + (at % 17 === 0 ? 'tracker http://tracker:6969/announce did not answer within 5 s; trying again in 10 s' : `torrent ${at} is whole: 41 pieces from 5 peers`) }));
       return json({ lines: lines.filter((l) => l.seq > after), next: 40 });
     }
     if (path === '/v1/pull') {

@@ -123,7 +123,7 @@ pub struct LabContent {
     pub size: u64,
     /// The info-hashes of its torrents: one, or one for each blob.
     pub torrents: Vec<String>,
-    /// Who has held it from the start.
+    /// Those of who are to hold it from the start that have all of it by now.
     pub seeders: Vec<String>,
 }
 

@@ -159,6 +159,17 @@ pub(crate) async fn reshape(id: &str, host: &Host) -> Result<(), LabError> {
     run_all(sides(id, host)).await
 }
 
+/// Gives the link between two zones another speed or delay.
+pub(crate) async fn reshape_between(id: &str, link: Between) -> Result<(), LabError> {
+    let (a, b) = link.zones;
+    for (here, there) in [(a, b), (b, a)] {
+        let device = format!("z{there}");
+        // As above.
+        let _ = call("tc", Some(&switch(id, here)), &["qdisc", "delete", "dev", &device, "root"]).await;
+    }
+    run_all(ends(id, link)).await
+}
+
 /// Cuts a host's link, or heals it, at the switch.
 pub(crate) async fn set_link(id: &str, host: &str, zone: usize, up: bool) -> Result<(), LabError> {
     let state = if up { "up" } else { "down" };

@@ -135,9 +135,9 @@ class World {
     try {
       url = new URL(/^https?:\/\//.test(further.url) ? further.url : `http://${further.url}`);
     } catch {
-      return `“${shown(further.url, 60)}” is no address: expected one like http://host:4180`;
+      return `“${shown(further.url, 60)}” is no address: expected one like http://host:7070`;
     }
-    if (!/^[\w.:[\]-]+$/.test(url.host)) return `“${shown(further.url, 60)}” is no address: expected one like http://host:4180`;
+    if (!/^[\w.:[\]-]+$/.test(url.host)) return `“${shown(further.url, 60)}” is no address: expected one like http://host:7070`;
     const base = (url.origin + url.pathname).replace(/\/+$/, '');
     if (this.further.some((known) => known.url === base)) return `${base} is there already`;
     const added = { url: base, token: further.token.trim() };

@@ -340,6 +340,8 @@ describe('settings and log', { skip }, () => {
   it('the log is searched', () =>
     open(async (page) => {
       await page.locator('[role=log] li').first().waitFor();
+      const told = await page.locator('[role=log] li bdi').allTextContents();
+      assert.deepEqual(told.filter((line) => /INFO|2026/.test(line)), [], 'time and level stand there once');
       await page.getByLabel('Search the log').fill('tracker');
       await page.locator('[role=log] li', { hasText: 'did not answer' }).first().waitFor();
       await page.getByLabel('Least level').selectOption('error');

@@ -222,7 +222,8 @@ impl Lab {
 pub(crate) fn limit_by_itself(lab: &Arc<Lab>, name: &str) {
     let Ok(entry) = lab.host(name) else { return };
     let rate = entry.seat.shape.rate;
-    if lab.has_namespaces() || !entry.is_node() || rate.is_none() {
+    // Whoever is there first gets what it is to hold without a limit.
+    if lab.has_namespaces() || !entry.is_node() || rate.is_none() || !lab.shaped.is_cancelled() {
         return;
     }
     let limited = lab.clone();

@@ -15,7 +15,10 @@ use api::{
 use hash::Digest;
 use metainfo::create::{self, Options, Symlinks};
 use reqwest::Method;
-use tokio::{task::spawn_blocking, time::sleep};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
 
 use crate::{
     IMAGE, LabError, REGISTRY_NAME,
@@ -37,6 +40,14 @@ const LOOK: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(1800);
 /// How long a node may take to say something of a pull.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long a node may take to say how far its torrents are, and how often it is asked.
+const ANSWER: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_millis(100);
+/// How long those who are to hold the contents may take, with what their bytes take besides, so many a second.
+const SETTLE: Duration = Duration::from_secs(60);
+const SLOW: u64 = 10 << 20;
+/// How often it is said how far they are.
+const SAY: Duration = Duration::from_secs(3);
 /// How often a seeder tries to get what it is to hold.
 const TRIES: u32 = 5;
 /// Manifests of an image in one another.
@@ -45,8 +56,27 @@ const DEPTH: usize = 3;
 /// A torrent or an image of the lab.
 #[derive(Debug, Clone)]
 pub(crate) struct Thing {
+    /// Its seeders are those that hold all of it by now.
     pub(crate) content: LabContent,
     pub(crate) what: What,
+    /// The nodes that are to hold it from the start.
+    pub(crate) chosen: Vec<String>,
+}
+
+impl Thing {
+    fn new(content: LabContent, what: What) -> Self {
+        Self { content, what, chosen: Vec::new() }
+    }
+
+    /// How many of those who are to hold it do.
+    fn held(&self) -> usize {
+        self.chosen.iter().filter(|name| self.content.seeders.contains(name)).count()
+    }
+
+    /// Whether a node would take it from the lab by forgetting it: torrents come from nowhere else.
+    fn has_only(&self, node: &str) -> bool {
+        self.content.kind == "torrent" && matches!(self.chosen.as_slice(), [only] if only == node)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -173,7 +203,7 @@ fn outside(reference: &str) -> Thing {
         torrents: Vec::new(),
         seeders: Vec::new(),
     };
-    Thing { content, what: What::Image { blobs: Vec::new() } }
+    Thing::new(content, What::Image { blobs: Vec::new() })
 }
 
 /// What a lab is about that is told nothing: an image, and a torrent.
@@ -295,7 +325,7 @@ fn torrent_of(lab: &Lab, found: &Found, number: u64) -> Result<Thing, LabError> 
         torrents: vec![hash],
         seeders: Vec::new(),
     };
-    Ok(Thing { content, what: What::Torrent { file: path, data } })
+    Ok(Thing::new(content, What::Torrent { file: path, data }))
 }
 
 /// Puts the images of a layout into the lab's own.
@@ -337,20 +367,27 @@ fn image_of(layout: &Path, reference: &str, digest: Digest) -> Result<Thing, Lab
         torrents,
         seeders: Vec::new(),
     };
-    Ok(Thing { content, what: What::Image { blobs: blobs.into_iter().map(|(digest, _)| digest).collect() } })
+    let blobs = blobs.into_iter().map(|(digest, _)| digest).collect();
+    Ok(Thing::new(content, What::Image { blobs }))
 }
 
 /// Shows a thing, and has its seeders hold it.
 fn publish(lab: &Arc<Lab>, mut thing: Thing) {
-    let nodes = lab.hosts().into_iter().filter(|entry| entry.seat.kind == HostKind::Seeder);
-    let seeders: Vec<Entry> = nodes.collect();
+    let nodes = || lab.hosts().into_iter().filter(Entry::is_node);
+    let seeders: Vec<Entry> = nodes().filter(|entry| entry.seat.kind == HostKind::Seeder).collect();
     let place = lab.things(None).map_or(0, |things| things.len());
-    let chosen: Vec<Entry> = match lab.topology().seed {
-        Seed::All => seeders,
-        Seed::Each => seeders.get(place % seeders.len().max(1)).cloned().into_iter().collect(),
-        Seed::Origin => Vec::new(),
+    let by_turns = |from: &[Entry]| from.get(place % from.len().max(1)).cloned().into_iter().collect();
+    let chosen: Vec<Entry> = match (lab.topology().seed, &thing.what) {
+        // It has no origin: where no seeder is to hold it, one node does.
+        (Seed::All | Seed::Each, What::Torrent { .. }) if seeders.is_empty() => {
+            by_turns(&nodes().collect::<Vec<_>>())
+        }
+        (Seed::Origin, What::Torrent { .. }) => by_turns(&nodes().collect::<Vec<_>>()),
+        (Seed::All, _) => seeders,
+        (Seed::Each, _) => by_turns(&seeders),
+        (Seed::Origin, What::Image { .. }) => Vec::new(),
     };
-    thing.content.seeders = chosen.iter().map(|entry| entry.info.name.clone()).collect();
+    thing.chosen = chosen.iter().map(|entry| entry.info.name.clone()).collect();
     lab.publish(thing.clone());
     for entry in chosen {
         hold(lab, entry, thing.clone());
@@ -364,7 +401,7 @@ pub(crate) fn seed_late(lab: &Arc<Lab>, name: &str) {
         return;
     }
     for mut thing in lab.things(None).unwrap_or_default() {
-        thing.content.seeders.push(name.to_owned());
+        thing.chosen.push(name.to_owned());
         lab.publish(thing.clone());
         hold(lab, entry.clone(), thing);
     }
@@ -385,22 +422,76 @@ fn hold(lab: &Arc<Lab>, entry: Entry, thing: Thing) {
                 return;
             }
             let got = match &thing.what {
-                What::Torrent { file, data } => give(&lab, &entry, file, Some(data)).await,
+                What::Torrent { file, data } => match give(&lab, &entry, file, Some(data)).await {
+                    Ok(()) => whole(&lab, &entry, &thing).await,
+                    refused => refused,
+                },
                 What::Image { .. } => pull(&lab, &entry, &thing).await,
             };
             match got {
-                Ok(()) => return,
+                Ok(()) => return lab.set_held(&thing.content, &name, true),
                 Err(words) => last = words,
             }
             sleep(AGAIN).await;
         }
         lab.problem(format!("{name} does not hold {}: {last}", thing.content.name));
+        lab.give_up(&thing.content, &name);
     }));
+}
+
+/// Waits until a node has all of a torrent, as long as it answers.
+async fn whole(lab: &Lab, entry: &Entry, thing: &Thing) -> Result<(), String> {
+    let client = lab.client(&entry.info.name).map_err(|error| error.to_string())?.with_deadline(ANSWER);
+    let waited = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let torrents = client.torrents().await.map_err(|error| error.to_string())?;
+            let own = torrents.iter().find(|torrent| torrent.info_hash.to_string() == thing.content.id);
+            let own = own.ok_or_else(|| "it has forgotten it".to_owned())?;
+            if own.bytes_done >= thing.content.size {
+                return Ok(());
+            }
+            sleep(SOON).await;
+        }
+    });
+    waited.await.map_err(|_| format!("it is not done after {PATIENCE:?}"))?
+}
+
+/// Waits until all that was there at the start is held by those who are to hold it, and says now and then how far
+/// they are. What is late is among the lab's problems then, and goes on.
+pub(crate) async fn settle(lab: &Lab, tell: impl Fn(&str)) {
+    let mut until = Instant::now() + SETTLE;
+    let mut said = Instant::now();
+    loop {
+        let things = lab.things(None).unwrap_or_default();
+        let sum = |of: fn(&Thing) -> usize| things.iter().map(of).sum::<usize>();
+        let (all, held) = (sum(|thing| thing.chosen.len()), sum(Thing::held));
+        let made = lab.made.is_cancelled();
+        if made && held >= all {
+            return;
+        }
+        let bytes: u64 = things.iter().map(|t| t.content.size * t.chosen.len() as u64).sum();
+        until = until.max(lab.began + SETTLE + Duration::from_secs(bytes / SLOW));
+        let words = match made {
+            false => "making the contents".to_owned(),
+            true => format!("the first copies of the contents: {held} of {all} are there"),
+        };
+        if Instant::now() > until {
+            let late = things.iter().filter(|thing| thing.held() < thing.chosen.len());
+            let names: Vec<&str> = late.map(|thing| thing.content.name.as_str()).collect();
+            let names = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
+            return lab.problem(format!("the lab stands before its contents do: {words}{names}"));
+        }
+        if said.elapsed() > SAY {
+            said = Instant::now();
+            tell(&words);
+        }
+        sleep(SOON).await;
+    }
 }
 
 /// Has a host forget things and get them anew.
 pub(crate) fn get_anew(lab: &Arc<Lab>, entry: &Entry, things: Vec<Thing>) {
-    for thing in things {
+    for thing in things.into_iter().filter(|thing| !thing.has_only(&entry.info.name)) {
         let (getting, entry) = (lab.clone(), entry.clone());
         lab.tasks.spawn(lab.stop.clone().run_until_cancelled_owned(async move {
             let (lab, name) = (getting, &entry.info.name);
@@ -412,16 +503,23 @@ pub(crate) fn get_anew(lab: &Arc<Lab>, entry: &Entry, things: Vec<Thing>) {
                     // Other clients get torrents alone.
                     What::Image { .. } if entry.seat.kind == HostKind::Foreign => Ok(()),
                     What::Torrent { file, .. } => {
+                        lab.set_held(&thing.content, name, false);
                         forget(&lab, &entry, &thing).await?;
-                        give(&lab, &entry, file, None).await
+                        give(&lab, &entry, file, None).await?;
+                        if thing.chosen.contains(name) { whole(&lab, &entry, &thing).await } else { Ok(()) }
                     }
                     What::Image { .. } => {
+                        lab.set_held(&thing.content, name, false);
                         forget(&lab, &entry, &thing).await?;
                         pull(&lab, &entry, &thing).await
                     }
                 }
             };
-            if let Err(words) = outcome.await {
+            let outcome = outcome.await;
+            if outcome.is_ok() && thing.chosen.contains(name) {
+                lab.set_held(&thing.content, name, true);
+            }
+            if let Err(words) = outcome {
                 // Whoever was ended in the middle has not failed.
                 if lab.host(name).is_ok_and(|entry| entry.runs()) {
                     lab.problem(format!("{name} does not get {}: {words}", thing.content.name));
@@ -502,7 +600,7 @@ async fn pull(lab: &Lab, entry: &Entry, thing: &Thing) -> Result<(), String> {
             torrents.extend(status.and_then(|status| status.info_hash).map(|hash| hash.to_string()));
         }
         let content = LabContent { id: digest.to_string(), size, torrents, ..named.clone() };
-        lab.publish(Thing { content, what: What::Image { blobs } });
+        lab.publish(Thing { content, what: What::Image { blobs }, chosen: thing.chosen.clone() });
     }
     Ok(())
 }

@@ -140,8 +140,9 @@ pub(crate) async fn keep(lab: Arc<Lab>, name: String, work: Work, mut orders: mp
             }
         }
     }
+    // All that it has goes with the lab: nothing is lost by a quick end.
     if let Some(running) = running {
-        end(running, What::Stop).await;
+        end(running, What::Kill).await;
     }
 }
 

@@ -60,6 +60,16 @@ pub(crate) fn sign(own: &Path, pid: u32) -> Result<(), LabError> {
     fs::write(&path, format!("{pid} {start}")).map_err(file(&path))
 }
 
+/// Takes a lab's directory out of sight, to be removed: where it is then, if that was possible.
+pub(crate) fn hide(own: &Path) -> Option<PathBuf> {
+    let name = format!(".{}-{}", own.file_name()?.to_str()?, std::process::id());
+    let hidden = own.with_file_name(name);
+    fs::rename(own, &hidden).ok()?;
+    // One that is not signed is no lab.
+    let _ = fs::remove_file(hidden.join(SUPERVISOR));
+    Some(hidden)
+}
+
 /// The lasting labs of this user.
 ///
 /// # Errors

@@ -11,12 +11,12 @@ use std::{
 
 use api::{
     NodeClient,
-    lab::{HostKind, HostState, LabHost, LabStatus, Traffic},
+    lab::{HostKind, HostState, LabContent, LabHost, LabStatus, Traffic},
 };
 use reqwest::Method;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -69,6 +69,10 @@ pub(crate) struct Lab {
     pub(crate) adding: Semaphore,
     /// All that works in it.
     pub(crate) tasks: TaskTracker,
+    /// Told when links have their speed: seeders get what they are to hold before.
+    pub(crate) shaped: CancellationToken,
+    /// When it began.
+    pub(crate) began: Instant,
     began_ms: u64,
     claim: Mutex<Claim>,
     state: Mutex<State>,
@@ -131,6 +135,8 @@ impl Lab {
             made: CancellationToken::new(),
             adding: Semaphore::new(1),
             tasks: TaskTracker::new(),
+            shaped: CancellationToken::new(),
+            began: Instant::now(),
             began_ms: now_ms(),
             claim: Mutex::new(claim),
             state: Mutex::default(),
@@ -279,8 +285,46 @@ impl Lab {
             let (kind, name) = (&thing.content.kind, &thing.content.name);
             let same = |known: &&mut Thing| known.content.kind == *kind && known.content.name == *name;
             match state.things.iter_mut().find(same) {
-                Some(known) => *known = thing,
+                Some(known) => {
+                    // One of which nothing was known before is still the same.
+                    let holders = std::mem::take(&mut known.content.seeders);
+                    let same = known.content.id.is_empty() || known.content.id == thing.content.id;
+                    *known = thing;
+                    if same {
+                        known.content.seeders = holders;
+                    }
+                }
                 None => state.things.push(thing),
+            }
+        });
+    }
+
+    /// Notes whether a host has all of a content, if that is still as it was.
+    pub(crate) fn set_held(&self, content: &LabContent, host: &str, held: bool) {
+        self.change_content(content, |thing| {
+            let holders = &mut thing.content.seeders;
+            holders.retain(|name| name != host);
+            if held {
+                holders.push(host.to_owned());
+                holders.sort_by_key(|name| (name.len(), name.clone()));
+            }
+        });
+    }
+
+    /// Notes that a host will not hold a content.
+    pub(crate) fn give_up(&self, content: &LabContent, host: &str) {
+        self.change_content(content, |thing| thing.chosen.retain(|name| name != host));
+    }
+
+    fn change_content(&self, content: &LabContent, change: impl FnOnce(&mut Thing)) {
+        self.change(|state| {
+            let is_it = |known: &&mut Thing| {
+                let known = &known.content;
+                let same = content.id.is_empty() || known.id == content.id;
+                known.kind == content.kind && known.name == content.name && same
+            };
+            if let Some(thing) = state.things.iter_mut().find(is_it) {
+                change(thing);
             }
         });
     }

@@ -22,7 +22,7 @@ use crate::{
     LabError,
     claim::{self, Claim, file},
     lasting::{
-        contents, dns, foreign,
+        act, contents, dns, foreign,
         host::{self, Program, Ready, What, Work},
         options::{News, UpConfig, relayed},
         recording, remains, server,
@@ -30,7 +30,7 @@ use crate::{
         topology::Seat,
         traffic, web,
     },
-    links,
+    links::{self, Link},
     plan::Network,
     process,
 };
@@ -82,9 +82,18 @@ pub async fn supervise(
             return raised;
         }
     };
+    contents::begin(&lab);
+    let loaded = tokio::select! {
+        loaded = load(&lab, &tell) => loaded,
+        () = lab.stop.cancelled() => Err(LabError::Stopped),
+        () = &mut stop => Err(LabError::Stopped),
+    };
+    if loaded.is_err() {
+        strike(lab).await?;
+        return loaded;
+    }
     let status = lab.status().borrow().as_ref().clone();
     tell(News::Ready { status: Box::new(status), seconds: start.elapsed().as_secs_f64() });
-    contents::begin(&lab);
     lab.tasks.spawn(traffic::make(lab.clone()));
     lab.tasks.spawn(lab.stop.clone().run_until_cancelled_owned(lab.clone().count()));
     tokio::select! {
@@ -148,11 +157,22 @@ async fn raise(
     let seats = lab.topology().seats();
     if lab.has_namespaces() {
         step(tell, "making network namespaces");
-        let hosts: Vec<links::Host> = seats.iter().map(|seat| lab.on_link(seat)).collect();
+        // What seeders are to hold does not come slowly: `load` gives the links their speed.
+        let fast = |seat: &Seat| {
+            let host = lab.on_link(seat);
+            let shape = Link { rate: host.shape.rate.filter(|_| !loads(seat)), ..host.shape };
+            links::Host { shape, ..host }
+        };
+        let hosts: Vec<links::Host> = seats.iter().map(fast).collect();
         for seat in &seats {
             links::set_resolver(&lab.id, &seat.name, lab.network.ip(0, 3, 1))?;
         }
-        links::make(&lab.id, lab.topology().zones.len(), &lab.topology().links(), &hosts).await?;
+        let between = lab
+            .topology()
+            .links()
+            .into_iter()
+            .map(|link| links::Between { shape: Link { rate: None, ..link.shape }, ..link });
+        links::make(&lab.id, lab.topology().zones.len(), &between.collect::<Vec<_>>(), &hosts).await?;
     }
     dns::begin(&lab).await?;
     if let Some(url) = lab.topology().registry.as_deref().filter(|_| lab.has_namespaces()) {
@@ -167,6 +187,29 @@ async fn raise(
         lab.order(name, What::Start).await.map_err(|reason| not_started(&lab, name, reason))?;
     }
     await_all(&lab).await
+}
+
+/// Waits until the contents are held, and gives links their speed then.
+async fn load(lab: &Arc<Lab>, tell: &(dyn Fn(News) + Send + Sync)) -> Result<(), LabError> {
+    contents::settle(lab, |words| step(tell, words)).await;
+    lab.shaped.cancel();
+    if !lab.has_namespaces() {
+        lab.hosts().iter().for_each(|entry| act::limit_by_itself(lab, &entry.info.name));
+        return Ok(());
+    }
+    let limited = |seat: &Seat| loads(seat) && seat.shape.rate.is_some();
+    for entry in lab.hosts().iter().filter(|entry| limited(&entry.seat)) {
+        links::reshape(&lab.id, &lab.on_link(&entry.seat)).await?;
+    }
+    for link in lab.topology().links().iter().filter(|link| link.shape.rate.is_some()) {
+        links::reshape_between(&lab.id, *link).await?;
+    }
+    Ok(())
+}
+
+/// Whether a host's link carries what seeders are to hold.
+fn loads(seat: &Seat) -> bool {
+    matches!(seat.kind, HostKind::Seeder | HostKind::Registry)
 }
 
 /// Gives a host its place, and a task that keeps it.
@@ -274,9 +317,11 @@ async fn strike(lab: Arc<Lab>) -> Result<(), LabError> {
     if lab.has_namespaces() {
         links::remove(&lab.id).await?;
     }
-    // The lock lies beside, and is held until all else is gone.
-    remove(lab.work.clone()).await?;
-    remove(lab.own.clone()).await
+    // Gone for all others at once: a disk may take long for many files. The lock in it is held until all else is gone,
+    // and what is left where this process dies in the middle is the next lab's to remove.
+    let gone = remains::hide(&lab.own).unwrap_or_else(|| lab.own.clone());
+    remove(gone.join("work")).await?;
+    remove(gone).await
 }
 
 /// Removes a directory, however much is in it.

@@ -54,7 +54,7 @@ pub enum Seed {
     All,
     /// Each thing one seeder, by turns.
     Each,
-    /// No seeder: the registry and the web server alone.
+    /// No seeder: images come from the registry alone. A torrent has no origin: one node holds it, by turns.
     Origin,
 }
 

@@ -69,8 +69,11 @@ fn text(status: &LabStatus, has: &BTreeMap<String, u64>) -> String {
     if !status.contents.is_empty() {
         let heads = ["content", "kind", "size", "held by"].map(str::to_owned);
         let lines = status.contents.iter().map(|content| {
-            let holders =
-                if content.seeders.is_empty() { "nobody".into() } else { content.seeders.join(", ") };
+            let holders = match (content.seeders.is_empty(), content.kind.as_str()) {
+                (false, _) => content.seeders.join(", "),
+                (true, "image") => "the registry".into(),
+                (true, _) => "nobody".into(),
+            };
             [content.name.clone(), content.kind.clone(), quantity::size(content.size), holders]
         });
         text += &format!("\n{}", columns(&[heads].into_iter().chain(lines).collect::<Vec<_>>()));

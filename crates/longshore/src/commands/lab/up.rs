@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use api::lab::LabStatus;
+use api::lab::{HostKind, LabHost, LabStatus};
 use lab::{
     Delay, Rate, Sources,
     lasting::{self, Foreign, News, Seed, Topology, UpConfig},
@@ -29,7 +29,7 @@ pub(super) struct Args {
     /// The lab's name, to tell it from others
     #[arg(long, value_name = "NAME", default_value = "lab")]
     name: String,
-    /// Nodes that hold the content first [default: 2]
+    /// Nodes that hold the content first; without any one leecher each torrent, and nobody images [default: 2]
     #[arg(long, value_name = "N")]
     seeders: Option<usize>,
     /// Nodes that get it [default: 10]
@@ -44,7 +44,7 @@ pub(super) struct Args {
     /// Where that registry answers, if not where its name says
     #[arg(long, value_name = "URL")]
     registry: Option<String>,
-    /// Who has the content from the start: each seeder all, each thing one seeder, or none
+    /// Who has the content from the start: each seeder all, each thing one seeder, or none but one node each torrent
     #[arg(long, value_name = "all|each|origin", value_parser = parse_seed)]
     seed: Option<Seed>,
     /// A network namespace for each host (root only)
@@ -214,6 +214,14 @@ fn standing(status: &LabStatus, seconds: f64, name: &str, foreground: bool) -> S
         ("Look at it:", format!("longshore lab status{option}")),
         ("End it:", end),
     ]);
+    for content in status.contents.iter().filter(|content| content.kind == "torrent") {
+        let is_seeder =
+            |host: &LabHost| host.kind == HostKind::Seeder && content.seeders.contains(&host.name);
+        if !content.seeders.is_empty() && !status.hosts.iter().any(is_seeder) {
+            let holders = content.seeders.join(", ");
+            text += &format!("\n\nnote: no seeder holds {}: {holders} has it to begin with", content.name);
+        }
+    }
     for problem in &status.problems {
         text += &format!("\n\nnote: {problem}");
     }
