@@ -28,6 +28,7 @@ pub struct Rate {
     bytes: u64,
     per_second: f64,
     measured: bool,
+    shown: f64,
 }
 
 /// How long a stretch is measured before it is folded into the rate.
@@ -51,6 +52,12 @@ impl Rate {
         self.per_second
     }
 
+    /// The same for people, who add those of many peers up. What is measured first does not count for more there: ten who
+    /// gave something at full speed, one after the other, gave no ten times as much.
+    pub const fn shown(&self) -> f64 {
+        self.shown
+    }
+
     /// Whether anything has been measured yet.
     pub const fn is_measured(&self) -> bool {
         self.measured
@@ -63,9 +70,10 @@ impl Rate {
         }
         let seconds = passed.as_secs_f64();
         let fresh = self.bytes as f64 / seconds;
+        // Half of the weight is gone after about a third of a second; a long silence forgets all.
+        let keep = (-seconds * 2.0).exp();
+        self.shown = self.shown * keep + fresh * (1.0 - keep);
         if self.measured {
-            // Half of the weight is gone after about a third of a second; a long silence forgets all.
-            let keep = (-seconds * 2.0).exp();
             self.per_second = self.per_second * keep + fresh * (1.0 - keep);
         } else if self.bytes > 0 {
             self.per_second = fresh;
@@ -90,6 +98,21 @@ mod tests {
         }
         let measured = rate.get(now);
         assert!((900_000.0..1_100_000.0).contains(&measured), "{measured}");
+        assert!((900_000.0..1_100_000.0).contains(&rate.shown()), "{}", rate.shown());
         assert!(rate.get(now + Duration::from_secs(10)) < 10_000.0);
+    }
+
+    #[test]
+    fn those_who_give_by_turns_do_not_add_up_to_more_than_there_is() {
+        let (mut peers, mut now) = ([Rate::default(); 20], Time(1));
+        for turn in 0..peers.len() {
+            for _ in 0..20 {
+                now = now + Duration::from_millis(10);
+                peers[turn].add(10_000, now);
+                peers.iter_mut().for_each(|peer| peer.add(0, now));
+            }
+        }
+        let sum: f64 = peers.iter().map(Rate::shown).sum();
+        assert!((800_000.0..1_200_000.0).contains(&sum), "{sum}");
     }
 }
