@@ -13,7 +13,7 @@ use std::{
 };
 
 use interop::wait_until;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn longshore(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_longshore")).arg("lab").args(arguments).output().expect("starts")
@@ -315,6 +315,46 @@ fn an_image_of_a_registry_outside_is_held_and_pulled_from_peers() {
         assert!(from("from_peers") > 600 << 10, "{status}");
         assert_eq!(from("from_origins"), 0, "{status}");
     }
+}
+
+#[test]
+fn a_lab_that_stands_holds_its_contents_however_slow_its_links_are() {
+    let _alone = alone();
+    let sources = sources();
+    let text = sources.path().to_str().expect("text");
+    // At that speed a seeder would get the image in more than a minute.
+    let slow = ["--seeders", "2", "--leechers", "1", "--rate", "64kbit", "--sources", text];
+    let lab = Lab::up("tslow", &slow);
+    let held = lab.raised["contents"].as_array().expect("a list");
+    let holders: Vec<&Value> = held.iter().map(|content| &content["seeders"]).collect();
+    assert_eq!(holders, [&json!(["s1", "s2"]), &json!(["s1", "s2"])]);
+    assert!(lab.has_all("s1") && lab.has_all("s2"));
+    assert_eq!(lab.raised["problems"], Value::Null);
+    assert_eq!(lab.raised["hosts"][3]["rate"], 64_000);
+}
+
+#[test]
+fn a_lab_without_seeders_has_one_node_hold_each_torrent_and_all_get_it() {
+    let _alone = alone();
+    let sources = sources();
+    let text = sources.path().to_str().expect("text");
+    let lab = Lab::up("tnoseed", &["--seeders", "0", "--leechers", "2", "--sources", text]);
+    let holders = |kind: &str| {
+        let status = lab.status();
+        let mut contents = status["contents"].as_array().expect("a list").iter();
+        contents.find(|content| content["kind"] == kind).expect("one of that kind")["seeders"].clone()
+    };
+    assert_eq!((holders("torrent"), holders("image")), (json!(["n1"]), json!([])));
+    let status = lab.run("status", &[]);
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.contains("  n1\n") && status.contains("  the registry\n"), "{status}");
+
+    // Who alone has a torrent does not forget it, also when told by name.
+    lab.expect("pull", &[]);
+    wait_until("both have all", || lab.has_all("n1") && lab.has_all("n2"));
+    lab.expect("pull", &["n1"]);
+    wait_until("n1 has all again", || lab.has_all("n1"));
+    assert_eq!(holders("torrent"), json!(["n1"]));
 }
 
 #[test]

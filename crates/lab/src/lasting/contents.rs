@@ -68,6 +68,13 @@ impl Thing {
         Self { content, what, chosen: Vec::new() }
     }
 
+    /// Whether it is that content, and not what came in its place.
+    pub(crate) fn is(&self, content: &LabContent) -> bool {
+        let own = &self.content;
+        let same = content.id.is_empty() || own.id == content.id;
+        own.kind == content.kind && own.name == content.name && same
+    }
+
     /// How many of those who are to hold it do.
     fn held(&self) -> usize {
         self.chosen.iter().filter(|name| self.content.seeders.contains(name)).count()
@@ -430,6 +437,8 @@ fn hold(lab: &Arc<Lab>, entry: Entry, thing: Thing) {
             };
             match got {
                 Ok(()) => return lab.set_held(&thing.content, &name, true),
+                // Something else has come in its place.
+                Err(_) if !is_current(&lab, &thing) => return,
                 Err(words) => last = words,
             }
             sleep(AGAIN).await;
@@ -437,6 +446,10 @@ fn hold(lab: &Arc<Lab>, entry: Entry, thing: Thing) {
         lab.problem(format!("{name} does not hold {}: {last}", thing.content.name));
         lab.give_up(&thing.content, &name);
     }));
+}
+
+fn is_current(lab: &Lab, thing: &Thing) -> bool {
+    lab.things(None).is_ok_and(|things| things.iter().any(|known| known.is(&thing.content)))
 }
 
 /// Waits until a node has all of a torrent, as long as it answers.
@@ -469,7 +482,10 @@ pub(crate) async fn settle(lab: &Lab, tell: impl Fn(&str)) {
         if made && held >= all {
             return;
         }
-        let bytes: u64 = things.iter().map(|t| t.content.size * t.chosen.len() as u64).sum();
+        let bytes: u64 = things
+            .iter()
+            .map(|thing| thing.content.size.saturating_mul(thing.chosen.len() as u64))
+            .fold(0, u64::saturating_add);
         until = until.max(lab.began + SETTLE + Duration::from_secs(bytes / SLOW));
         let words = match made {
             false => "making the contents".to_owned(),

@@ -78,7 +78,8 @@ pub fn running() -> Result<Vec<Found>, LabError> {
     let base = claim::base();
     let directories = claim::directories(&base).map_err(file(&base))?;
     let labs = directories.into_iter().filter(|own| own.join(SUPERVISOR).is_file()).filter_map(|own| {
-        let name = own.file_name()?.to_str()?.to_owned();
+        // Hidden is what is being removed.
+        let name = own.file_name()?.to_str().filter(|name| !name.starts_with('.'))?.to_owned();
         Some(Found { name, socket: socket(&own), dead: claim::is_over(&own), directory: own })
     });
     Ok(labs.collect())

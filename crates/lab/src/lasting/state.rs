@@ -318,12 +318,7 @@ impl Lab {
 
     fn change_content(&self, content: &LabContent, change: impl FnOnce(&mut Thing)) {
         self.change(|state| {
-            let is_it = |known: &&mut Thing| {
-                let known = &known.content;
-                let same = content.id.is_empty() || known.id == content.id;
-                known.kind == content.kind && known.name == content.name && same
-            };
-            if let Some(thing) = state.things.iter_mut().find(is_it) {
+            if let Some(thing) = state.things.iter_mut().find(|known| known.is(content)) {
                 change(thing);
             }
         });

@@ -29,7 +29,7 @@ pub(super) struct Args {
     /// The lab's name, to tell it from others
     #[arg(long, value_name = "NAME", default_value = "lab")]
     name: String,
-    /// Nodes that hold the content first; without any one leecher each torrent, and nobody images [default: 2]
+    /// Nodes that hold the content first; with 0 one node holds each torrent, and nobody images [default: 2]
     #[arg(long, value_name = "N")]
     seeders: Option<usize>,
     /// Nodes that get it [default: 10]
@@ -44,7 +44,7 @@ pub(super) struct Args {
     /// Where that registry answers, if not where its name says
     #[arg(long, value_name = "URL")]
     registry: Option<String>,
-    /// Who has the content from the start: each seeder all, each thing one seeder, or none but one node each torrent
+    /// Who has the content from the start: each seeder all, each thing one seeder, or no seeder, and one node each torrent
     #[arg(long, value_name = "all|each|origin", value_parser = parse_seed)]
     seed: Option<Seed>,
     /// A network namespace for each host (root only)
