@@ -263,13 +263,13 @@ fn a_tracker_may_open_as_many_files_as_the_system_lets_it() {
 fn a_tracker_that_may_open_too_few_files_for_its_connections_says_what_to_do() {
     for (most, warns) in [("16384", true), ("400", false)] {
         let mut command = Command::new("/bin/sh");
-        let line = "ulimit -n 1000; exec \"$0\" tracker --json --listen 127.0.0.1:0 --max-connections \"$1\"";
+        let line = "ulimit -n 1000; exec \"$0\" tracker --json --listen 127.0.0.1:0 --workers 1 --max-connections \"$1\"";
         command.env_clear().args(["-c", line, env!("CARGO_BIN_EXE_longshore"), most]);
         let mut tracker = Process::start(&mut command);
         tracker.event("listening");
         let said = tracker.stderr();
         let has_words =
-            ["1000 files", "LimitNOFILE", "--max-connections to 500"].map(|words| said.contains(words));
+            ["1000 files", "LimitNOFILE", "--max-connections to 488"].map(|words| said.contains(words));
         assert_eq!(has_words, [warns; 3], "{said}");
     }
 }

@@ -258,7 +258,7 @@ fn warn_of_file_limit(config: &Config) {
     let Some(files) = host::file_limit() else { return };
     let (connections, others) = (config.max_connections, config.max_newcomers() as u64 + OTHER_FILES);
     if files < connections as u64 + others {
-        let most = files.saturating_sub(others).max(files / 2);
+        let most = files.saturating_sub(others).max(1);
         tracing::warn!(
             "the system lets this process open {files} files, too few for {connections} connections: raise that \
              limit (LimitNOFILE= in its unit, `ulimit -n` in a shell), or lower --max-connections to {most}"
