@@ -272,7 +272,12 @@ impl Stage {
             assert!(line("NoNewPrivs:").ends_with('1'), "{status}");
             let written = self.engine(&["exec", "--user", "0", container, "sh", "-c", "echo > /new"]);
             assert!(String::from_utf8_lossy(&written.stderr).contains("Read-only"), "{written:?}");
-            self.done(&["exec", container, "longshore", "health", "http://tracker:6969"]);
+            // A question to the engine's name server may be lost, and is asked again after as long as a probe waits.
+            let reaches_tracker = || {
+                let probe = ["exec", container.as_str(), "longshore", "health", "http://tracker:6969"];
+                self.engine(&probe).status.success()
+            };
+            wait_until("the tracker is reached by its name", reaches_tracker);
             let out = self.engine(&["exec", container, "longshore", "health", &self.outside]);
             assert_eq!(out.status.code(), Some(1), "there is a way out: {out:?}");
         }
