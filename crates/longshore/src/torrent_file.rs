@@ -61,7 +61,8 @@ pub(crate) fn warn_of_tracker(url: &str) {
 fn likely(url: &str) -> Option<String> {
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"))?;
     let bare = rest.strip_suffix('/').unwrap_or(rest);
-    (!bare.contains(['/', '?', '#'])).then(|| format!("{}/announce", url.trim_end_matches('/')))
+    // One with a login is not to be written anywhere.
+    (!bare.contains(['/', '?', '#', '@'])).then(|| format!("{}/announce", url.trim_end_matches('/')))
 }
 
 /// Reads `create --tracker`: a tier of trackers that any client may know.
@@ -113,7 +114,14 @@ mod tests {
             assert_eq!(likely(url).as_deref(), Some("http://t:6969/announce"));
         }
         assert_eq!(likely("https://[::1]").as_deref(), Some("https://[::1]/announce"));
-        for given in ["http://t/announce", "http://t//", "http://t?key", "http://t/?key", "udp://t:6969"] {
+        for given in [
+            "http://t/announce",
+            "http://t//",
+            "http://t?key",
+            "http://t/?key",
+            "udp://t:6969",
+            "http://u:p@t",
+        ] {
             assert_eq!(likely(given), None, "{given}");
         }
     }
