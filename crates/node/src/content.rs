@@ -39,6 +39,7 @@ use crate::{
     config::Config,
     fetch,
     flight::{FetchError, Flight, Progress, Want, not_public},
+    lenders::Lenders,
     manifests::{Names, Resolved},
     push::Uploads,
     record::{Record, Records},
@@ -69,6 +70,7 @@ pub(crate) struct Inner {
     pub(crate) origin: Origin,
     pub(crate) web: Web,
     pub(crate) sites: Sites,
+    pub(crate) lenders: Lenders,
     pub(crate) directory: Option<DirectoryClient>,
     pub(crate) records: Records,
     pub(crate) traces: Traces,
@@ -237,11 +239,12 @@ impl Inner {
         runs.iter().map(run).collect()
     }
 
-    /// Notes that a blob came from its origin.
+    /// Notes that a blob came from its origin, or was on this host already.
     pub(crate) fn remember_origin(&self, flight: &Flight, torrent: &BlobTorrent) {
-        let bytes = flight.progress().borrow().from_origin;
-        let pushed = matches!(flight.want, Want::Pushed(_));
-        let kind = if pushed { swarm::SourceKind::Store } else { swarm::SourceKind::Origin };
+        let Progress { borrowed, size, from_origin, .. } = flight.progress().borrow().clone();
+        let here = borrowed || matches!(flight.want, Want::Pushed(_));
+        let kind = if here { swarm::SourceKind::Store } else { swarm::SourceKind::Origin };
+        let bytes = if borrowed { size.unwrap_or(0) } else { from_origin };
         self.remember_one(flight, torrent, source(&kind, Some(flight.home.host())), bytes);
     }
 
