@@ -56,8 +56,8 @@ const SIZE: Duration = Duration::from_secs(2);
 const DISK: Duration = Duration::from_secs(5);
 /// For how long it is remembered that the origin could not be brought to give a blob.
 const FAILED: Duration = Duration::from_secs(60);
-/// How long a client waits for all of a blob that came wrong the last time, to be told that it is not here where it comes
-/// wrong again: Docker leaves at once then, and asks five times more for what is cut short.
+/// How long a client waits for all of a blob that could not be had the last time, to be told that it is not here where
+/// that is so again: Docker leaves soon then, and asks five times more for what is cut short.
 const PROOF: Duration = Duration::from_secs(20);
 
 /// The content service. Cheap to share.
@@ -385,9 +385,9 @@ impl MirrorContent for Content {
         if inner.disk.is_open() {
             return direct(inner.size_of(asker, home, *digest).await?);
         }
-        let was_wrong = inner.failed_lately(digest) == Some(true);
+        let failed = inner.failed_lately(digest);
         // The rest of what was cut short for its wrong bytes would be cut again.
-        if was_wrong && range.is_some_and(ByteRange::is_resumption) {
+        if failed == Some(true) && range.is_some_and(ByteRange::is_resumption) {
             return Err(ContentError::NotFound);
         }
         let (mut flight, ours) = inner.flight(home, *digest, Want::Blob, asker);
@@ -408,12 +408,14 @@ impl MirrorContent for Content {
             (flight, _) = inner.flight(home, *digest, Want::Blob, asker);
             progress = inner.told(&flight).await;
         }
-        if was_wrong && progress.outcome.is_none() && timeout(PROOF, flight.finished()).await.is_ok() {
+        if failed.is_some() && progress.outcome.is_none() && timeout(PROOF, flight.finished()).await.is_ok() {
             progress = flight.progress().borrow().clone();
         }
         let Progress { size, outcome, media_type, .. } = progress;
         match (size, outcome) {
-            (_, Some(Err(error))) if was_wrong && error.is_wrong() => Err(ContentError::NotFound),
+            (_, Some(Err(error))) if failed.is_some() && error.is_the_origins() => {
+                Err(ContentError::NotFound)
+            }
             (Some(size), _) => {
                 let span = Span::of(range, size)?;
                 let body = stream::following(inner.clone(), &flight, home.clone(), asker.clone(), span);
@@ -571,7 +573,7 @@ impl Drop for Landing {
         }
         if let Err(error) = &outcome {
             tracing::warn!(%digest, %home, "not fetched: {error}");
-            if error.is_wrong() || matches!(error, FetchError::Origin(error) if error.is_transient()) {
+            if error.is_the_origins() {
                 put(&self.inner.failed, digest, error.is_wrong(), |_| FAILED);
             }
         }
