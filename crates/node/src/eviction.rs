@@ -103,6 +103,10 @@ fn find(store: &Store, limits: &StoreConfig, now: u64) -> Result<Found, FindErro
         let Some(last) = page.last() else { break };
         after = Some(last.digest);
         for blob in page {
+            // What is borrowed takes no room here.
+            if blob.borrowed {
+                continue;
+            }
             oldest.consider(Old {
                 last_used: blob.last_used,
                 digest: blob.digest,
