@@ -153,7 +153,8 @@ impl Inner {
     }
 
     /// Whether an asker may have content that is not known to be public: asks its registry, or remembers what that
-    /// said. While it cannot be asked, the upstream's `when_down` decides.
+    /// said. While it is down, the upstream's `when_down` decides; that it is slow, or answers with errors, is for those
+    /// without rights to bring about, and lets nobody in.
     pub(crate) async fn may_have(
         self: &Arc<Self>,
         asker: &Asker,
@@ -185,9 +186,15 @@ impl Inner {
             Err(error) if error.is_transient() => error,
             verdict => return verdict,
         };
+        // Whom it allowed lately, a gateway's word is enough for too.
+        let away = error.is_down() || error.is_from_gateway();
         let granted = match (endpoint.when_down, before, age) {
-            (WhenDown::Lately, Some(Ok(granted)), Some(age)) if age < LATELY => granted,
-            (WhenDown::All, ..) => Granted { rights: Rights::Own, public: false, size: None },
+            (WhenDown::Lately | WhenDown::All, Some(Ok(granted)), Some(age)) if age < LATELY && away => {
+                granted
+            }
+            (WhenDown::All, ..) if error.is_down() => {
+                Granted { rights: Rights::Own, public: false, size: None }
+            }
             _ => return Err(error),
         };
         tracing::info!(%repository, %digest, %error, "given, as its registry cannot be asked who may have it");

@@ -28,6 +28,7 @@ use origin::{Home, Listing, ListingAnswer, Origin, OriginError, Repository, Targ
 use store::{Blob, Store};
 use tokio::{
     net::TcpStream,
+    sync::Notify,
     task::spawn_blocking,
     time::{Instant, timeout},
 };
@@ -82,6 +83,8 @@ pub(crate) struct Inner {
     pub(crate) to_clients: AtomicU64,
     /// Bytes of blobs that have left the store for want of room.
     pub(crate) evicted: AtomicU64,
+    /// Something has come into the store, which may hold too much now.
+    pub(crate) came: Notify,
     pub(crate) flights: Mutex<HashMap<Digest, Arc<Flight>>>,
     pub(crate) access: Access,
     pub(crate) uploads: Uploads,
@@ -570,6 +573,7 @@ impl Drop for Landing {
         let (digest, home) = (self.flight.digest, &self.flight.home);
         if outcome.is_ok() {
             tracing::info!(%digest, %home, "fetched");
+            self.inner.came.notify_one();
         }
         if let Err(error) = &outcome {
             tracing::warn!(%digest, %home, "not fetched: {error}");

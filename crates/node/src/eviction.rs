@@ -16,13 +16,15 @@ use metainfo::InfoHash;
 use store::{IndexError, RemoveError, Store};
 use tokio::{
     task::spawn_blocking,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
 use crate::{config::StoreConfig, content::Inner};
 
-/// How often it is looked whether something must go.
+/// How often it is looked whether something must go, besides when something has come.
 const LOOK: Duration = Duration::from_secs(60);
+/// A large store is not searched all the time: after a search, so many times as long as it took nothing is looked for.
+const REST: u32 = 10;
 /// How many blobs go at a time at most.
 const AT_ONCE: usize = 10_000;
 
@@ -39,23 +41,48 @@ struct Old {
 pub(crate) async fn run(inner: Arc<Inner>) {
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Whether what may go was not enough, so that there is nothing to be found before some time has passed.
+    let mut short = false;
     loop {
-        tokio::select! {
+        let all = tokio::select! {
             () = inner.stop.cancelled() => return,
-            _ = ticks.tick() => {}
+            _ = ticks.tick() => true,
+            () = inner.came.notified(), if !short => false,
+        };
+        let (store, mut limits) = (inner.store.clone(), inner.config.store.clone());
+        if !all {
+            // Only time makes something unused.
+            limits.unused_days = 0;
         }
-        let (store, limits) = (inner.store.clone(), inner.config.store.clone());
+        let begun = instant();
         let found = spawn_blocking(move || find(&store, &limits, unix())).await;
+        let took = begun.elapsed();
         match found {
-            Ok(Ok(old)) => remove(&inner, old).await,
+            Ok(Ok(found)) => {
+                short = found.is_short;
+                remove(&inner, found.rows).await;
+            }
             Ok(Err(error)) => tracing::warn!("it cannot be told what should leave the store: {error}"),
             Err(_) => return,
+        }
+        tokio::select! {
+            () = inner.stop.cancelled() => return,
+            () = sleep((took * REST).min(LOOK)) => {}
         }
     }
 }
 
-/// What must go now, oldest first.
-fn find(store: &Store, limits: &StoreConfig, now: u64) -> Result<Vec<Old>, FindError> {
+/// What is to go.
+#[derive(Debug, Default)]
+struct Found {
+    /// Oldest first.
+    rows: Vec<Old>,
+    /// Whether it is less than should go.
+    is_short: bool,
+}
+
+/// What must go now.
+fn find(store: &Store, limits: &StoreConfig, now: u64) -> Result<Found, FindError> {
     let over = match limits.limit_mib {
         0 => 0,
         mib => store.count_and_bytes().1.saturating_sub(mib << 20),
@@ -66,7 +93,7 @@ fn find(store: &Store, limits: &StoreConfig, now: u64) -> Result<Vec<Old>, FindE
         days => now.saturating_sub(days * 24 * 3600),
     };
     if excess == 0 && unused == 0 {
-        return Ok(Vec::new());
+        return Ok(Found::default());
     }
     let before = now.saturating_sub(limits.keep_minutes * 60);
     let mut oldest = Oldest { excess, unused, before, ..Oldest::default() };
@@ -88,13 +115,14 @@ fn find(store: &Store, limits: &StoreConfig, now: u64) -> Result<Vec<Old>, FindE
             });
         }
     }
-    if oldest.bytes < excess {
+    let is_short = oldest.bytes < excess;
+    if is_short {
         tracing::warn!(
             mib = (excess - oldest.bytes) >> 20,
             "the store is larger than it should be, and the rest of it was used a moment ago"
         );
     }
-    Ok(oldest.rows.into_sorted_vec())
+    Ok(Found { rows: oldest.rows.into_sorted_vec(), is_short })
 }
 
 /// How many bytes the disk lacks of the room that should be left on it.
@@ -178,6 +206,11 @@ impl From<rustix::io::Errno> for FindError {
     fn from(error: rustix::io::Errno) -> Self {
         Self::Disk(error.into())
     }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a search is not to take all the time")]
+fn instant() -> Instant {
+    Instant::now()
 }
 
 #[allow(clippy::disallowed_methods, reason = "the store notes uses by the wall clock")]

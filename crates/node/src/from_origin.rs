@@ -375,16 +375,17 @@ impl Inner {
         media_type: Option<&str>,
     ) -> Result<BlobTorrent, FetchError> {
         let (store, media_type) = (self.store.clone(), media_type.map(str::to_owned));
-        spawn_blocking(move || {
+        let kept = spawn_blocking(move || {
             let mut builder = BlobBuilder::new(bytes.len() as u64).map_err(FetchError::disk)?;
             builder.update(&bytes);
             let torrent = builder.finish().map_err(FetchError::disk)?;
             let info = Some(torrent.info_bytes.clone());
             store.put_bytes(&digest, &bytes, media_type.as_deref(), info).map_err(FetchError::disk)?;
             Ok(torrent)
-        })
-        .await
-        .map_err(FetchError::disk)?
+        });
+        let torrent = kept.await.map_err(FetchError::disk)?;
+        self.came.notify_one();
+        torrent
     }
 
     /// All of a blob in the store that is small enough for the directory; else nothing.

@@ -117,6 +117,7 @@ impl Node {
             torrents,
             to_clients: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
+            came: tokio::sync::Notify::new(),
             flights: std::sync::Mutex::default(),
             access: Access::default(),
             uploads,

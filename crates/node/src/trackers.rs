@@ -10,7 +10,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracker_client::{reach_udp, shown};
+use tracker_client::{Location, reach_udp, shown};
 
 /// How often a tracker is tried that cannot be reached.
 const TRY: Duration = Duration::from_secs(5);
@@ -111,29 +111,17 @@ fn are_new(known: &mut Vec<Option<Run>>, seen: Vec<Option<Run>>) -> bool {
 /// Whether something listens where the URL says. Of other schemes than HTTP's and UDP's nothing is known before an
 /// announce.
 async fn try_connect(url: &str) -> io::Result<()> {
-    if let Some(rest) = url.strip_prefix("udp://") {
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        return reach_udp(authority, CONNECT).await.map_err(io::Error::other);
-    }
-    let Some(address) = host_and_port(url) else { return Ok(()) };
+    let Some(tracker) = Location::of(url) else { return Ok(()) };
+    let address = match tracker.scheme {
+        "udp" => return reach_udp(tracker.authority, CONNECT).await.map_err(io::Error::other),
+        "http" | "https" => tracker.host_and_port(),
+        _ => None,
+    };
+    let Some(address) = address else { return Ok(()) };
     match timeout(CONNECT, TcpStream::connect(&address)).await {
         Ok(connected) => connected.map(drop),
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("{address} cannot be reached"))),
     }
-}
-
-fn host_and_port(url: &str) -> Option<String> {
-    let (scheme, rest) = url.split_once("://")?;
-    let port = match scheme {
-        "http" => 80,
-        "https" => 443,
-        _ => return None,
-    };
-    let authority = rest.split(['/', '?', '#']).next()?;
-    let host = authority.rsplit('@').next()?;
-    // The colons of an IPv6 address stand in brackets.
-    let has_port = host.rsplit(']').next().is_some_and(|end| end.contains(':'));
-    Some(if has_port { host.to_owned() } else { format!("{host}:{port}") })
 }
 
 #[cfg(test)]
@@ -196,18 +184,5 @@ mod tests {
         reached.expect("it answers");
         drop(tracker);
         assert!(try_connect(&url).await.is_err());
-    }
-
-    #[test]
-    fn where_a_tracker_listens_is_in_its_url() {
-        for (url, address) in [
-            ("http://t:6969/announce", "t:6969"),
-            ("https://u:p@t/announce?key=a:b", "t:443"),
-            ("http://[::1]/announce", "[::1]:80"),
-            ("http://[::1]:6969", "[::1]:6969"),
-        ] {
-            assert_eq!(host_and_port(url).as_deref(), Some(address));
-        }
-        assert_eq!(host_and_port("udp://t:6969"), None);
     }
 }

@@ -565,6 +565,35 @@ async fn what_was_used_least_lately_leaves_a_store_that_is_too_large_and_comes_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_grows_beyond_its_limit_loses_the_oldest_at_once() {
+    let registry = Registry::start().await;
+    let layers = [noise(700_000, 1), noise(700_001, 2), noise(700_002, 3)];
+    let (_, digests) = registry.add_image(&layers);
+    let dir = tempdir().expect("temp");
+    let node = node_with(dir.path(), "http://127.0.0.1:1/announce", &registry, |config| {
+        config.trackers.clear();
+        (config.store.limit_mib, config.store.free_percent, config.store.keep_minutes) = (1, 0, 0);
+    });
+    let node = node.await;
+    let evicted = async || api(dir.path()).status().await.expect("answers").totals.evicted;
+    for (n, digest) in digests.iter().enumerate() {
+        assert!(fetch(&node, &format!("blobs/{digest}")).await.whole);
+        let expected: usize = layers[..n].iter().map(Vec::len).sum();
+        let gone = async {
+            while evicted().await < expected as u64 {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        // The next look by the clock is in a minute.
+        timeout(Duration::from_secs(25), gone).await.expect("at once");
+        complete(dir.path(), digest).await;
+        // Uses are told apart by the second.
+        sleep(Duration::from_millis(1100)).await;
+    }
+    assert_eq!(evicted().await, 1_400_001);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_lies_on_the_host_already_is_neither_fetched_nor_copied_and_shared() {
     let registry = Registry::start().await;
     let layers = [noise(3_000_000, 1), noise(3_000_001, 2)];

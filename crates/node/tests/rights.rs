@@ -6,6 +6,7 @@ mod support;
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -16,6 +17,7 @@ use origin::{Credentials, Secret, WhenDown};
 use support::{CHALLENGE, Registry, fetch, fetch_as, lender, node, node_with, noise, tracker, tracker_with};
 use tempfile::{TempDir, tempdir};
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 const ALICE: &str = "Basic YWxpY2U6aHVudGVyMg==";
 const MALLORY: &str = "Basic bWFsbG9yeTp4";
@@ -106,32 +108,75 @@ async fn what_anybody_may_have_from_one_repository_is_for_everybody_from_then_on
     assert_eq!(fetch_as(&node.await, "open", &blob, None).await.body, layer);
 }
 
+/// With what Alice may have in its store, and no memory of it that spares the registry a question.
+async fn node_that_asks(
+    registry: &Registry,
+    when_down: WhenDown,
+    layer: &[u8],
+    blob: &str,
+) -> (Node, TempDir) {
+    let dir = tempdir().expect("temp");
+    let node = node_with(dir.path(), "http://127.0.0.1:1/announce", registry, |config| {
+        config.trackers.clear();
+        config.content.consent_seconds = 0;
+        config.origin.upstreams[0].when_down = when_down;
+        config.origin.patience.attempts = 1;
+        config.origin.patience.connect = Duration::from_secs(2);
+        config.origin.patience.first_byte = Duration::from_secs(1);
+    });
+    let node = node.await;
+    assert_eq!(fetch_as(&node, "app", blob, Some(ALICE)).await.body, layer);
+    (node, dir)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_registry_is_down_those_whom_it_allowed_lately_are_served_and_nobody_else() {
-    let (registry, layer, blob) = closed_registry().await;
     for when_down in [WhenDown::Lately, WhenDown::Deny, WhenDown::All] {
-        registry.shop.closed.lock().expect("unpoisoned").insert("app".into(), ALICE.into());
-        let dir = tempdir().expect("temp");
-        let node = node_with(dir.path(), "http://127.0.0.1:1/announce", &registry, |config| {
-            config.trackers.clear();
-            config.content.consent_seconds = 0;
-            config.origin.upstreams[0].when_down = when_down;
-            config.origin.patience.attempts = 1;
-        });
-        let node = node.await;
-        assert_eq!(fetch_as(&node, "app", &blob, Some(ALICE)).await.body, layer);
-        // The registry is not gone, but it is as if: each of its answers is a 503.
-        registry.shop.down.store(true, std::sync::atomic::Ordering::Relaxed);
+        let (registry, layer, blob) = closed_registry().await;
+        let (node, _dir) = node_that_asks(&registry, when_down, &layer, &blob).await;
         let (lately, all) = (when_down != WhenDown::Deny, when_down == WhenDown::All);
-        for (shown, given, otherwise) in
-            [(Some(ALICE), lately, 404), (Some(MALLORY), all, 404), (None, all, 401)]
-        {
-            let answer = fetch_as(&node, "app", &blob, shown).await;
-            assert_eq!(answer.status, if given { 200 } else { otherwise }, "{when_down:?} {shown:?}");
-        }
-        registry.shop.down.store(false, std::sync::atomic::Ordering::Relaxed);
+        let ask = async |kind: &str, wanted: [(Option<&str>, bool, u16); 3]| {
+            for (shown, given, otherwise) in wanted {
+                let answer = fetch_as(&node, "app", &blob, shown).await;
+                let status = if given { 200 } else { otherwise };
+                assert_eq!(answer.status, status, "{kind} {when_down:?} {shown:?}");
+            }
+        };
+        // A gateway says so. To those whom the registry has never allowed that is no word of it.
+        registry.shop.down.store(true, Ordering::Relaxed);
+        let nobody = if all { 404 } else { 401 };
+        ask("503", [(Some(ALICE), lately, 404), (Some(MALLORY), false, 404), (None, false, nobody)]).await;
+        // Nothing listens there.
+        registry.stop();
+        ask("gone", [(Some(ALICE), lately, 404), (Some(MALLORY), all, 404), (None, all, 401)]).await;
         node.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_makes_the_registry_slow_is_not_taken_for_one_who_may() {
+    let try_it = async |when_down| {
+        let (registry, layer, blob) = closed_registry().await;
+        let (node, _dir) = node_that_asks(&registry, when_down, &layer, &blob).await;
+        let gate = CancellationToken::new();
+        let set = |gate: Option<&CancellationToken>| {
+            *registry.shop.gate.lock().expect("unpoisoned") = gate.cloned();
+        };
+        set(Some(&gate));
+        for path in ["tags/list", blob.as_str(), blob.as_str()] {
+            let answer = fetch_as(&node, "app", path, Some(MALLORY)).await;
+            assert_ne!(answer.status, 200, "{when_down:?} {path}");
+        }
+        assert_ne!(fetch_as(&node, "app", &blob, None).await.status, 200, "{when_down:?}");
+        // It answers again, and is left alone still.
+        set(None);
+        gate.cancel();
+        for shown in [Some(MALLORY), None] {
+            assert_ne!(fetch_as(&node, "app", &blob, shown).await.status, 200, "{when_down:?} {shown:?}");
+        }
+        node.stop().await;
+    };
+    tokio::join!(try_it(WhenDown::Lately), try_it(WhenDown::All));
 }
 
 #[tokio::test(flavor = "multi_thread")]

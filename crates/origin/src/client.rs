@@ -19,11 +19,12 @@ use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
 use crate::{
-    Challenge, Endpoint, OriginConfig, OriginError, Patience, Place, Rights, Secret, UpstreamError,
+    Cause, Challenge, Endpoint, OriginConfig, OriginError, Patience, Place, Rights, Secret, UpstreamError,
     Upstreams,
     address::is_public,
     breaker::Breaker,
     cache::TokenCache,
+    gone::is_gone,
     login::{Identity, Login},
     parse_challenges,
     tls::{self, NOT_PUBLIC, Reach},
@@ -173,19 +174,23 @@ impl Origin {
     /// `welcome`. The body is not read.
     pub(crate) async fn send(&self, ask: &Ask<'_>, welcome: &[StatusCode]) -> Result<Response, OriginError> {
         let (head, endpoint) = (self.patience().head, self.endpoint(&ask.place)?);
-        let (breaker, registry) = (&self.inner.breaker, &ask.place.registry);
-        if let Some(left) = breaker.left(registry) {
-            return Err(ask.left_alone(&endpoint.base, left));
+        let (breaker, registry, tells) = (&self.inner.breaker, &ask.place.registry, !ask.is_list());
+        if let Some((left, cause)) = breaker.left(registry, tells) {
+            return Err(ask.left_alone(&endpoint.base, left, cause));
         }
-        let outcome = match timeout(head, self.send_with_retries(ask, welcome)).await {
+        let mut outcome = match timeout(head, self.send_with_retries(ask, welcome)).await {
             Ok(outcome) => outcome,
             Err(_) => {
                 Err(ask.unreachable(&endpoint.base, format!("no answer within {} s", head.as_secs_f32())))
             }
         };
-        if outcome.is_ok() || !ask.is_list() {
-            breaker.note(registry, &outcome);
+        if let Err(OriginError::Unreachable { cause: cause @ Cause::Silent, .. }) = &mut outcome
+            && endpoint.listed
+            && is_gone(&endpoint.base, self.patience().connect).await
+        {
+            *cause = Cause::Gone;
         }
+        breaker.note(registry, tells, &outcome);
         outcome
     }
 
@@ -568,25 +573,29 @@ impl Ask<'_> {
     }
 
     pub(crate) fn unreachable(&self, url: &Url, reason: String) -> OriginError {
-        OriginError::Unreachable { place: self.place.clone(), host: host(url), status: None, reason }
+        self.unreachable_by(url, Cause::Silent, reason)
     }
 
-    /// It did not answer lately, and is not asked now.
+    fn unreachable_by(&self, url: &Url, cause: Cause, reason: String) -> OriginError {
+        OriginError::Unreachable { place: self.place.clone(), host: host(url), cause, reason }
+    }
+
     /// Whether a list is asked for: it may take a registry long that answers all else at once.
     fn is_list(&self) -> bool {
         let path = self.path;
         path.ends_with("/tags/list") || path.ends_with("/_catalog") || path.contains("/referrers/")
     }
 
-    pub(crate) fn left_alone(&self, url: &Url, left: Duration) -> OriginError {
+    /// It did not answer lately, and is not asked now.
+    pub(crate) fn left_alone(&self, url: &Url, left: Duration, cause: Cause) -> OriginError {
         let seconds = left.as_secs() + 1;
-        self.unreachable(url, format!("it could not be a moment ago, and is left alone for {seconds} s"))
+        let reason = format!("it could not be a moment ago, and is left alone for {seconds} s");
+        self.unreachable_by(url, cause, reason)
     }
 
     /// It answers, but not what it should: 5xx, mostly.
     fn failing(&self, url: &Url, status: u16) -> OriginError {
-        let (place, reason) = (self.place.clone(), format!("status {status}"));
-        OriginError::Unreachable { place, host: host(url), status: Some(status), reason }
+        self.unreachable_by(url, Cause::Status(status), format!("status {status}"))
     }
 
     fn not_allowed(&self, reason: &str) -> OriginError {

@@ -56,7 +56,7 @@ pub struct Upstream {
     /// Whether a tag that cannot be asked for is answered with what it last pointed at.
     #[serde(default = "yes")]
     pub stale_tags: bool,
-    /// Who gets content that is not public while the registry cannot say who may.
+    /// Who gets content that is not public while the registry is down, and cannot say who may.
     #[serde(default)]
     pub when_down: WhenDown,
 }
@@ -125,7 +125,9 @@ impl From<Freshness> for FreshnessText {
     }
 }
 
-/// Who gets content that is not public while the registry cannot say who may.
+/// Who gets content that is not public while the registry is down, and cannot say who may:
+/// [`OriginError::is_down`](crate::OriginError::is_down), and for whom it allowed lately also
+/// [`OriginError::is_from_gateway`](crate::OriginError::is_from_gateway).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WhenDown {

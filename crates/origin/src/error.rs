@@ -28,6 +28,19 @@ impl From<&Repository> for Place {
     }
 }
 
+/// How far it came with an origin that could not be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// To nothing: its name was not resolved, or not one of its addresses took a TCP connection. Said of listed
+    /// registries only, and of no storage or token service that they lead to.
+    Gone,
+    /// To no answer in time, or not to the end of one: it is slow, breaks off, or is no server for TLS. Whoever asks
+    /// may be the reason.
+    Silent,
+    /// To this status.
+    Status(u16),
+}
+
 /// Why an origin did not give what it was asked for.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -65,8 +78,8 @@ pub enum OriginError {
         place: Place,
         /// Host and port that was tried last.
         host: String,
-        /// The status that it answered last, where it did.
-        status: Option<u16>,
+        /// How far the last try came.
+        cause: Cause,
         /// The last failure.
         reason: String,
     },
@@ -125,5 +138,16 @@ impl OriginError {
     /// Whether the origin may be in good order the next time: it was out of reach or busy.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Throttled { .. })
+    }
+
+    /// Whether a listed registry is down beyond doubt: [`Cause::Gone`]. That it is slow, or answers with errors, a client
+    /// may have brought about.
+    pub fn is_down(&self) -> bool {
+        matches!(self, Self::Unreachable { cause: Cause::Gone, .. })
+    }
+
+    /// Whether a gateway answered for a registry that it did not reach: 502, 503 or 504.
+    pub fn is_from_gateway(&self) -> bool {
+        matches!(self, Self::Unreachable { cause: Cause::Status(502..=504), .. })
     }
 }

@@ -28,6 +28,7 @@ mod change;
 mod client;
 mod config;
 mod error;
+mod gone;
 mod home;
 mod hosts;
 mod listing;
@@ -46,7 +47,7 @@ pub use client::{Origin, reason};
 pub use config::{
     Credentials, Endpoint, Freshness, OriginConfig, Patience, Upstream, UpstreamError, Upstreams, WhenDown,
 };
-pub use error::{OriginError, Place};
+pub use error::{Cause, OriginError, Place};
 pub use home::Home;
 pub use hosts::HostError;
 pub use listing::{Listing, ListingAnswer};

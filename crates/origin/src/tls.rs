@@ -54,8 +54,8 @@ impl Resolve for PublicOnly {
 }
 
 /// Why an address is refused.
-pub(crate) const NOT_PUBLIC: &str = "its address is not of the public internet: list the registry under \
-    [[origin.upstreams]], or start the node with --upstream";
+pub(crate) const NOT_PUBLIC: &str = "its address is this host's own or not of the public internet: list the registry \
+    under [[origin.upstreams]], or start the node with --upstream";
 
 /// A client that trusts the system's certificates and those in `ca`. It follows no redirect, keeps no cookie, uses no
 /// proxy and undoes no `Content-Encoding`: all of that is decided elsewhere, or not wanted.

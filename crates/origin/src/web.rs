@@ -13,12 +13,12 @@ use tokio::{
 use url::Url;
 
 use crate::{
-    BlobBody, Home, HostError, Origin, OriginError, Patience, Place,
+    BlobBody, Cause, Home, HostError, Origin, OriginError, Patience, Place,
     address::is_public,
     blob::Opener,
     breaker::Breaker,
     change::send_watched,
-    client::{Ask, Failure, host, literal, reason, redirect, same_origin, verdict},
+    client::{Ask, Failure, literal, reason, redirect, same_origin, verdict},
     hosts::Hosts,
     manifest::{content_length, media_type},
     tls::{self, NOT_PUBLIC, Reach},
@@ -77,7 +77,7 @@ struct Inner {
     patience: Patience,
     anywhere: reqwest::Client,
     public: reqwest::Client,
-    /// By `host:port`.
+    /// By [`server`].
     breaker: Breaker,
     /// What our requests say in `Via`, and nobody else's.
     via: HeaderValue,
@@ -231,9 +231,9 @@ impl Web {
     {
         let client = self.client(url, false)?;
         let ask = ask(url, method.clone());
-        let server = host(url);
-        if let Some(left) = self.inner.breaker.left(&server) {
-            return Err(ask.left_alone(url, left));
+        let server = server(url);
+        if let Some((left, cause)) = self.inner.breaker.left(&server, false) {
+            return Err(ask.left_alone(url, left, cause));
         }
         headers.append(header::VIA, self.inner.via.clone());
         let request = client.request(method, url.clone()).headers(headers);
@@ -253,7 +253,7 @@ impl Web {
         let refuse = |reason: &str| OriginError::NotAllowed { place: place.clone(), reason: reason.into() };
         let unreachable = |reason: String| {
             let host = place.registry.clone();
-            OriginError::Unreachable { place: place.clone(), host, status: None, reason }
+            OriginError::Unreachable { place: place.clone(), host, cause: Cause::Silent, reason }
         };
         let reach = self.inner.hosts.tunnel(host, port, &self.inner.connect_ports);
         let reach = reach.ok_or_else(|| refuse(NOT_LISTED))?;
@@ -278,7 +278,7 @@ impl Web {
         match timeout(HEAD, self.send_with_retries(ask, url, welcome)).await {
             Ok(outcome) => outcome,
             Err(_) => {
-                self.inner.breaker.failed(&host(url));
+                self.inner.breaker.failed(&server(url), Cause::Silent);
                 Err(ask.unreachable(url, format!("no answer within {} s", HEAD.as_secs())))
             }
         }
@@ -293,15 +293,16 @@ impl Web {
         let patience = self.inner.patience;
         let mut attempt = 1;
         loop {
-            let (error, after) = match self.attempt(ask, url, welcome, attempt == 1).await {
+            let mut at = url.clone();
+            let (error, after) = match self.attempt(ask, &mut at, welcome, attempt == 1).await {
                 Ok(response) => return Ok(response),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Again { error, after }) => (error, after),
             };
             if attempt >= patience.attempts || after.is_some_and(|wait| wait > patience.backoff_limit) {
                 // The server that was asked, or one that it led to.
-                if let OriginError::Unreachable { status: None, host, .. } = &error {
-                    self.inner.breaker.failed(host);
+                if let OriginError::Unreachable { cause: Cause::Silent, .. } = &error {
+                    self.inner.breaker.failed(&server(&at), Cause::Silent);
                 }
                 return Err(error);
             }
@@ -312,40 +313,40 @@ impl Web {
         }
     }
 
-    /// One attempt; the `first` leaves servers alone that did not answer lately.
+    /// One attempt, which goes on to where `url` is redirected; the `first` leaves servers alone that did not answer
+    /// lately.
     async fn attempt(
         &self,
         ask: &Ask<'_>,
-        url: &Url,
+        url: &mut Url,
         welcome: &[StatusCode],
         first: bool,
     ) -> Result<Response, Failure> {
-        let mut url = url.clone();
         let first_byte = self.inner.patience.connect + self.inner.patience.first_byte;
         for hop in 0..=REDIRECTS {
-            let client = self.client(&url, hop > 0)?;
-            if let Some(left) = self.inner.breaker.left(&host(&url)).filter(|_| first) {
-                return Err(ask.left_alone(&url, left).into());
+            let client = self.client(url, hop > 0)?;
+            if first && let Some((left, cause)) = self.inner.breaker.left(&server(url), true) {
+                return Err(ask.left_alone(url, left, cause).into());
             }
             let request = client.request(ask.method.clone(), url.clone()).headers(ask.headers.clone());
             let request = request.header(header::VIA, self.inner.via.clone());
             let response = match timeout(first_byte, request.send()).await {
                 Ok(Ok(response)) => response,
                 Ok(Err(error)) => {
-                    let error = ask.failed(&url, reason(&error));
+                    let error = ask.failed(url, reason(&error));
                     let again = error.is_transient();
                     return Err(if again { Failure::Again { error, after: None } } else { error.into() });
                 }
                 Err(_) => {
-                    let error = ask.unreachable(&url, "no answer in time".into());
+                    let error = ask.unreachable(url, "no answer in time".into());
                     return Err(Failure::Again { error, after: None });
                 }
             };
-            self.inner.breaker.answered(&host(&url));
+            self.inner.breaker.answered(&server(url));
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return verdict(ask, response, welcome);
             }
-            url = redirect(&url, response.headers()).map_err(|reason| ask.invalid(reason))?;
+            *url = redirect(url, response.headers()).map_err(|reason| ask.invalid(reason))?;
         }
         Err(ask.invalid(format!("more than {REDIRECTS} redirects")).into())
     }
@@ -378,7 +379,7 @@ impl Web {
 /// Why a host is not asked.
 const NOT_LISTED: &str = "it is not among `hosts` or `private_hosts` of [proxy], nor at this port";
 const NOT_PUBLIC_HOST: &str =
-    "its address is not of the public internet: list it among `private_hosts` of [proxy]";
+    "its address is this host's own or not of the public internet: list it among `private_hosts` of [proxy]";
 
 /// Whether a URL lies below another, whose path ends with a slash.
 pub fn below(base: &Url, url: &Url) -> bool {
@@ -480,6 +481,11 @@ impl FileOpener {
     pub(crate) fn ask(&self) -> Ask<'static> {
         ask(&self.url, Method::GET)
     }
+}
+
+/// Scheme, host and port: what does not speak TLS at a port may well speak plain HTTP there.
+fn server(url: &Url) -> String {
+    url.origin().ascii_serialization()
 }
 
 fn validator(headers: &HeaderMap) -> Option<HeaderValue> {

@@ -13,8 +13,8 @@ use std::{
 
 use hash::Digest;
 use longshore_origin::{
-    Credentials, Listing, Origin, OriginConfig, OriginError, Patience, Repository, Rights, Secret, Target,
-    Upstream,
+    Cause, Credentials, Listing, Origin, OriginConfig, OriginError, Patience, Repository, Rights, Secret,
+    Target, Upstream,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -654,14 +654,43 @@ async fn a_registry_that_does_not_answer_is_left_alone_for_a_while_and_one_that_
     let origin = anonymous(&silent);
     for asked in [3, 3] {
         let error = origin.manifest(&silent.repository(), &tag("1"), &[]).await.unwrap_err();
-        assert!(matches!(error, OriginError::Unreachable { status: None, .. }), "{error}");
+        assert!(matches!(error, OriginError::Unreachable { cause: Cause::Silent, .. }), "{error}");
         assert_eq!(silent.asked().len(), asked, "each time is one of the attempts");
     }
     let failing = Server::start(|_| reply("503 No", &[], b"")).await;
     let origin = anonymous(&failing);
     for asked in [3, 6] {
         let error = origin.manifest(&failing.repository(), &tag("1"), &[]).await.unwrap_err();
-        assert!(matches!(error, OriginError::Unreachable { status: Some(503), .. }), "{error}");
+        assert!(matches!(error, OriginError::Unreachable { cause: Cause::Status(503), .. }), "{error}");
         assert_eq!(failing.asked().len(), asked);
+    }
+}
+
+#[tokio::test]
+async fn only_a_registry_that_takes_no_connection_is_gone() {
+    let cause = async |origin: &Origin, registry: &str| {
+        let repository = Repository::new(registry, "org/app").unwrap();
+        let error = origin.manifest(&repository, &tag("1"), &[]).await.unwrap_err();
+        let OriginError::Unreachable { cause, .. } = error else { panic!("{error}") };
+        cause
+    };
+    // Takes connections, and says nothing to a TLS hello.
+    let silent = Server::start(|_| Reply { bytes: Vec::new(), hang: true }).await;
+    for scheme in ["http", "https"] {
+        let endpoint = Some(format!("{scheme}://{}", silent.addr));
+        let origin = with(Upstream { registry: "reg.test".into(), endpoint, ..Upstream::default() });
+        for asked in ["asked", "left alone"] {
+            assert_eq!(cause(&origin, "reg.test").await, Cause::Silent, "{scheme}, {asked}");
+        }
+    }
+    // Leads to storage that is gone, and is there itself.
+    let leads = Server::start(|_| reply("307 There", &[("Location", "http://127.0.0.1:1/x")], b"")).await;
+    assert_eq!(cause(&anonymous(&leads), &leads.addr.to_string()).await, Cause::Silent);
+    for endpoint in ["http://127.0.0.1:1", "https://127.0.0.1:1"] {
+        let endpoint = Some(endpoint.to_owned());
+        let origin = with(Upstream { registry: "reg.test".into(), endpoint, ..Upstream::default() });
+        for asked in ["asked", "left alone"] {
+            assert_eq!(cause(&origin, "reg.test").await, Cause::Gone, "{asked}");
+        }
     }
 }

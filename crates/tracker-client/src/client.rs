@@ -6,6 +6,7 @@ use announce::{AnnounceRequest, AnnounceResponse};
 use tokio::time::timeout;
 
 use crate::{
+    Location,
     error::{SetupError, TrackerError},
     http, udp,
 };
@@ -55,9 +56,11 @@ impl TrackerClient {
     /// [`TrackerError`], a refusal among them.
     pub async fn announce(&self, question: Question<'_>) -> Result<AnnounceResponse, TrackerError> {
         let ask = async {
-            match question.tracker.split_once("://") {
-                Some(("http" | "https", _)) => http::announce(&self.http, &question).await,
-                Some(("udp", rest)) => udp::announce(self.from, rest, &question).await,
+            match Location::of(question.tracker) {
+                Some(Location { scheme: "http" | "https", .. }) => {
+                    http::announce(&self.http, &question).await
+                }
+                Some(at @ Location { scheme: "udp", .. }) => udp::announce(self.from, at, &question).await,
                 _ => Err(TrackerError::Url("it must begin with http://, https:// or udp://")),
             }
         };

@@ -12,11 +12,13 @@
 mod client;
 mod error;
 mod http;
+mod location;
 mod shown;
 mod udp;
 
 pub use client::{Question, TrackerClient};
 pub use error::{SetupError, TrackerError};
 pub use http::read_http_answer;
+pub use location::Location;
 pub use shown::shown;
 pub use udp::{reach_udp, read_udp_answer};

@@ -1,19 +1,19 @@
 //! A tracker's URL for people's eyes.
 
+use crate::Location;
+
 /// A tracker's URL without what may be a secret in it: user and password, a query, and all of the path but its last
 /// word where that is `announce`, since what stands before is somebody's key.
 pub fn shown(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return "…".to_owned() };
-    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    let host = authority.rsplit('@').next().unwrap_or_default();
-    let (path, query) = path.split_at(path.find(['?', '#']).unwrap_or(path.len()));
+    let Some(Location { scheme, authority, rest }) = Location::of(url) else { return "…".to_owned() };
+    let (path, query) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
     let path = match path {
         "" | "/" | "/announce" => path,
         path if path.ends_with("/announce") => "/…/announce",
         _ => "/…",
     };
     let query = if query.is_empty() { "" } else { "?…" };
-    format!("{scheme}://{host}{path}{query}")
+    format!("{scheme}://{authority}{path}{query}")
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{client::Question, error::TrackerError};
+use crate::{Location, client::Question, error::TrackerError};
 
 /// A lost packet is sent again after this, then after twice this, and so on. The BEP's quarter of a minute is for
 /// trackers that were asked by too many; a deadline comes first here.
@@ -27,18 +27,17 @@ const LONGEST_ANSWER: usize = 8 * 1024;
 /// How many addresses of a name are tried.
 const ADDRESSES: usize = 4;
 
-/// Announces to `rest`, the URL behind its scheme.
+/// Announces to the tracker at a `udp://` URL.
 pub(crate) async fn announce(
     from: Option<IpAddr>,
-    rest: &str,
+    tracker: Location<'_>,
     question: &Question<'_>,
 ) -> Result<AnnounceResponse, TrackerError> {
-    let at = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at_checked(at).unwrap_or((rest, ""));
+    let Location { authority, rest, .. } = tracker;
     if authority.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
         return Err(TrackerError::Url("a UDP tracker has a port, as in udp://tracker.example:6969"));
     }
-    let path = path.split('#').next().unwrap_or_default();
+    let path = rest.split('#').next().unwrap_or_default();
     let found = lookup_host(authority).await?;
     let usable = |address: &SocketAddr| from.is_none_or(|from| from.is_ipv4() == address.is_ipv4());
     let addresses: Vec<SocketAddr> = found.filter(usable).take(ADDRESSES).collect();

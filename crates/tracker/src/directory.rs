@@ -1,11 +1,11 @@
 //! The content directory: digest → torrent, tag → digest; and claims, which wait for a torrent or a lease.
 //!
 //! It has one of two homes, and what is here reads the same over both: a [`Table`] of this tracker alone, or a
-//! [`Cluster`] of etcd, which any number of trackers share. A home answers a claim as things stand
+//! [`InEtcd`], which any number of trackers share. A home answers a claim as things stand
 //! ([`Taken`]); the waiting is done here.
 
-mod cluster;
 mod disk;
+mod in_etcd;
 mod news;
 mod records;
 mod table;
@@ -29,7 +29,7 @@ use crate::{
     registered::Registered,
     server::Clock,
 };
-use cluster::Cluster;
+use in_etcd::InEtcd;
 use table::Table;
 
 /// How often publications are flushed to the disk.
@@ -54,7 +54,7 @@ struct Shared {
 
 enum Kept {
     Table(Table),
-    Cluster(Cluster),
+    Etcd(InEtcd),
 }
 
 /// A claim as the HTTP layer has checked it.
@@ -108,7 +108,7 @@ impl Directory {
     ) -> Result<Self, DirectoryError> {
         let kept = match &config.directory {
             Some(Home::Etcd(address)) => {
-                Kept::Cluster(Cluster::open(address, config, clock, &closing, registered.clone()).await?)
+                Kept::Etcd(InEtcd::open(address, config, clock, &closing, registered.clone()).await?)
             }
             home => {
                 let path = match home {
@@ -186,7 +186,7 @@ impl Directory {
         let told = match &shared.kept {
             Kept::Table(table) if end.tags() > mark => table.tag(name).await?,
             Kept::Table(_) => None,
-            Kept::Cluster(cluster) => cluster.tag_since(name, mark, self.soon()).await?,
+            Kept::Etcd(etcd) => etcd.tag_since(name, mark, self.soon()).await?,
         };
         Ok(told.map_or(TagClaim::Held, TagClaim::Known))
     }
@@ -201,7 +201,7 @@ impl Directory {
     ) -> Result<Taken, DirectoryError> {
         match &self.0.kept {
             Kept::Table(table) => table.claim(digest, node, look).await,
-            Kept::Cluster(cluster) => cluster.claim(digest, node, look, deadline).await,
+            Kept::Etcd(etcd) => etcd.claim(digest, node, look, deadline).await,
         }
     }
 
@@ -209,7 +209,7 @@ impl Directory {
     pub(crate) async fn get(&self, digest: Digest) -> Result<Option<Entry>, DirectoryError> {
         let entry = match &self.0.kept {
             Kept::Table(table) => table.get(digest).await?,
-            Kept::Cluster(cluster) => cluster.get(digest, self.soon()).await?,
+            Kept::Etcd(etcd) => etcd.get(digest, self.soon()).await?,
         };
         if let Some(entry) = &entry {
             self.0.registered.enter(&digest, &entry.info_hash);
@@ -222,7 +222,7 @@ impl Directory {
         registered.begin();
         match &self.0.kept {
             Kept::Table(table) => table.read_registered(registered.clone()).await?,
-            Kept::Cluster(cluster) => cluster.read_registered(registered, || self.soon()).await?,
+            Kept::Etcd(etcd) => etcd.read_registered(registered, || self.soon()).await?,
         }
         registered.end();
         Ok(())
@@ -246,7 +246,7 @@ impl Directory {
         let before = registered.enter(&digest, &info_hash);
         let published = match &self.0.kept {
             Kept::Table(table) => table.publish(new).await,
-            Kept::Cluster(cluster) => cluster.publish(new, self.soon()).await,
+            Kept::Etcd(etcd) => etcd.publish(new, self.soon()).await,
         };
         if published.is_err() {
             match before {
@@ -267,7 +267,7 @@ impl Directory {
     ) -> Result<Renewal, DirectoryError> {
         match &self.0.kept {
             Kept::Table(table) => table.renew(digest, node, lease).await,
-            Kept::Cluster(cluster) => cluster.renew(digest, node, &lease, self.soon()).await,
+            Kept::Etcd(etcd) => etcd.renew(digest, node, &lease, self.soon()).await,
         }
     }
 
@@ -282,21 +282,21 @@ impl Directory {
                 table.release(digest, node, lease);
                 Ok(())
             }
-            Kept::Cluster(cluster) => cluster.release(digest, node, lease, self.soon()).await,
+            Kept::Etcd(etcd) => etcd.release(digest, node, lease, self.soon()).await,
         }
     }
 
     pub(crate) async fn set_tag(&self, tag: TagRequest) -> Result<Tag, DirectoryError> {
         match &self.0.kept {
             Kept::Table(table) => table.set_tag(tag).await,
-            Kept::Cluster(cluster) => cluster.set_tag(tag, self.soon()).await,
+            Kept::Etcd(etcd) => etcd.set_tag(tag, self.soon()).await,
         }
     }
 
     pub(crate) async fn tag(&self, name: String) -> Result<Option<Tag>, DirectoryError> {
         match &self.0.kept {
             Kept::Table(table) => table.tag(name).await,
-            Kept::Cluster(cluster) => cluster.tag(name, self.soon()).await,
+            Kept::Etcd(etcd) => etcd.tag(name, self.soon()).await,
         }
     }
 
@@ -304,8 +304,8 @@ impl Directory {
     pub(crate) async fn tend(&self) -> Result<(), DirectoryError> {
         match &self.0.kept {
             Kept::Table(table) => table.tend().await,
-            Kept::Cluster(cluster) => {
-                cluster.tend();
+            Kept::Etcd(etcd) => {
+                etcd.tend();
                 Ok(())
             }
         }
@@ -314,7 +314,7 @@ impl Directory {
     pub(crate) async fn sizes(&self) -> Result<Sizes, DirectoryError> {
         match &self.0.kept {
             Kept::Table(table) => table.sizes().await,
-            Kept::Cluster(cluster) => Ok(cluster.sizes(self.soon()).await),
+            Kept::Etcd(etcd) => Ok(etcd.sizes(self.soon()).await),
         }
     }
 
@@ -322,9 +322,9 @@ impl Directory {
     pub(crate) fn failing(&self) -> Option<String> {
         match &self.0.kept {
             Kept::Table(table) => table.failing(),
-            Kept::Cluster(cluster) => {
+            Kept::Etcd(etcd) => {
                 let unreachable = || "etcd cannot be reached".to_owned();
-                (!cluster.stats().reachable).then(unreachable)
+                (!etcd.stats().reachable).then(unreachable)
             }
         }
     }
@@ -337,7 +337,7 @@ impl Directory {
     pub(crate) fn etcd(&self) -> Option<etcd::Stats> {
         match &self.0.kept {
             Kept::Table(_) => None,
-            Kept::Cluster(cluster) => Some(cluster.stats()),
+            Kept::Etcd(etcd) => Some(etcd.stats()),
         }
     }
 

@@ -47,7 +47,7 @@ const PAGE: usize = 1000;
 const MAX_FILE: u64 = 1024 * 1024;
 
 #[derive(Clone)]
-pub(crate) struct Cluster(Arc<Shared>);
+pub(crate) struct InEtcd(Arc<Shared>);
 
 struct Shared {
     client: Client,
@@ -78,7 +78,7 @@ struct State {
     revision: i64,
 }
 
-impl Cluster {
+impl InEtcd {
     pub(crate) async fn open(
         address: &Address,
         config: &Config,
@@ -97,7 +97,7 @@ impl Cluster {
         };
         let settings = Settings { address: address.clone(), password, authority };
         let client = Client::new(settings).map_err(DirectoryError::Setup)?;
-        let cluster = Self(Arc::new(Shared {
+        let home = Self(Arc::new(Shared {
             client,
             keys: Keys::new(address.prefix()),
             ttl: config.lease_ttl(),
@@ -107,14 +107,14 @@ impl Cluster {
             max_entries: config.max_entries,
             counted: Mutex::default(),
         }));
-        match cluster.0.count(clock.elapsed() + CALL).await {
+        match home.0.count(clock.elapsed() + CALL).await {
             // An etcd that is down is told of by the client; the tracker is of use without it, and it may come.
             Err(DirectoryError::Etcd(error)) if error.is_transient() => {}
             Err(error) => return Err(error),
             Ok(()) => {}
         }
-        tokio::spawn(cluster.clone().listen(closing.clone()));
-        Ok(cluster)
+        tokio::spawn(home.clone().listen(closing.clone()));
+        Ok(home)
     }
 
     /// Follows what happens in etcd, for those who wait and for what is remembered.
