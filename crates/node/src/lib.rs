@@ -32,6 +32,7 @@ mod lease;
 mod live;
 mod log;
 mod manifests;
+mod meant;
 mod metrics;
 mod node;
 mod pattern;
