@@ -12,7 +12,7 @@ use origin::{FileHead, Home};
 use url::Url;
 
 /// How long what nothing proves is believed at least.
-const DAY: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Which file is meant.
 #[derive(Debug, Clone)]

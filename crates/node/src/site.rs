@@ -401,6 +401,7 @@ mod tests {
         assert!(sites.parts(&url(2 * DELTAS - 1)).is_some());
         assert_eq!((0..2 * DELTAS).filter(|n| sites.parts(&url(*n)).is_some()).count(), DELTAS);
     }
+
     #[tokio::test(start_paused = true)]
     async fn what_was_seen_grows_old_and_is_forgotten_as_what_it_was() {
         let (sites, hour) = (sites("").expect("valid"), Duration::from_secs(3600));

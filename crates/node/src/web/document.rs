@@ -17,7 +17,7 @@ use crate::{
     content::{Inner, count},
     fetch,
     flight::Want,
-    meant::is_for_all,
+    meant::{DAY, is_for_all},
     site::{Repository, Seen},
 };
 
@@ -232,13 +232,32 @@ impl Latest {
 }
 
 impl Seen {
+    /// What the server is asked, so that it need not give the same again; but once a day it has to, as nothing proves what is here.
     fn conditions(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
+        if self.age >= DAY {
+            return headers;
+        }
         if let Some(etag) = &self.etag {
             headers.insert(header::IF_NONE_MATCH, etag.clone());
         } else if let Some(modified) = &self.modified {
             headers.insert(header::IF_MODIFIED_SINCE, modified.clone());
         }
         headers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_nothing_proves_is_asked_for_whole_once_a_day() {
+        let date = HeaderValue::from_static("x");
+        let dated = Seen { modified: Some(date.clone()), ..Seen::file(Digest::of(b"1"), None) };
+        assert_eq!(dated.conditions().get(header::IF_MODIFIED_SINCE), Some(&date));
+        let tagged = Seen { etag: Some(HeaderValue::from_static("\"1\"")), ..dated };
+        assert_eq!(tagged.conditions().keys().collect::<Vec<_>>(), [header::IF_NONE_MATCH]);
+        assert!(Seen { age: DAY, ..tagged }.conditions().is_empty());
     }
 }
