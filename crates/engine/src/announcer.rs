@@ -44,6 +44,7 @@ pub(crate) struct Announcer(mpsc::Sender<Command>);
 enum Command {
     Add(InfoHash, Vec<Vec<String>>, Option<oneshot::Sender<bool>>),
     Completed(InfoHash),
+    Seek(InfoHash),
     Remove(InfoHash),
     Again,
 }
@@ -74,6 +75,11 @@ impl Announcer {
         self.send(Command::Completed(info_hash)).await;
     }
 
+    /// Nobody who is known has what is missing: others are asked for, without waiting for the interval's end.
+    pub(crate) async fn seek(&self, info_hash: InfoHash) {
+        self.send(Command::Seek(info_hash)).await;
+    }
+
     pub(crate) async fn remove(&self, info_hash: InfoHash) {
         self.send(Command::Remove(info_hash)).await;
     }
@@ -101,6 +107,8 @@ struct Entry {
     started: bool,
     failures: u32,
     lonely: u32,
+    /// Before this the tracker does not want to be asked again.
+    not_before: Time,
     /// Entries in the agenda with another number are out of date.
     turn: u64,
     /// An announce is under way.
@@ -188,6 +196,7 @@ impl Task {
                             started: false,
                             failures: 0,
                             lonely: 0,
+                            not_before: Time::default(),
                             turn: 0,
                             busy: false,
                             leaves: false,
@@ -206,6 +215,15 @@ impl Task {
                         entry.event = Event::Completed;
                     }
                     self.plan(place, now);
+                }
+            }
+            Command::Seek(info_hash) => {
+                for place in self.places(info_hash) {
+                    // What is under way, or to be tried again, plans the next one.
+                    let free = self.entries.get(&place).filter(|e| e.started && !e.busy && e.failures == 0);
+                    if let Some(at) = free.map(|entry| entry.not_before.max(now)) {
+                        self.plan(place, at);
+                    }
                 }
             }
             Command::Remove(info_hash) => {
@@ -311,11 +329,18 @@ impl Task {
                 }
                 let mut pause = pause;
                 if let Some(torrent) = torrent.filter(|t| t.totals().2 > 0) {
-                    let nobody = torrent.lock().links.is_empty();
+                    let (nobody, stuck) = {
+                        let inner = torrent.lock();
+                        (inner.links.is_empty(), inner.swarm.is_stuck())
+                    };
                     torrent.add_peers(response.peers.iter().map(|peer| peer.addr));
-                    entry.lonely = if nobody && response.peers.is_empty() { entry.lonely + 1 } else { 0 };
+                    // Who is told of for the first time may have it all.
+                    let first = entry.sent == Event::Started;
+                    let lonely = if nobody && first { response.peers.is_empty() } else { stuck };
+                    entry.lonely = if lonely { entry.lonely + 1 } else { 0 };
+                    let least = response.min_interval.unwrap_or(Duration::ZERO).min(*PAUSE.end());
+                    entry.not_before = now + least;
                     if entry.lonely > 0 {
-                        let least = response.min_interval.unwrap_or(Duration::ZERO).min(*PAUSE.end());
                         pause = pause.min((LONELY * 2u32.pow(entry.lonely.min(10) - 1)).max(least));
                     }
                 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use metainfo::InfoHash;
-use swarm::{PeerKey, PieceSet, Swarm};
+use swarm::{PeerKey, PieceSet, Swarm, Time};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Notify,
@@ -44,6 +44,8 @@ const REST: Duration = Duration::from_secs(30);
 const STOP: Duration = Duration::from_secs(5);
 /// At least this often a torrent with connections is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// After how long a torrent of which nobody has what is missing looks for others.
+const STUCK: Duration = Duration::from_secs(5);
 
 /// Complete torrents that need not be added to be served.
 pub trait Shelf: Send + Sync + 'static {
@@ -479,7 +481,7 @@ async fn answer(shared: &Arc<Shared>, mut stream: TcpStream, address: SocketAddr
 
 /// A torrent's own task: its timers, its dials, its end.
 async fn drive(shared: Arc<Shared>, torrent: Arc<Torrent>, rests: bool) {
-    let mut idle_since = None;
+    let (mut idle_since, mut stuck_since) = (None, None);
     let mut told_complete = torrent.lock().swarm.is_complete();
     loop {
         let now = shared.clock.now();
@@ -490,12 +492,22 @@ async fn drive(shared: Arc<Shared>, torrent: Arc<Torrent>, rests: bool) {
             let next = [inner.swarm.next_tick(), inner.candidates.next_try()].into_iter().flatten().min();
             (inner.links.len(), next)
         });
-        let complete = torrent.lock().swarm.is_complete();
+        let (complete, stuck) = {
+            let inner = torrent.lock();
+            (inner.swarm.is_complete(), inner.swarm.is_stuck())
+        };
         if complete && !std::mem::replace(&mut told_complete, true) {
             shared.announcer.completed(torrent.info_hash()).await;
         }
         if !complete {
             dial(&shared, &torrent);
+        }
+        if !stuck {
+            stuck_since = None;
+        } else if now.since(*stuck_since.get_or_insert(now)) >= STUCK {
+            // Again only after it has gone on.
+            stuck_since = Some(Time(u64::MAX));
+            shared.announcer.seek(torrent.info_hash()).await;
         }
         let since = if connected > 0 { None } else { Some(*idle_since.get_or_insert(now)) };
         idle_since = since;

@@ -230,9 +230,10 @@ impl Torrent {
 
     /// Connected peers: figures, and the client's name for itself where it gave one.
     pub fn peers(&self) -> Vec<(PeerStats, Option<String>)> {
+        let now = self.clock.now();
         let inner = self.lock();
         let client = |key: PeerKey| inner.links.get(&key).and_then(|link| link.client.clone());
-        inner.swarm.peers().map(|(key, stats)| (stats, client(key))).collect()
+        inner.swarm.peers(now).map(|(key, stats)| (stats, client(key))).collect()
     }
 
     /// Who gave what so far.

@@ -5,7 +5,7 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use metainfo::create::{Options, create};
 use swarm::{PieceSet, SourceKind};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     time::timeout,
 };
 
@@ -353,4 +353,56 @@ async fn who_floods_us_with_what_nobody_asked_for_does_not_come_back() {
     // Closed or reset, either is the end.
     let _ = timeout(DEADLINE, again.read_to_end(&mut said)).await.expect("it is refused");
     assert!(said.len() <= 68, "a handshake at most");
+}
+
+/// A tracker that wants to be asked every quarter of an hour, and names whom it is told to.
+async fn tracker(peers: Arc<Mutex<Vec<SocketAddr>>>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let url = format!("http://{}/announce", listener.local_addr().expect("bound"));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = vec![0; 4096];
+            // One request each.
+            let _ = stream.read(&mut head).await;
+            let list: Vec<u8> = peers.lock().expect("no panic").iter().flat_map(compact).collect();
+            let before = format!("d8:intervali900e5:peers{}:", list.len());
+            let body = [before.as_bytes(), &list, b"e"].concat();
+            let head =
+                format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+            let _ = stream.write_all(&[head.as_bytes(), &body].concat()).await;
+        }
+    });
+    url
+}
+
+fn compact(address: &SocketAddr) -> Vec<u8> {
+    let SocketAddr::V4(address) = address else { return Vec::new() };
+    [&address.ip().octets()[..], &address.port().to_be_bytes()].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swarm_in_which_pieces_are_missing_finds_the_seed_that_comes_back_long_before_the_interval_ends() {
+    let (from, to, also) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(from.path().join("file"), noise(1_000_000, 1)).unwrap();
+    let mut torrent = torrent_of(&from.path().join("file"), &Options::default());
+    let (one, two) = (engine().await, engine().await);
+    let known = Arc::new(Mutex::new(vec![two.listen()]));
+    two.add(leech_spec(&torrent, also.path())).await.unwrap();
+    torrent.trackers = vec![vec![tracker(known.clone()).await]];
+    let leech = one.add(leech_spec(&torrent, to.path())).await.unwrap();
+    let met = async {
+        while leech.peers().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(DEADLINE, met).await.expect("they meet");
+    let seed = engine().await;
+    torrent.trackers.clear();
+    seed.add(seed_spec(&torrent, from.path())).await.unwrap();
+    known.lock().unwrap().push(seed.listen());
+    assert_eq!(complete(&leech).await, TorrentState::Complete);
+    for engine in [one, two, seed] {
+        engine.stop().await;
+    }
 }

@@ -10,6 +10,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::Duration,
 };
 
 use longshore_interop::{
@@ -358,6 +359,22 @@ fn containerd_pulls_through_a_node() {
     let pulled = containerd.ctr(&pull);
     assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
     went_through(&fleet);
+
+    // What it has pulled is taken from there, and not from the registry. Its files are left alone for two seconds.
+    let lender = containerd.at("root/io.containerd.content.v1.content");
+    let layers = Path::new(&lender).join("blobs/sha256");
+    wait_until("all of its files are older than that", || {
+        let age = |path: PathBuf| fs::metadata(path).expect("there").modified().expect("known").elapsed();
+        let mut files = fs::read_dir(&layers).expect("readable");
+        files.all(|file| age(file.expect("readable").path()).is_ok_and(|age| age > Duration::from_secs(3)))
+    });
+    let borrowing = Fleet::with(&registry, 1, &["--borrow", &lender], "info");
+    let got = tempfile::tempdir().expect("a folder");
+    copy(&borrowing.nodes[0].1, "reg.test/team/app:1", got.path());
+    went_through(&borrowing);
+    let totals = borrowing.status(0)["status"]["totals"].clone();
+    assert!(totals["from_origins"].as_u64() < Some(100_000), "{totals}");
+    assert!(totals["blob_bytes"].as_u64() < Some(100_000), "{totals}");
 }
 
 #[test]

@@ -107,8 +107,18 @@ pub enum LabError {
         /// The name that was asked for.
         name: Option<String>,
     },
+    /// No such node.
+    #[error("the lab {lab} has no node `{node}` that runs: it has {}", .nodes.join(", "))]
+    NoNode {
+        /// The lab's name.
+        lab: String,
+        /// The name that was asked for.
+        node: String,
+        /// All names.
+        nodes: Vec<String>,
+    },
     /// Which of several labs is not said.
-    #[error("several labs run: say which with --name ({})", .names.join(", "))]
+    #[error("several labs run ({}): say which, with --name or as LAB/HOST", .names.join(", "))]
     WhichLab {
         /// All names.
         names: Vec<String>,
@@ -234,6 +244,7 @@ impl LabError {
                 | Self::NoClient { .. }
                 | Self::NameTaken { .. }
                 | Self::WhichLab { .. }
+                | Self::NoNode { .. }
         )
     }
 }

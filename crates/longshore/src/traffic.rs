@@ -43,11 +43,21 @@ impl Traffic {
     /// Where the bytes came from, most first.
     pub(crate) fn sources(&self, provenance: &Provenance) -> Vec<SourceLine> {
         let mut lines: Vec<SourceLine> = Vec::new();
+        // One peer may have been here over several connections.
+        let mut peers: HashMap<&[u8; 20], usize> = HashMap::new();
         for source in provenance.sources().iter().filter(|source| source.bytes + source.wasted > 0) {
             let (kind, address, client) = match &source.kind {
                 SourceKind::Peer { address, id } => {
-                    let client = self.clients.get(address).cloned().or_else(|| client_of(id.as_bytes()));
-                    ("peer", Some(*address), client)
+                    let named = self.clients.get(address).cloned();
+                    let next = lines.len();
+                    let place = *peers.entry(id.as_bytes()).or_insert(next);
+                    if let Some(line) = lines.get_mut(place) {
+                        line.bytes += source.bytes;
+                        line.wasted += source.wasted;
+                        line.client = named.or(line.client.take());
+                        continue;
+                    }
+                    ("peer", Some(*address), named.or_else(|| client_of(id.as_bytes())))
                 }
                 SourceKind::Origin => ("origin", None, None),
                 SourceKind::Store => ("disk", None, None),

@@ -63,11 +63,13 @@ pub struct StoreConfig {
     pub unused_days: u64,
     /// What was used within so many minutes stays in any case.
     pub keep_minutes: u64,
+    /// Stores of others on this host, whose blobs are borrowed: containerd's content store, OCI layouts, other nodes'.
+    pub borrow: Vec<PathBuf>,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { limit_mib: 0, free_percent: 10, unused_days: 0, keep_minutes: 10 }
+        Self { limit_mib: 0, free_percent: 10, unused_days: 0, keep_minutes: 10, borrow: Vec::new() }
     }
 }
 

@@ -39,6 +39,7 @@ use crate::{
     config::Config,
     fetch,
     flight::{FetchError, Flight, Progress, Want, not_public},
+    lenders::Lenders,
     manifests::{Names, Resolved},
     push::Uploads,
     record::{Record, Records},
@@ -55,6 +56,9 @@ const SIZE: Duration = Duration::from_secs(2);
 const DISK: Duration = Duration::from_secs(5);
 /// For how long it is remembered that the origin could not be brought to give a blob.
 const FAILED: Duration = Duration::from_secs(60);
+/// How long a client waits for all of a blob that came wrong the last time, to be told that it is not here where it comes
+/// wrong again: Docker leaves at once then, and asks five times more for what is cut short.
+const PROOF: Duration = Duration::from_secs(20);
 
 /// The content service. Cheap to share.
 #[derive(Clone)]
@@ -69,6 +73,7 @@ pub(crate) struct Inner {
     pub(crate) origin: Origin,
     pub(crate) web: Web,
     pub(crate) sites: Sites,
+    pub(crate) lenders: Lenders,
     pub(crate) directory: Option<DirectoryClient>,
     pub(crate) records: Records,
     pub(crate) traces: Traces,
@@ -237,11 +242,12 @@ impl Inner {
         runs.iter().map(run).collect()
     }
 
-    /// Notes that a blob came from its origin.
+    /// Notes that a blob came from its origin, or was on this host already.
     pub(crate) fn remember_origin(&self, flight: &Flight, torrent: &BlobTorrent) {
-        let bytes = flight.progress().borrow().from_origin;
-        let pushed = matches!(flight.want, Want::Pushed(_));
-        let kind = if pushed { swarm::SourceKind::Store } else { swarm::SourceKind::Origin };
+        let Progress { borrowed, size, from_origin, .. } = flight.progress().borrow().clone();
+        let here = borrowed || matches!(flight.want, Want::Pushed(_));
+        let kind = if here { swarm::SourceKind::Store } else { swarm::SourceKind::Origin };
+        let bytes = if borrowed { size.unwrap_or(0) } else { from_origin };
         self.remember_one(flight, torrent, source(&kind, Some(flight.home.host())), bytes);
     }
 
@@ -379,8 +385,9 @@ impl MirrorContent for Content {
         if inner.disk.is_open() {
             return direct(inner.size_of(asker, home, *digest).await?);
         }
+        let was_wrong = inner.failed_lately(digest) == Some(true);
         // The rest of what was cut short for its wrong bytes would be cut again.
-        if range.is_some_and(ByteRange::is_resumption) && inner.failed_lately(digest) == Some(true) {
+        if was_wrong && range.is_some_and(ByteRange::is_resumption) {
             return Err(ContentError::NotFound);
         }
         let (mut flight, ours) = inner.flight(home, *digest, Want::Blob, asker);
@@ -401,8 +408,12 @@ impl MirrorContent for Content {
             (flight, _) = inner.flight(home, *digest, Want::Blob, asker);
             progress = inner.told(&flight).await;
         }
+        if was_wrong && progress.outcome.is_none() && timeout(PROOF, flight.finished()).await.is_ok() {
+            progress = flight.progress().borrow().clone();
+        }
         let Progress { size, outcome, media_type, .. } = progress;
         match (size, outcome) {
+            (_, Some(Err(error))) if was_wrong && error.is_wrong() => Err(ContentError::NotFound),
             (Some(size), _) => {
                 let span = Span::of(range, size)?;
                 let body = stream::following(inner.clone(), &flight, home.clone(), asker.clone(), span);

@@ -76,6 +76,10 @@ fn find(store: &Store, limits: &StoreConfig, now: u64) -> Result<Vec<Old>, FindE
         let Some(last) = page.last() else { break };
         after = Some(last.digest);
         for blob in page {
+            // What is borrowed takes no room here.
+            if blob.borrowed {
+                continue;
+            }
             oldest.consider(Old {
                 last_used: blob.last_used,
                 digest: blob.digest,

@@ -124,7 +124,12 @@ async fn join(inner: &Arc<Inner>, flight: &Arc<Flight>, entry: Entry) -> Result<
         flight.settle(granted.rights, granted.public);
     }
     if entry.content.is_empty() {
-        return from_swarm::fetch(inner, flight, entry).await;
+        let Some(torrent) = inner.borrow(flight, Some(entry.size)).await else {
+            return from_swarm::fetch(inner, flight, entry).await;
+        };
+        inner.remember_origin(flight, &torrent);
+        inner.engine.announce_soon(torrent.info_hash, inner.trackers()).await;
+        return Ok(());
     }
     // Small enough that the directory has all of it.
     let torrent = inner.keep_small(flight.digest, entry.content, entry.media_type.as_deref()).await?;

@@ -78,6 +78,8 @@ pub(crate) struct Progress {
     pub(crate) waiting: bool,
     /// How many bytes from the start may be read, whatever the torrent says.
     pub(crate) prefix: u64,
+    /// It lay on this host already, in a file of somebody else's.
+    pub(crate) borrowed: bool,
     /// Bytes that have come from the origin.
     pub(crate) from_origin: u64,
     /// Its torrent, while it comes from the swarm.

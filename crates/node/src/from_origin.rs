@@ -40,6 +40,7 @@ pub(crate) async fn fetch(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<Bl
     let fetched = bring(inner, flight).await;
     span.moved(flight.progress().borrow().from_origin);
     span.note(match &fetched {
+        Ok(_) if flight.progress().borrow().borrowed => "not needed: it was on this host".to_owned(),
         Ok(_) => flight.home.host().to_owned(),
         Err(error) => error.to_string(),
     });
@@ -48,7 +49,10 @@ pub(crate) async fn fetch(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<Bl
 
 async fn bring(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<BlobTorrent, FetchError> {
     match &flight.want {
-        Want::Blob => blob(inner, flight).await,
+        Want::Blob => match inner.borrow(flight, None).await {
+            Some(torrent) => Ok(torrent),
+            None => blob(inner, flight).await,
+        },
         Want::Pushed(_) => {
             let Flight { asker, digest, want, .. } = &**flight;
             let granted = inner.may_have(asker, flight.repository()?, *digest, want).await?;

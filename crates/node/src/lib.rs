@@ -29,6 +29,7 @@ mod from_swarm;
 mod health;
 mod http;
 mod lease;
+mod lenders;
 mod live;
 mod log;
 mod manifests;

@@ -29,6 +29,7 @@ use crate::{
     content::{Content, Inner},
     eviction,
     http::{self, Api, Guard},
+    lenders::{self, Lenders},
     manifests::Names,
     push::Uploads,
     record::Records,
@@ -109,6 +110,7 @@ impl Node {
             origin,
             web,
             sites,
+            lenders: Lenders::new(&config.store.borrow),
             directory,
             records: Records::default(),
             traces: Traces::default(),
@@ -169,6 +171,7 @@ impl Node {
         inner.tasks.spawn(announce_all(content.clone()));
         inner.tasks.spawn(forget_lost(content.clone()));
         inner.tasks.spawn(eviction::run(inner.clone()));
+        inner.tasks.spawn(lenders::run(inner.clone()));
         Ok(Self { content, mirrors, apis: listens, socket, servers, serving })
     }
 

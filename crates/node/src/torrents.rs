@@ -25,7 +25,7 @@ use api::{
 use engine::{Torrent, TorrentState};
 use metainfo::{FileKind, Info, InfoHash, Magnet};
 use tokio::{
-    sync::Semaphore,
+    sync::{OwnedMutexGuard, Semaphore},
     task::{JoinHandle, spawn_blocking},
 };
 use tokio_util::sync::CancellationToken;
@@ -55,7 +55,7 @@ pub(crate) struct Torrents {
 struct Entry {
     info_hash: InfoHash,
     /// One change at a time.
-    turn: tokio::sync::Mutex<()>,
+    turn: Arc<tokio::sync::Mutex<()>>,
     state: Mutex<State>,
     /// Bytes hashed so far, of a check.
     checked: AtomicU64,
@@ -150,6 +150,15 @@ impl Torrents {
         self.lock().get(info_hash).cloned().ok_or(TorrentError::Unknown(*info_hash))
     }
 
+    /// A torrent, to be changed by one at a time.
+    async fn turn(&self, info_hash: &InfoHash) -> Result<(Arc<Entry>, OwnedMutexGuard<()>), TorrentError> {
+        let entry = self.get(info_hash)?;
+        let turn = entry.turn.clone().lock_owned().await;
+        // Whoever had it before may have removed it.
+        let still = Arc::ptr_eq(&self.get(info_hash)?, &entry);
+        if still { Ok((entry, turn)) } else { Err(TorrentError::Unknown(*info_hash)) }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<InfoHash, Arc<Entry>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -196,12 +205,7 @@ impl Entry {
         };
         let info_hash = what.info_hash();
         let state = State { what, note, phase: Phase::Stopped, done, job: None };
-        Self {
-            info_hash,
-            turn: tokio::sync::Mutex::new(()),
-            state: Mutex::new(state),
-            checked: AtomicU64::new(0),
-        }
+        Self { info_hash, turn: Arc::default(), state: Mutex::new(state), checked: AtomicU64::new(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -349,8 +353,7 @@ impl Inner {
         info_hash: &InfoHash,
         run: bool,
     ) -> Result<(), TorrentError> {
-        let entry = self.torrents.get(info_hash)?;
-        let _turn = entry.turn.lock().await;
+        let (entry, _turn) = self.torrents.turn(info_hash).await?;
         entry.lock().note.start = run;
         self.save(&entry).await?;
         let runs = entry.lock().job.as_ref().is_some_and(|(_, task)| !task.is_finished());
@@ -364,8 +367,7 @@ impl Inner {
 
     /// Hashes all that is there, and goes on from that.
     pub(crate) async fn verify_torrent(self: &Arc<Self>, info_hash: &InfoHash) -> Result<(), TorrentError> {
-        let entry = self.torrents.get(info_hash)?;
-        let _turn = entry.turn.lock().await;
+        let (entry, _turn) = self.torrents.turn(info_hash).await?;
         entry.end().await;
         entry.lock().note.whole = None;
         self.save(&entry).await?;
@@ -379,8 +381,7 @@ impl Inner {
         info_hash: &InfoHash,
         limits: Limits,
     ) -> Result<(), TorrentError> {
-        let entry = self.torrents.get(info_hash)?;
-        let _turn = entry.turn.lock().await;
+        let (entry, _turn) = self.torrents.turn(info_hash).await?;
         {
             let mut state = entry.lock();
             let known = state.note.limits;
@@ -399,16 +400,15 @@ impl Inner {
         info_hash: &InfoHash,
         data: bool,
     ) -> Result<(), TorrentError> {
-        let entry = self.torrents.get(info_hash)?;
-        let _turn = entry.turn.lock().await;
+        let (entry, _turn) = self.torrents.turn(info_hash).await?;
         entry.end().await;
-        self.torrents.lock().remove(info_hash);
         let (what, folder) = {
             let state = entry.lock();
             (state.what.clone(), state.note.folder.clone())
         };
-        let (inner, info_hash) = (self.clone(), *info_hash);
+        let inner = self.clone();
         let removed = spawn_blocking(move || {
+            let info_hash = what.info_hash();
             // Without the note the rest is nothing.
             for extension in ["json", "torrent"] {
                 let _ = fs::remove_file(inner.torrents.path(&info_hash, extension));
@@ -421,6 +421,8 @@ impl Inner {
             }
         });
         let _ = removed.await;
+        // Not before: who adds it anew would have its files removed.
+        self.torrents.lock().remove(info_hash);
         Ok(())
     }
 

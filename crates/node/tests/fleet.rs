@@ -12,7 +12,7 @@ use api::{
 use futures_util::future::{join, join_all};
 use hash::Digest;
 use longshore_node::Config;
-use support::{Registry, api, fetch, node, node_with, noise, tracker};
+use support::{Registry, api, fetch, lender, node, node_with, noise, tracker};
 use tempfile::tempdir;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -562,4 +562,45 @@ async fn what_was_used_least_lately_leaves_a_store_that_is_too_large_and_comes_a
     timeout(Duration::from_secs(20), withdrawn).await.expect("soon");
     let again = fetch(&second, &format!("blobs/{}", digests[1])).await;
     assert!(again.whole && again.body == layers[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_on_the_host_already_is_neither_fetched_nor_copied_and_shared() {
+    let registry = Registry::start().await;
+    let layers = [noise(3_000_000, 1), noise(3_000_001, 2)];
+    let (_, digests) = registry.add_image(&layers);
+    let (_tracker, url) = tracker().await;
+    let ((folder, file), (wrong, wrong_file)) = (lender(&layers[0]), lender(&layers[1]));
+    std::fs::write(&wrong_file, noise(3_000_001, 3)).expect("written");
+    let (a_dir, b_dir) = (tempdir().expect("temp"), tempdir().expect("temp"));
+    let borrows = |config: &mut Config| {
+        config.store.borrow = vec![wrong.path().to_owned(), folder.path().to_owned()];
+    };
+    let a = node_with(a_dir.path(), &url, &registry, borrows).await;
+    let blob = format!("blobs/{}", digests[0]);
+    let answer = fetch(&a, &blob).await;
+    assert!(answer.whole && answer.body == layers[0]);
+    let status = complete(a_dir.path(), &digests[0]).await;
+    assert!(
+        status.sources.iter().all(|source| source.source.kind == SourceKind::Store),
+        "{:?}",
+        status.sources
+    );
+    assert_eq!(api(a_dir.path()).status().await.expect("answers").totals.blob_bytes, 0);
+
+    let b = node(b_dir.path(), &url, &registry).await;
+    let answer = fetch(&b, &blob).await;
+    assert!(answer.whole && answer.body == layers[0]);
+    assert_eq!(registry.sent(&digests[0]), 0);
+
+    let answer = fetch(&a, &format!("blobs/{}", digests[1])).await;
+    assert!(answer.whole && answer.body == layers[1], "it was not what its name says");
+    assert_eq!(registry.sent(&digests[1]), layers[1].len() as u64);
+    complete(a_dir.path(), &digests[1]).await;
+
+    std::fs::remove_file(file).expect("removed");
+    b.stop().await;
+    let answer = fetch(&a, &blob).await;
+    assert!(answer.whole && answer.body == layers[0]);
+    assert_eq!(registry.sent(&digests[0]), layers[0].len() as u64, "its owner has removed it");
 }

@@ -3,14 +3,19 @@
 
 mod support;
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use api::DirectoryClient;
 use hash::Digest;
 use longshore_node::Node;
 use origin::{Credentials, Secret, WhenDown};
-use support::{CHALLENGE, Registry, fetch, fetch_as, node, node_with, noise, tracker, tracker_with};
+use support::{CHALLENGE, Registry, fetch, fetch_as, lender, node, node_with, noise, tracker, tracker_with};
 use tempfile::{TempDir, tempdir};
+use tokio::time::{sleep, timeout};
 
 const ALICE: &str = "Basic YWxpY2U6aHVudGVyMg==";
 const MALLORY: &str = "Basic bWFsbG9yeTp4";
@@ -208,4 +213,41 @@ async fn a_repository_that_is_not_listed_is_not_served_even_from_the_store() {
     assert_eq!(fetch_as(&node, "app", &blob, None).await.body, layer);
     assert_eq!(fetch_as(&node, "open", &blob, None).await.status, 404);
     assert_eq!(fetch_as(&node, "open", "manifests/1", None).await.status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_borrowed_is_for_those_with_rights_and_offered_where_the_directory_has_a_token() {
+    let (registry, layer, blob) = closed_registry().await;
+    let (folder, _) = lender(&layer);
+    let (_tracker, url) = tracker_with(Some("sesame".to_owned())).await;
+    let (a_dir, b_dir) = (tempdir().expect("temp"), tempdir().expect("temp"));
+    let start = async |dir: &Path, borrow: Vec<PathBuf>| {
+        let node = node_with(dir, &url, &registry, |config| {
+            let file = dir.join("token");
+            fs::write(&file, "sesame").expect("writes");
+            config.directory_token_file = Some(file);
+            config.store.borrow = borrow;
+        });
+        node.await
+    };
+    let a = start(a_dir.path(), vec![folder.path().to_owned()]).await;
+    let directory =
+        DirectoryClient::new([url.trim_end_matches("/announce")], Some("sesame")).expect("client");
+    let offered = async {
+        loop {
+            match directory.get(&Digest::of(&layer)).await.expect("answers") {
+                Some(entry) => return entry,
+                None => sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let entry = timeout(Duration::from_secs(20), offered).await.expect("before anybody asks");
+    assert!(!entry.public);
+    let b = start(b_dir.path(), Vec::new()).await;
+    for node in [&a, &b] {
+        assert_eq!(fetch_as(node, "app", &blob, None).await.status, 401);
+        assert_eq!(fetch_as(node, "app", &blob, Some(MALLORY)).await.status, 401);
+        assert_eq!(fetch_as(node, "app", &blob, Some(ALICE)).await.body, layer);
+    }
+    assert_eq!(sent(&registry, &layer), 0);
 }

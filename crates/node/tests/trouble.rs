@@ -119,6 +119,8 @@ async fn the_rest_of_what_was_cut_for_its_wrong_bytes_is_not_here_and_a_new_atte
         .get(format!("http://{}/v2/team/app/{path}?ns=reg.test", node.mirrors()[0]))
         .header("range", format!("bytes={}-", answer.body.len()));
     assert_eq!(resumed.send().await.expect("answers").status().as_u16(), 404);
+    let answer = fetch(&node, &path).await;
+    assert_eq!(answer.status, 404, "it is wrong again");
     registry.shop.lies.store(false, Ordering::Relaxed);
     let answer = fetch(&node, &path).await;
     assert!(answer.whole && answer.body == layer);

@@ -633,7 +633,7 @@ pub(crate) fn verdict(
 }
 
 /// What of an error may be said: its causes, without the URL, whose query may be a signature.
-pub(crate) fn reason(error: &reqwest::Error) -> String {
+pub fn reason(error: &reqwest::Error) -> String {
     let mut causes: Vec<String> = Vec::new();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source.filter(|_| causes.len() < 8) {

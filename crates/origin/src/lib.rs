@@ -42,7 +42,7 @@ mod web;
 pub use blob::BlobBody;
 pub use challenge::{Challenge, parse_challenges};
 pub use change::{Change, ChangeAnswer, ChangeTarget};
-pub use client::Origin;
+pub use client::{Origin, reason};
 pub use config::{
     Credentials, Endpoint, Freshness, OriginConfig, Patience, Upstream, UpstreamError, Upstreams, WhenDown,
 };

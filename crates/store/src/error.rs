@@ -200,6 +200,42 @@ pub enum PutError {
     Commit(#[from] CommitError),
 }
 
+/// Why a file of somebody else's is not taken in.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BorrowError {
+    /// It is another blob.
+    #[error("{} is {found}, not {expected}", path.display())]
+    Digest {
+        /// The file.
+        path: PathBuf,
+        /// The blob that it was to be.
+        expected: Digest,
+        /// What it is.
+        found: Digest,
+    },
+    /// It is no regular file, or was changed within the last two seconds.
+    #[error("{} is no file, or is being written", .0.display())]
+    Unsettled(PathBuf),
+    /// Someone in this process is writing the blob.
+    #[error("{0} is being written already")]
+    Busy(Digest),
+    /// The index did not take the row.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// A file cannot be used.
+    #[error("{what} {} failed: {error}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's words.
+        #[source]
+        error: io::Error,
+    },
+}
+
 /// Why a blob is not removed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

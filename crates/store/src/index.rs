@@ -31,6 +31,8 @@ const INFOS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("infos
 const INFO_HASHES: TableDefinition<'_, &[u8; 20], &[u8; 32]> = TableDefinition::new("info-hashes");
 /// Blobs that anybody may have.
 const PUBLIC: TableDefinition<'_, &[u8; 32], ()> = TableDefinition::new("public");
+/// Blobs that lie in files of others.
+const BORROWED: TableDefinition<'_, &[u8; 32], ()> = TableDefinition::new("borrowed");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
 const FORMAT: u64 = 1;
@@ -49,6 +51,8 @@ pub(crate) struct Record {
     pub(crate) info_hash: Option<InfoHash>,
     /// Read only: it is [`Index::mark_public`] that says so.
     pub(crate) public: bool,
+    /// Whether its file is somebody else's.
+    pub(crate) borrowed: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -67,6 +71,7 @@ pub(crate) struct Index {
     /// Whoever holds it writes.
     writer: Mutex<()>,
     waiting: Mutex<Waiting>,
+    /// Blobs, and the bytes of those that are not borrowed.
     totals: Mutex<(u64, u64)>,
 }
 
@@ -98,10 +103,11 @@ impl Index {
             totals: Mutex::default(),
         };
         let totals = index.read(|read| {
-            let mut totals = (0, 0);
+            let (mut totals, borrowed) = ((0, 0), Marks::of(read, BORROWED)?);
             for row in read.open_table(BLOBS)?.range::<&[u8; 32]>(..)? {
+                let (key, row) = row?;
                 totals.0 += 1;
-                totals.1 += row?.1.value().0;
+                totals.1 += if borrowed.has(key.value()) { 0 } else { row.value().0 };
             }
             Ok(totals)
         })?;
@@ -113,7 +119,8 @@ impl Index {
         let found = self.read(|read| {
             let Some(row) = read.open_table(BLOBS)?.get(digest.as_bytes())? else { return Ok(None) };
             let mut record = record(digest, row.value());
-            record.public = public_table(read)?.is_some_and(|table| marked(&table, digest));
+            record.public = Marks::of(read, PUBLIC)?.has(digest.as_bytes());
+            record.borrowed = Marks::of(read, BORROWED)?.has(digest.as_bytes());
             let info = match record.info_hash {
                 Some(_) => read.open_table(INFOS)?.get(digest.as_bytes())?,
                 None => None,
@@ -139,12 +146,14 @@ impl Index {
         use std::ops::Bound::{Excluded, Unbounded};
         let rows = self.read(|read| {
             let start = after.map_or(Unbounded, |digest| Excluded(digest.as_bytes()));
-            let (table, public) = (read.open_table(BLOBS)?, public_table(read)?);
+            let table = read.open_table(BLOBS)?;
+            let (public, borrowed) = (Marks::of(read, PUBLIC)?, Marks::of(read, BORROWED)?);
             let mut rows = Vec::new();
             for row in table.range::<&[u8; 32]>((start, Unbounded))?.take(limit) {
                 let (key, row) = row?;
                 let mut record = record(&Digest::from_bytes(*key.value()), row.value());
-                record.public = public.as_ref().is_some_and(|table| marked(table, &record.digest));
+                record.public = public.has(record.digest.as_bytes());
+                record.borrowed = borrowed.has(record.digest.as_bytes());
                 rows.push(record);
             }
             Ok(rows)
@@ -166,7 +175,7 @@ impl Index {
         })
     }
 
-    /// How many blobs there are, and their bytes.
+    /// How many blobs there are, and the bytes of those that are not borrowed.
     pub(crate) fn totals(&self) -> (u64, u64) {
         *lock(&self.totals)
     }
@@ -305,6 +314,7 @@ fn apply(write: &WriteTransaction, changes: &[Change], along: &Waiting) -> Resul
     let mut infos = write.open_table(INFOS)?;
     let mut info_hashes = write.open_table(INFO_HASHES)?;
     let mut public = write.open_table(PUBLIC)?;
+    let mut borrowed = write.open_table(BORROWED)?;
     let (mut count, mut bytes) = (0i64, 0i64);
     for change in changes {
         let digest = match change {
@@ -318,9 +328,10 @@ fn apply(write: &WriteTransaction, changes: &[Change], along: &Waiting) -> Resul
                 blobs.remove(digest.as_bytes())?
             }
         };
+        let was_borrowed = borrowed.remove(digest.as_bytes())?.is_some();
         if let Some(old) = old {
             count -= 1;
-            bytes = bytes.saturating_sub_unsigned(old.value().0);
+            bytes = bytes.saturating_sub_unsigned(if was_borrowed { 0 } else { old.value().0 });
             if let Some(info_hash) = old.value().4 {
                 info_hashes.remove(info_hash)?;
                 infos.remove(digest.as_bytes())?;
@@ -328,7 +339,11 @@ fn apply(write: &WriteTransaction, changes: &[Change], along: &Waiting) -> Resul
         }
         if let Change::Put(record, info) = change {
             count += 1;
-            bytes = bytes.saturating_add_unsigned(record.size);
+            if record.borrowed {
+                borrowed.insert(digest.as_bytes(), ())?;
+            } else {
+                bytes = bytes.saturating_add_unsigned(record.size);
+            }
             if let (Some(info_hash), Some(info)) = (&record.info_hash, info) {
                 info_hashes.insert(info_hash.as_bytes(), digest.as_bytes())?;
                 infos.insert(digest.as_bytes(), info.as_ref())?;
@@ -364,23 +379,29 @@ fn record(digest: &Digest, (size, added, last_used, media_type, info_hash): Row<
         media_type: media_type.map(str::to_owned),
         info_hash: info_hash.map(|info_hash| InfoHash::from_bytes(*info_hash)),
         public: false,
+        borrowed: false,
     }
 }
 
-type Public = redb::ReadOnlyTable<&'static [u8; 32], ()>;
+/// A table of digests; an index in which none was marked yet lacks it.
+struct Marks(Option<redb::ReadOnlyTable<&'static [u8; 32], ()>>);
 
-/// None in an index in which nothing was marked yet.
-fn public_table(read: &ReadTransaction) -> Result<Option<Public>, redb::Error> {
-    match read.open_table(PUBLIC) {
-        Ok(table) => Ok(Some(table)),
-        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
-        Err(error) => Err(error.into()),
+impl Marks {
+    fn of(
+        read: &ReadTransaction,
+        table: TableDefinition<'static, &'static [u8; 32], ()>,
+    ) -> Result<Self, redb::Error> {
+        match read.open_table(table) {
+            Ok(table) => Ok(Self(Some(table))),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(Self(None)),
+            Err(error) => Err(error.into()),
+        }
     }
-}
 
-/// What cannot be read counts as not public.
-fn marked(table: &Public, digest: &Digest) -> bool {
-    table.get(digest.as_bytes()).is_ok_and(|found| found.is_some())
+    /// What cannot be read counts as not marked.
+    fn has(&self, digest: &[u8; 32]) -> bool {
+        self.0.as_ref().is_some_and(|table| table.get(digest).is_ok_and(|found| found.is_some()))
+    }
 }
 
 fn open_database(path: &Path) -> Result<Database, IndexError> {

@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/lock                       held while a process has the store open
 //! DIR/index.redb                 a row per blob: size, media type, info-hash, times; its info dictionary
-//! DIR/blobs/sha256/ab/<hex>      whole blobs, read-only
+//! DIR/blobs/sha256/ab/<hex>      whole blobs, read-only; a borrowed one is a link to its owner's file
 //! DIR/partial/<hex>              a blob that is being fetched, at its full length, with holes
 //! DIR/partial/<hex>.journal      which of its pieces are proven, and by what
 //! DIR/partial/<hex>.note         its torrent and media type, once known
@@ -14,6 +14,7 @@
 //!
 //! **Never:** the network, a hash over a blob that is already visible (but for one that a crash left without
 //! its row), a guess. The store does not hash pieces either: whoever marks a piece as proven has checked it.
+//! Only what it borrows it hashes itself.
 //!
 //! **The invariant:** what is visible (has a row, and lies under `blobs/`) is whole and proven.
 //! [`Partial::commit`] takes no one's word for it: the evidence of all pieces must join up to one chain,
@@ -39,6 +40,7 @@
 //!
 //! *The disk is full*: the operation fails with a `NoSpace` of its own, and what was there stays usable.
 
+mod borrowed;
 mod disk;
 mod error;
 mod evidence;
@@ -49,7 +51,9 @@ mod partial;
 mod recovery;
 mod store;
 
-pub use error::{BeginError, CommitError, IndexError, JournalError, OpenError, PutError, RemoveError};
+pub use error::{
+    BeginError, BorrowError, CommitError, IndexError, JournalError, OpenError, PutError, RemoveError,
+};
 pub use evidence::{ChainError, Evidence};
 pub use journal::{Journal, JournalSpec, Opened};
 pub use partial::{Partial, PartialSummary};

@@ -233,12 +233,15 @@ pub(crate) struct Paths {
     pub(crate) data: PathBuf,
     pub(crate) journal: PathBuf,
     pub(crate) note: PathBuf,
+    /// A link to somebody else's file, while that is proven.
+    pub(crate) link: PathBuf,
 }
 
 impl Paths {
     pub(crate) fn of(store: &Store, digest: &Digest) -> Self {
         let data = store.partial_dir().join(digest.hex());
-        Self { journal: data.with_extension("journal"), note: note_path(&data), data }
+        let (journal, link) = (data.with_extension("journal"), data.with_extension("link"));
+        Self { journal, note: note_path(&data), link, data }
     }
 
     /// The journal first: data without a journal is swept away at the next start, a journal without its data

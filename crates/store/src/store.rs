@@ -14,8 +14,8 @@ use hash::Digest;
 use metainfo::InfoHash;
 
 use crate::{
-    disk,
-    error::{BeginError, CommitError, IndexError, OpenError, PutError, RemoveError},
+    borrowed, disk,
+    error::{BeginError, BorrowError, CommitError, IndexError, OpenError, PutError, RemoveError},
     index::{Index, Record, lock},
     note::Note,
     partial::{Partial, PartialSummary, Paths},
@@ -57,6 +57,8 @@ pub struct Blob {
     pub last_used: u64,
     /// Whether anybody may have it, as [`Store::mark_public`] was told.
     pub public: bool,
+    /// Whether it lies in a file of somebody else's, as [`Store::borrow`] found it.
+    pub borrowed: bool,
 }
 
 /// A [`Blob`] without its info dictionary, as it comes in lists.
@@ -76,6 +78,8 @@ pub struct BlobSummary {
     pub last_used: u64,
     /// Whether anybody may have it, as [`Store::mark_public`] was told.
     pub public: bool,
+    /// Whether it lies in a file of somebody else's, as [`Store::borrow`] found it.
+    pub borrowed: bool,
 }
 
 impl Store {
@@ -124,9 +128,16 @@ impl Store {
         self.index.find_info_hash(info_hash)
     }
 
-    /// A blob's file, for reading. `NotFound` when it is not here, or was just removed.
+    /// A blob's file, for reading. `NotFound` when it is not here, was just removed, or is a borrowed one that its owner
+    /// has removed or changed.
     pub fn open_blob(&self, digest: &Digest) -> io::Result<File> {
-        File::open(self.blob_path(digest))
+        let path = self.blob_path(digest);
+        let entry = fs::symlink_metadata(&path)?;
+        let file = File::open(&path)?;
+        if entry.is_symlink() && !borrowed::is_settled(&entry, &file.metadata()?) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(file)
     }
 
     /// Where a blob's file lies, or would lie.
@@ -142,7 +153,7 @@ impl Store {
         Ok(self.index.list(after, limit.min(Self::MAX_PAGE))?.into_iter().map(summary).collect())
     }
 
-    /// How many blobs there are, and their bytes. Costs nothing.
+    /// How many blobs there are, and the bytes of those that are not borrowed. Costs nothing.
     pub fn count_and_bytes(&self) -> (u64, u64) {
         self.index.totals()
     }
@@ -235,6 +246,35 @@ impl Store {
         Ok(outcome?)
     }
 
+    /// Takes in a blob that lies in a file of somebody else's, such as that of a container runtime or another node, where
+    /// it lies: it takes no room, and is gone when its owner removes or changes it. The file is hashed. One that is here
+    /// already is a success.
+    pub fn borrow(&self, digest: &Digest, file: &Path) -> Result<Blob, BorrowError> {
+        let _slot = self.slot(digest).ok_or(BorrowError::Busy(*digest))?;
+        if let Some((record, info)) = self.index.get(digest)? {
+            return Ok(blob(record, info));
+        }
+        let paths = Paths::of(self, digest);
+        let outcome = borrowed::prove(digest, file, &paths.link).and_then(|(size, info)| {
+            let target = self.blob_path(digest);
+            let fail = |what, path: &Path, error| BorrowError::Io { what, path: path.to_owned(), error };
+            fs::rename(&paths.link, &target).map_err(|error| fail("renaming", &paths.link, error))?;
+            if let Some(shard) = target.parent() {
+                disk::sync_dir(shard).map_err(|error| fail("flushing", shard, error))?;
+            }
+            let (mut record, info) = new_row(digest, size, Note { media_type: None, info: Some(info) });
+            record.borrowed = true;
+            Ok(self.list_blob(record, info)?)
+        });
+        // What may have been fetched of it; after a failure only the link.
+        if outcome.is_ok() {
+            paths.remove_all();
+        } else {
+            let _ = disk::remove(&paths.link);
+        }
+        outcome
+    }
+
     /// Adds the torrent of a blob that is here; `None` when the blob is not. The caller has checked that
     /// `info` is the info dictionary of the blob's canonical torrent.
     pub fn set_torrent(&self, digest: &Digest, info: Bytes) -> Result<Option<Blob>, IndexError> {
@@ -296,7 +336,8 @@ impl Store {
             if let Some(shard) = target.parent() {
                 disk::sync_dir(shard).map_err(|error| fail("flushing", shard, error))?;
             }
-            self.list_blob(digest, size, note).map_err(CommitError::from)
+            let (record, info) = new_row(digest, size, note);
+            self.list_blob(record, info).map_err(CommitError::from)
         };
         match listed() {
             Ok(blob) => {
@@ -314,8 +355,7 @@ impl Store {
         }
     }
 
-    fn list_blob(&self, digest: &Digest, size: u64, note: Note) -> Result<Blob, IndexError> {
-        let (record, info) = new_row(digest, size, note);
+    fn list_blob(&self, record: Record, info: Option<Bytes>) -> Result<Blob, IndexError> {
         let record = self.index.with_waiting(record);
         self.index.put(record.clone(), info.clone())?;
         Ok(blob(record, info))
@@ -406,6 +446,7 @@ pub(crate) fn new_row(digest: &Digest, size: u64, note: Note) -> (Record, Option
         media_type: note.media_type,
         info_hash: note.info.as_deref().map(info_hash),
         public: false,
+        borrowed: false,
     };
     (record, note.info)
 }
@@ -415,13 +456,13 @@ fn info_hash(info: &[u8]) -> InfoHash {
 }
 
 fn blob(record: Record, info: Option<Bytes>) -> Blob {
-    let Record { digest, size, added, last_used, media_type, info_hash, public } = record;
-    Blob { digest, size, media_type, info, info_hash, added, last_used, public }
+    let Record { digest, size, added, last_used, media_type, info_hash, public, borrowed } = record;
+    Blob { digest, size, media_type, info, info_hash, added, last_used, public, borrowed }
 }
 
 fn summary(record: Record) -> BlobSummary {
-    let Record { digest, size, added, last_used, media_type, info_hash, public } = record;
-    BlobSummary { digest, size, media_type, info_hash, added, last_used, public }
+    let Record { digest, size, added, last_used, media_type, info_hash, public, borrowed } = record;
+    BlobSummary { digest, size, media_type, info_hash, added, last_used, public, borrowed }
 }
 
 fn take_lock(dir: &Path) -> Result<File, OpenError> {

@@ -6,13 +6,18 @@ extern crate longshore_store as store;
 #[allow(dead_code, reason = "not every test file uses all of it")]
 mod common;
 
-use std::{fs, sync::Arc};
+use std::{
+    fs::{self, File},
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use common::{PIECE, bytes, check_visible, digest, evidence, write_piece};
 use hash::Digest;
 use metainfo::{InfoHash, PieceIndex};
-use store::{BeginError, ChainError, CommitError, OpenError, PutError, RemoveError, Store};
+use store::{BeginError, BorrowError, ChainError, CommitError, OpenError, PutError, RemoveError, Store};
 
 const SEED: u8 = 18; // 666 bytes: six pieces of 128
 
@@ -255,4 +260,69 @@ fn a_size_that_nobody_has_proven_takes_no_room() {
     let file = fs::metadata(partial.path()).expect("is there");
     assert_eq!(file.len(), claimed);
     assert!(std::os::unix::fs::MetadataExt::blocks(&file) * 512 < claimed / 16);
+}
+
+/// A file of somebody else's that was last changed so many seconds ago.
+fn lend(path: &Path, data: &[u8], seconds: u64) {
+    fs::write(path, data).expect("writes");
+    let at = SystemTime::now() - Duration::from_secs(seconds);
+    File::options().write(true).open(path).expect("opens").set_modified(at).expect("sets");
+}
+
+#[test]
+fn what_is_borrowed_takes_no_room_and_goes_with_its_owners_file() {
+    let (dir, lender) = (tempfile::tempdir().expect("tempdir"), tempfile::tempdir().expect("tempdir"));
+    let store = Store::open(dir.path()).expect("opens");
+    let (digest, data, path) = (digest(SEED), bytes(SEED), lender.path().join("layer"));
+    lend(&path, &data, 60);
+    store.begin(&digest, 666, PIECE).expect("begins").suspend();
+    let blob = store.borrow(&digest, &path).expect("is what its name says");
+    assert!(blob.borrowed && blob.size == 666 && blob.info.is_some());
+    assert_eq!(store.borrow(&digest, &lender.path().join("none")).expect("is here already"), blob);
+    assert_eq!(store.count_and_bytes(), (1, 0));
+    assert_eq!(fs::read_dir(dir.path().join("partial")).expect("reads").count(), 0);
+    assert!(store.list(None, 9).expect("lists")[0].borrowed);
+    let amended = store.put_bytes(&digest, &data, Some("text/plain"), None).expect("amends");
+    assert!(amended.borrowed && amended.media_type.is_some());
+    drop(store);
+
+    let store = Store::open(dir.path()).expect("opens");
+    assert_eq!((store.get(&digest).expect("reads"), store.count_and_bytes()), (Some(amended), (1, 0)));
+    store.open_blob(&digest).expect("is there");
+    check_visible(&store);
+    lend(&path, &data, 0);
+    assert_eq!(store.open_blob(&digest).expect_err("was changed").kind(), std::io::ErrorKind::NotFound);
+    assert!(store.remove(&digest).expect("removes"));
+    assert!(path.exists(), "the owner's file stays");
+    assert_eq!(store.count_and_bytes(), (0, 0));
+
+    lend(&path, &data, 60);
+    store.borrow(&digest, &path).expect("borrows again");
+    fs::remove_file(&path).expect("removes");
+    store.open_blob(&digest).expect_err("is gone");
+    drop(store);
+    let store = Store::open(dir.path()).expect("opens");
+    assert_eq!((store.get(&digest).expect("reads"), store.count_and_bytes()), (None, (0, 0)));
+    store.put_bytes(&digest, &data, None, None).expect("puts");
+    assert_eq!(store.count_and_bytes(), (1, 666));
+}
+
+#[test]
+fn nothing_is_borrowed_that_is_no_file_or_another_blob_or_being_written() {
+    let (dir, lender) = (tempfile::tempdir().expect("tempdir"), tempfile::tempdir().expect("tempdir"));
+    let store = Store::open(dir.path()).expect("opens");
+    let (digest, data) = (digest(SEED), bytes(SEED));
+    let path = |name: &str| lender.path().join(name);
+    lend(&path("other"), b"something else", 60);
+    lend(&path("new"), &data, 0);
+    let pipe = path("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).expect("makes");
+    let borrow = |name: &str| store.borrow(&digest, &path(name));
+    assert!(matches!(borrow("other"), Err(BorrowError::Digest { .. })));
+    assert!(matches!(borrow("new"), Err(BorrowError::Unsettled(_))));
+    assert!(matches!(borrow("pipe"), Err(BorrowError::Unsettled(_))));
+    assert!(matches!(borrow(""), Err(BorrowError::Unsettled(_))));
+    assert!(matches!(borrow("none"), Err(BorrowError::Io { .. })));
+    assert_eq!((store.get(&digest).expect("reads"), store.count_and_bytes()), (None, (0, 0)));
+    assert_eq!(fs::read_dir(dir.path().join("partial")).expect("reads").count(), 0);
 }

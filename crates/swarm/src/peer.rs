@@ -225,13 +225,13 @@ impl Peer {
         self.take_back(range);
     }
 
-    pub(crate) fn stats(&self) -> PeerStats {
+    pub(crate) fn stats(&self, now: Time) -> PeerStats {
         PeerStats {
             info: self.info,
             downloaded: self.downloaded,
             uploaded: self.uploaded,
-            down_rate: self.down.shown(),
-            up_rate: self.up.shown(),
+            down_rate: self.down.shown(now),
+            up_rate: self.up.shown(now),
             choking_us: self.they_choke,
             choked_by_us: self.we_choke,
             interesting: self.we_interested,

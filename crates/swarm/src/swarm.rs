@@ -180,9 +180,14 @@ impl Swarm {
         &self.provenance
     }
 
-    /// Every connected peer's figures.
-    pub fn peers(&self) -> impl Iterator<Item = (PeerKey, PeerStats)> + '_ {
-        self.peers.iter().map(|(key, peer)| (*key, peer.stats()))
+    /// Every connected peer's figures as of `now`.
+    pub fn peers(&self, now: Time) -> impl Iterator<Item = (PeerKey, PeerStats)> + '_ {
+        self.peers.iter().map(move |(key, peer)| (*key, peer.stats(now)))
+    }
+
+    /// Whether something is missing, and no connected peer has any of it.
+    pub fn is_stuck(&self) -> bool {
+        !self.is_complete() && self.peers.values().all(|peer| peer.wanted == 0)
     }
 
     /// Block bytes received, as far as they were asked for, and sent, of all peers that are or were connected.
@@ -705,7 +710,7 @@ mod tests {
             let info = PeerInfo { address, id: PeerId::ours([ip; 12]), fast: true, incoming: true };
             swarm.on_connected(key, info, now);
         }
-        let pieces = |swarm: &Swarm| swarm.peers().map(|(_, peer)| peer.pieces).collect::<Vec<_>>();
+        let pieces = |swarm: &Swarm| swarm.peers(now).map(|(_, peer)| peer.pieces).collect::<Vec<_>>();
         swarm.on_message(key, Message::Bitfield(vec![0b1000_0000].into()), now);
         swarm.on_message(key, Message::HaveNone, now);
         assert_eq!(pieces(&swarm), [0, 1]);
@@ -734,7 +739,7 @@ mod tests {
             now = now + Duration::from_millis(50);
             assert_eq!(swarm.on_block(key, range, now), BlockVerdict::Drop);
         }
-        let of_peer = |swarm: &Swarm| swarm.peers().next().map(|(_, p)| (p.downloaded, p.down_rate > 0.0));
+        let of_peer = |swarm: &Swarm| swarm.peers(now).next().map(|(_, p)| (p.downloaded, p.down_rate > 0.0));
         assert_eq!((swarm.totals(), of_peer(&swarm)), ((0, 0), Some((0, false))));
         assert_eq!(swarm.provenance().sources().first().map(|s| s.wasted), Some(20 * 16384));
         assert_eq!(swarm.owed(key), 0);
@@ -760,7 +765,25 @@ mod tests {
         swarm.on_message(key, Message::Bitfield(vec![0b1000_0000].into()), now);
         swarm.on_message(key, Message::Bitfield(vec![0b1110_0000].into()), now);
         assert_eq!(swarm.poll_event(), None, "the peer stays");
-        assert_eq!(swarm.peers().next().map(|(_, peer)| peer.pieces), Some(3));
+        assert_eq!(swarm.peers(now).next().map(|(_, peer)| peer.pieces), Some(3));
         assert_eq!(swarm.rarity.availability(PieceIndex(2)), 1);
+    }
+
+    #[test]
+    fn a_swarm_is_stuck_when_no_peer_has_anything_of_what_is_missing() {
+        let geometry = Geometry::new(2 * 65536, 65536).expect("valid");
+        let mut swarm = Swarm::new(geometry, PieceSet::empty(2), Config::default());
+        assert!(swarm.is_stuck(), "nobody is there");
+        let (key, now) = (PeerKey(1), Time(1));
+        let address = ([10, 0, 0, 1], 6881).into();
+        let info = PeerInfo { address, id: PeerId::ours([1; 12]), fast: false, incoming: true };
+        swarm.on_connected(key, info, now);
+        assert!(swarm.is_stuck(), "it has nothing");
+        swarm.on_message(key, Message::Have(PieceIndex(0)), now);
+        assert!(!swarm.is_stuck());
+        swarm.on_supplied(PieceIndex(0), SourceKind::Origin, now);
+        assert!(swarm.is_stuck(), "it has nothing else");
+        swarm.on_supplied(PieceIndex(1), SourceKind::Origin, now);
+        assert!(!swarm.is_stuck(), "nothing is missing");
     }
 }

@@ -52,9 +52,12 @@ impl Rate {
         self.per_second
     }
 
-    /// The same for people, who add those of many peers up. What is measured first does not count for more there: ten who
-    /// gave something at full speed, one after the other, gave no ten times as much.
-    pub const fn shown(&self) -> f64 {
+    /// The same as of `now` for people, who add those of many peers up. What is measured first does not count for more
+    /// there: ten who gave something at full speed, one after the other, gave no ten times as much.
+    pub fn shown(mut self, now: Time) -> f64 {
+        // What was counted last came soon after it was last measured, and is not spread over a long silence.
+        self.fold(now.min(self.started + Duration::from_secs(1)));
+        self.fold(now);
         self.shown
     }
 
@@ -98,7 +101,8 @@ mod tests {
         }
         let measured = rate.get(now);
         assert!((900_000.0..1_100_000.0).contains(&measured), "{measured}");
-        assert!((900_000.0..1_100_000.0).contains(&rate.shown()), "{}", rate.shown());
+        assert!((900_000.0..1_100_000.0).contains(&rate.shown(now)), "{}", rate.shown(now));
+        assert!(rate.shown(now + Duration::from_secs(10)) < 1.0, "nobody has asked since");
         assert!(rate.get(now + Duration::from_secs(10)) < 10_000.0);
     }
 
@@ -112,7 +116,7 @@ mod tests {
                 peers.iter_mut().for_each(|peer| peer.add(0, now));
             }
         }
-        let sum: f64 = peers.iter().map(Rate::shown).sum();
+        let sum: f64 = peers.iter().map(|rate| rate.shown(now)).sum();
         assert!((800_000.0..1_200_000.0).contains(&sum), "{sum}");
     }
 }

@@ -207,7 +207,7 @@ impl World {
             }
         }
         gone.into_iter().for_each(|peer| self.drop_peer(peer));
-        let peers: Vec<_> = self.swarm.peers().collect();
+        let peers: Vec<_> = self.swarm.peers(self.now).collect();
         assert_eq!(peers.len(), self.connected.len());
     }
 }

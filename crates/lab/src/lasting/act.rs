@@ -118,7 +118,13 @@ impl Lab {
             }
             return Ok(());
         }
-        let entry = self.host(from)?;
+        let entry = self.host(from).map_err(|unknown| match self.topology().zones.as_slice() {
+            [] | [_] => unknown,
+            zones => {
+                let names: Vec<&str> = zones.iter().map(|zone| zone.name.as_str()).collect();
+                format!("{unknown}; and the zones {}", names.join(", "))
+            }
+        })?;
         self.set_link(&entry, up).await
     }
 

@@ -48,9 +48,37 @@ pub enum Down {
     Cleared,
 }
 
+impl Found {
+    /// The unix socket of a node of it.
+    ///
+    /// # Errors
+    /// There is no such node, or it does not run.
+    pub fn node(&self, name: &str) -> Result<PathBuf, LabError> {
+        let sockets = fs::read_dir(&self.directory).map_err(file(&self.directory))?;
+        let names = sockets.filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let name = path.file_stem()?.to_str()?.to_owned();
+            let is_node = path.extension().is_some_and(|kind| kind == "sock") && path != self.socket;
+            is_node.then_some(name)
+        });
+        let mut nodes: Vec<String> = names.collect();
+        // l2 before l10.
+        nodes.sort_unstable_by_key(|name| (name.len(), name.clone()));
+        if nodes.iter().any(|node| node == name) {
+            return Ok(node_socket(&self.directory, name));
+        }
+        Err(LabError::NoNode { lab: self.name.clone(), node: name.to_owned(), nodes })
+    }
+}
+
 /// The unix socket of a lab's API.
 pub(crate) fn socket(own: &Path) -> PathBuf {
     own.join("lab.sock")
+}
+
+/// The unix socket of a node of a lab.
+pub(crate) fn node_socket(own: &Path, node: &str) -> PathBuf {
+    own.join(format!("{node}.sock"))
 }
 
 /// Writes down who keeps a lab.

@@ -28,6 +28,7 @@ use crate::{
         contents::Thing,
         host::{Order, What},
         options::UpConfig,
+        remains,
         topology::{Seat, Topology},
     },
     links::{self, Host},
@@ -392,7 +393,7 @@ impl Lab {
     }
 
     pub(crate) fn socket(&self, node: &str) -> PathBuf {
-        self.own.join(format!("{node}.sock"))
+        remains::node_socket(&self.own, node)
     }
 
     /// Where the output of a host's program goes.

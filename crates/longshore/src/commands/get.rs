@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use engine::{Engine, MetadataError, TorrentSpec, TorrentState};
+use engine::{Engine, MetadataError, TorrentSpec, TorrentState, TrackerState};
 use metainfo::{Magnet, Torrent};
 use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -17,6 +17,8 @@ use crate::{
 
 /// How long a magnet link's metadata is looked for, unless there is a deadline.
 const METADATA_PATIENCE: Duration = Duration::from_secs(24 * 3600);
+/// After how many seconds without a peer it is said why there may be none.
+const ALONE: u32 = 10;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -97,7 +99,7 @@ async fn fetch(engine: &Engine, named: Named, args: &Args) -> anyhow::Result<Arc
         running.add_peers(args.peers.iter().copied());
     }
     let mut traffic = Traffic::default();
-    watch(&running, &mut traffic, total, args.json).await?;
+    watch(engine, &running, &mut traffic, args.json).await?;
     log.finish()?;
     summary(&running, &traffic, resumed, start.elapsed(), args.json);
     Ok(running)
@@ -138,11 +140,13 @@ async fn look(torrent: &Torrent, args: &Args) -> anyhow::Result<node::Place> {
 
 /// Shows how it goes until every piece is proven.
 async fn watch(
+    engine: &Engine,
     running: &Arc<engine::Torrent>,
     traffic: &mut Traffic,
-    total: u64,
     json: bool,
 ) -> anyhow::Result<()> {
+    let total = running.meta().info.geometry.total();
+    let mut alone = 0_u32;
     let bar = screen::byte_bar(&running.meta().info.name, total, json);
     let mut status = running.status();
     let mut tick = interval(Duration::from_secs(1));
@@ -174,12 +178,29 @@ async fn watch(
         } else {
             let peers = quantity::count(now.peers, "peer");
             bar.set_message(format!("{} from {peers}", quantity::rate(now.down_rate)));
+            alone = if now.peers == 0 { alone + 1 } else { 0 };
+            if alone == ALONE {
+                screen::note(&nobody(engine));
+            }
         }
     };
     // For the names of those who came since.
     traffic.look(running);
     bar.finish_and_clear();
     outcome
+}
+
+/// Why there may be no peers.
+fn nobody(engine: &Engine) -> String {
+    let trackers = engine.trackers();
+    let fails = |tracker: &TrackerState| Some(format!("{}: {}", tracker.url, tracker.error.as_ref()?));
+    let failing: Vec<String> = trackers.iter().filter_map(fails).collect();
+    let why = match (failing.as_slice(), trackers.as_slice()) {
+        ([], []) => "no tracker is known".to_owned(),
+        ([], _) => "the trackers know no peer that can be reached".to_owned(),
+        (failing, _) => failing.join("; "),
+    };
+    format!("no peer so far ({why}); it goes on looking until it is stopped")
 }
 
 fn status_line(now: &Moment, bytes: u64, total: u64) -> serde_json::Value {

@@ -6,6 +6,8 @@ mod once;
 mod status;
 mod up;
 
+use std::path::PathBuf;
+
 use lab::{LabError, lasting};
 
 use crate::failure::Failure;
@@ -79,6 +81,13 @@ impl Which {
 /// A client of the lab of that name, or of the only one.
 pub(crate) fn client(name: Option<&str>) -> anyhow::Result<api::LabClient> {
     Which { name: name.map(str::to_owned) }.client()
+}
+
+/// The unix socket of a node, named HOST or LAB/HOST.
+pub(crate) fn node(name: &str) -> anyhow::Result<PathBuf> {
+    let (lab, host) = name.split_once('/').map_or((None, name), |(lab, host)| (Some(lab), host));
+    let lab = lasting::find(lab).map_err(|error| explain(&error))?;
+    lab.node(host).map_err(|error| explain(&error))
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {

@@ -58,6 +58,10 @@ pub(crate) struct Args {
     /// hold commas [default: none]
     #[arg(long, value_name = "DIR", env = "LONGSHORE_WATCH", value_delimiter = ',')]
     watch: Option<Vec<PathBuf>>,
+    /// A store of others on this host to borrow from, such as /var/lib/containerd/io.containerd.content.v1.content; may be
+    /// repeated, or hold commas [default: none]
+    #[arg(long, value_name = "DIR", env = "LONGSHORE_BORROW", value_delimiter = ',')]
+    borrow: Option<Vec<PathBuf>>,
     /// Most content received from peers in a second, such as 2MiB; 0 for no limit [default: 0]
     #[arg(long, value_name = "RATE", env = "LONGSHORE_DOWN_LIMIT", value_parser = quantity::parse_size)]
     down_limit: Option<u32>,
@@ -143,6 +147,7 @@ pub(crate) fn config(args: Args) -> anyhow::Result<Config> {
     config.api.token = super::secret("LONGSHORE_API_TOKEN");
     config.torrents.folder = args.torrents.unwrap_or(config.torrents.folder);
     config.torrents.watch = args.watch.unwrap_or(config.torrents.watch);
+    config.store.borrow = args.borrow.unwrap_or(config.store.borrow);
     config.peer.down_limit = args.down_limit.map_or(config.peer.down_limit, u64::from);
     config.peer.up_limit = args.up_limit.map_or(config.peer.up_limit, u64::from);
     for (registry, endpoint) in args.upstreams {
@@ -151,6 +156,7 @@ pub(crate) fn config(args: Args) -> anyhow::Result<Config> {
     // An empty variable means none.
     config.trackers.retain(|url| !url.is_empty());
     config.torrents.watch.retain(|folder| !folder.as_os_str().is_empty());
+    config.store.borrow.retain(|folder| !folder.as_os_str().is_empty());
     for url in &config.trackers {
         torrent_file::check_tracker(url).map_err(Failure::bad_input)?;
         torrent_file::warn_of_tracker(url);

@@ -14,6 +14,7 @@ use api::{
 use hash::Digest;
 use serde_json::json;
 
+use super::lab;
 use crate::{failure::Failure, host, quantity, screen};
 
 /// How to reach the node.
@@ -22,11 +23,17 @@ pub(crate) struct Connection {
     /// The node's unix socket [default: /run/longshore/node.sock]
     #[arg(long, value_name = "PATH", env = "LONGSHORE_SOCKET")]
     socket: Option<PathBuf>,
+    /// A node of a lab instead, as `longshore lab status` names it: HOST, or LAB/HOST where several labs run
+    #[arg(long, value_name = "HOST")]
+    node: Option<String>,
 }
 
 impl Connection {
     pub(crate) fn client(&self) -> anyhow::Result<NodeClient> {
-        let socket = self.socket().to_owned();
+        let socket = match &self.node {
+            Some(node) => lab::node(node)?,
+            None => self.socket().to_owned(),
+        };
         NodeClient::new(&Endpoint::Unix(socket), None).context("cannot set up the client")
     }
 
@@ -42,6 +49,10 @@ impl Connection {
     /// An error of a call, with what to do about it.
     pub(crate) fn explain(&self, error: CallError) -> anyhow::Error {
         match error {
+            CallError::Unreachable { .. } if let Some(node) = &self.node => {
+                let what = format!("the lab's node {node} does not answer");
+                Failure::new(what).hint("`longshore lab status` says how it is").into()
+            }
             CallError::Unreachable { .. } => {
                 let what = format!("no node answers at {}", self.socket().display());
                 Failure::new(what).hint("start `longshore node`, or say where it is with --socket").into()

@@ -30,7 +30,9 @@ const LISTEN: Duration = Duration::from_millis(100);
 /// After what pause a node is asked again that has gone.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long `--once` looks, and how wide its picture is.
-const ONCE: (Duration, u16, u16) = (Duration::from_millis(2500), 100, 30);
+const ONCE: (Duration, u16) = (Duration::from_millis(2500), 100);
+/// What the keys do.
+const KEYS: &str = "q quits, ↑ ↓ choose the torrent";
 /// Records and keys that may wait to be drawn.
 const QUEUE: usize = 1024;
 
@@ -133,7 +135,7 @@ async fn watch(sender: mpsc::Sender<News>, mut news: mpsc::Receiver<News>) -> an
                 Some(News::Key(key)) => board.key(key),
             },
             _ = ticks.tick() => {
-                if let Err(error) = terminal.draw(|frame| picture::draw(&board, frame)) {
+                if let Err(error) = terminal.draw(|frame| picture::draw(&board, Some(KEYS), frame)) {
                     break Err(error).context("the terminal cannot be drawn on");
                 }
             }
@@ -167,7 +169,7 @@ fn listen(sender: &mpsc::Sender<News>) {
 /// One picture as text.
 async fn once(mut news: mpsc::Receiver<News>) -> anyhow::Result<()> {
     let mut board = Board::default();
-    let (time, width, height) = ONCE;
+    let (time, width) = ONCE;
     let _over = tokio::time::timeout(time, async {
         while let Some(some) = news.recv().await {
             match some {
@@ -178,9 +180,9 @@ async fn once(mut news: mpsc::Receiver<News>) -> anyhow::Result<()> {
         }
     })
     .await;
-    let lines = u16::try_from(board.nodes().len() + 10).unwrap_or(u16::MAX).max(height);
-    let mut terminal = Terminal::new(TestBackend::new(width, lines))?;
-    terminal.draw(|frame| picture::draw(&board, frame))?;
+    let nodes = u16::try_from(board.nodes().len()).unwrap_or(u16::MAX);
+    let mut terminal = Terminal::new(TestBackend::new(width, nodes.saturating_add(picture::AROUND)))?;
+    terminal.draw(|frame| picture::draw(&board, None, frame))?;
     let text = picture::text(terminal.backend().buffer());
     text.iter().for_each(|line| screen::say(line));
     Ok(())

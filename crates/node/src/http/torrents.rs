@@ -148,12 +148,12 @@ async fn download(url: &str) -> Result<Vec<u8>, String> {
     }
     let client = reqwest::Client::builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::limited(5));
     let client = client.build().map_err(|error| error.to_string())?;
-    let mut answer = client.get(url).send().await.map_err(|error| error.without_url().to_string())?;
+    let mut answer = client.get(url).send().await.map_err(|error| origin::reason(&error))?;
     if !answer.status().is_success() {
         return Err(format!("it answers {}", answer.status()));
     }
     let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(|error| error.without_url().to_string())? {
+    while let Some(chunk) = answer.chunk().await.map_err(|error| origin::reason(&error))? {
         body.extend_from_slice(&chunk);
         if body.len() as u64 > LARGEST {
             return Err(format!("it is larger than {} MiB", LARGEST >> 20));

@@ -5,12 +5,12 @@
 use std::{
     collections::{HashMap, HashSet},
     net::{Ipv4Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use axum::{
@@ -244,6 +244,18 @@ pub(crate) async fn node_with(
     config.set_upstream("reg.test", &format!("http://{}", registry.address));
     change(&mut config);
     Node::start(config).await.expect("starts")
+}
+
+/// A folder with a blob in it, as in an OCI layout, that was written a while ago.
+pub(crate) fn lender(data: &[u8]) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("temp");
+    let blobs = folder.path().join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).expect("made");
+    let path = blobs.join(Digest::of(data).hex());
+    std::fs::write(&path, data).expect("written");
+    let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    std::fs::File::options().write(true).open(&path).expect("opens").set_modified(old).expect("set");
+    (folder, path)
 }
 
 /// What a node's mirror answers.

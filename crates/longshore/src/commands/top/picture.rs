@@ -28,8 +28,13 @@ const STORE: Color = Color::DarkGray;
 /// How wide the columns before the map of pieces are.
 const COLUMNS: [u16; 7] = [12, 14, 14, 6, 6, 11, 6];
 
-pub(super) fn draw(board: &Board, frame: &mut Frame<'_>) {
-    let areas = Layout::vertical([Constraint::Length(2), Constraint::Min(3), Constraint::Length(2)]);
+/// How many lines it takes besides one for each node.
+pub(super) const AROUND: u16 = 4;
+
+/// The picture, and the keys where there are any.
+pub(super) fn draw(board: &Board, keys: Option<&'static str>, frame: &mut Frame<'_>) {
+    let foot = 1 + u16::from(keys.is_some());
+    let areas = Layout::vertical([Constraint::Length(2), Constraint::Min(2), Constraint::Length(foot)]);
     let [head, body, foot] = areas.areas(frame.area());
     frame.render_widget(Paragraph::new(heading(board)), head);
     let before: u16 = COLUMNS.iter().map(|width| width + 1).sum();
@@ -43,7 +48,9 @@ pub(super) fn draw(board: &Board, frame: &mut Frame<'_>) {
         Table::new(rows, widths).header(Row::new(titles).style(Style::new().add_modifier(Modifier::BOLD)));
     frame.render_widget(table, body);
     frame.render_widget(
-        Paragraph::new(vec![legend(board), "q quits, ↑ ↓ choose the torrent".dark_gray().into()]),
+        Paragraph::new(
+            [legend(board)].into_iter().chain(keys.map(|keys| keys.dark_gray().into())).collect::<Vec<_>>(),
+        ),
         foot,
     );
 }
@@ -179,7 +186,7 @@ mod tests {
         board.take(Record { node: "n\u{1b}]0;x\u{7}1".into(), at_ms: 0, news });
         for (width, height) in [(100, 20), (20, 4), (1, 1)] {
             let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a picture");
-            terminal.draw(|frame| draw(&board, frame)).expect("drawn");
+            terminal.draw(|frame| draw(&board, Some("q quits"), frame)).expect("drawn");
             let lines = text(terminal.backend().buffer());
             assert!(lines.iter().all(|line| !line.contains('\u{1b}')), "{lines:?}");
             if width == 100 {
