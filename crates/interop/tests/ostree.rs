@@ -55,6 +55,9 @@ impl Upstream {
         let (repository, tree) = (place.join("repo"), place.join("tree"));
         fs::create_dir_all(tree.join("usr")).expect("made");
         ostree(&repository, &["init", "--mode=archive"]);
+        // Nothing packed, and a link: objects that are all header.
+        fs::write(tree.join("usr/empty"), []).expect("written");
+        std::os::unix::fs::symlink("../usr/file0", tree.join("usr/link")).expect("made");
         for number in 0..12 {
             fs::write(tree.join(format!("usr/file{number}")), noise(150_000, number)).expect("written");
         }

@@ -585,6 +585,7 @@ impl Drop for Landing {
         self.flight.tracer.end(size, outcome.as_ref().err().map(ToString::to_string));
         // What is here by then is found in the store; what failed may be tried anew.
         self.inner.flights().remove(&self.flight.digest);
+        self.inner.landed(&self.flight, &outcome);
         self.flight.update(|progress| progress.outcome = Some(outcome));
     }
 }

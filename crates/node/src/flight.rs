@@ -164,7 +164,7 @@ impl Flight {
 
 /// Nobody can say who may have what lives in the web and is not known to be for everybody.
 pub(crate) fn not_public(home: &Home) -> OriginError {
-    let reason = "what is here of it is not for everybody".to_owned();
+    let reason = "it is not for everybody".to_owned();
     OriginError::NotAllowed { place: Place::from(home), reason }
 }
 
@@ -180,6 +180,8 @@ pub(crate) enum FetchError {
         "what {repository} gave for {digest} goes on after the {size} bytes that it announced: nothing of it is kept"
     )]
     TooLong { repository: String, digest: Digest, size: u64 },
+    #[error("what {home} gave is not the file that it must be: {why}; nothing of it is kept")]
+    WrongFile { home: String, why: String },
     #[error("{0} does not say how long blob {1} is")]
     NoSize(String, Digest),
     #[error("it cannot be kept here: {0}")]
@@ -195,7 +197,12 @@ pub(crate) enum FetchError {
 impl FetchError {
     /// Whether the origin gave something else than the blob.
     pub(crate) fn is_wrong(&self) -> bool {
-        matches!(self, Self::WrongDigest { .. } | Self::TooLong { .. })
+        matches!(self, Self::WrongDigest { .. } | Self::TooLong { .. } | Self::WrongFile { .. })
+    }
+
+    /// Whether what the origin has is something else than what it was taken for.
+    pub(crate) fn is_unlike(&self) -> bool {
+        self.is_wrong() || matches!(self, Self::Misfit | Self::Origin(OriginError::Invalid { .. }))
     }
 
     /// Whether the origin could not be brought to give the blob: it gave something else, or nothing for now.

@@ -23,7 +23,8 @@ use tokio::{
 use crate::{
     access::is_refusal,
     content::Inner,
-    flight::{FetchError, Flight, Want},
+    flight::{FetchError, Flight, Want, not_public},
+    meant::is_private,
 };
 
 /// Chunks between the network and the disk.
@@ -167,7 +168,7 @@ async fn attempt(
     }
     note_public(inner, flight);
     if matches!(flight.home, Home::Web(_)) {
-        // A server has just given it to somebody who showed nothing.
+        // A server has just given it to somebody who showed nothing, and did not say that it is theirs alone.
         inner.store.mark_public(&digest);
     }
     let info = torrent.info_bytes.clone();
@@ -208,6 +209,9 @@ pub(crate) async fn open(inner: &Inner, flight: &Flight, from: u64) -> Result<So
     }
     if let Home::Web(url) = &flight.home {
         let (head, body) = inner.web.file(url, from, Version::Verified).await?;
+        if is_private(&head.headers) {
+            return Err(not_public(&flight.home).into());
+        }
         flight.settle(Rights::Own, true);
         flight.update(|progress| progress.media_type = head.media_type);
         return Ok(Source::Origin(body));

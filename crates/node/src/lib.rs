@@ -33,6 +33,7 @@ mod lenders;
 mod live;
 mod log;
 mod manifests;
+mod meant;
 mod metrics;
 mod node;
 mod pattern;

@@ -18,7 +18,7 @@ use url::Url;
 use crate::{
     access::put,
     config::Config,
-    draw::Draw,
+    draw::{Draw, Proofs},
     pattern::{Pattern, PatternError},
 };
 
@@ -143,6 +143,7 @@ pub(crate) struct Sites {
     rules: Vec<Rule>,
     /// By the hash of what the file is known by.
     seen: Mutex<HashMap<Digest, (Instant, Seen)>>,
+    pub(crate) proofs: Proofs,
     deltas: Mutex<HashMap<Url, (Instant, Parts)>>,
     pub(crate) draws: Mutex<HashMap<String, Arc<Draw>>>,
     /// Bytes that the files which are drawn take, or will.
@@ -175,6 +176,15 @@ pub(crate) struct Seen {
     pub(crate) media_type: Option<String>,
     pub(crate) etag: Option<HeaderValue>,
     pub(crate) modified: Option<HeaderValue>,
+    /// How old that is.
+    pub(crate) age: Duration,
+}
+
+impl Seen {
+    /// A file that is known by where it lies, and has just come.
+    pub(crate) fn file(digest: Digest, media_type: Option<String>) -> Self {
+        Self { digest, media_type, etag: None, modified: None, age: Duration::ZERO }
+    }
 }
 
 impl Sites {
@@ -192,6 +202,7 @@ impl Sites {
             repositories,
             rules: config.proxy.rules.iter().map(Rule::new).collect::<Result<_, _>>()?,
             seen: Mutex::default(),
+            proofs: Proofs::default(),
             deltas: Mutex::default(),
             draws: Mutex::default(),
             spooled: AtomicU64::new(0),
@@ -233,7 +244,7 @@ impl Sites {
         let (folder, path) = url.path().split_at_checked(starts.max()? + 1)?;
         let file = File::of(path).ok()?;
         let known = match &file {
-            File::Object(_) | File::Content | File::Part { .. } => true,
+            File::Object(_) | File::Content(_) | File::Part { .. } => true,
             File::Optional => path.ends_with("/superblock"),
             File::Config | File::Other => false,
         };
@@ -248,13 +259,24 @@ impl Sites {
         self.rules.iter().find_map(|rule| Some((rule, rule.pattern.fits(url.as_str())?)))
     }
 
+    /// What was last said of a file, and how old that is now.
     pub(crate) fn seen(&self, key: &str) -> Option<Seen> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.get(&Digest::of(key.as_bytes())).map(|(_, seen)| seen.clone())
+        let (at, seen) = seen.get(&Digest::of(key.as_bytes()))?;
+        Some(Seen { age: at.elapsed().saturating_add(seen.age), ..seen.clone() })
     }
 
     pub(crate) fn see(&self, key: &str, seen: Seen) {
         put(&self.seen, Digest::of(key.as_bytes()), seen, |_| LIFE);
+    }
+
+    /// Forgets that a file was seen as this.
+    pub(crate) fn unsee(&self, key: &str, digest: Digest) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = Digest::of(key.as_bytes());
+        if seen.get(&key).is_some_and(|(_, seen)| seen.digest == digest) {
+            seen.remove(&key);
+        }
     }
 
     /// The parts of the delta with this superblock, if it was seen; and whether that was just now.
@@ -378,5 +400,18 @@ mod tests {
         }
         assert!(sites.parts(&url(2 * DELTAS - 1)).is_some());
         assert_eq!((0..2 * DELTAS).filter(|n| sites.parts(&url(*n)).is_some()).count(), DELTAS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_seen_grows_old_and_is_forgotten_as_what_it_was() {
+        let (sites, hour) = (sites("").expect("valid"), Duration::from_secs(3600));
+        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+        sites.see("a", Seen { age: hour, ..Seen::file(one, None) });
+        tokio::time::advance(hour).await;
+        assert_eq!(sites.seen("a").map(|seen| seen.age), Some(2 * hour));
+        sites.unsee("a", two);
+        assert!(sites.seen("a").is_some());
+        sites.unsee("a", one);
+        assert!(sites.seen("a").is_none());
     }
 }

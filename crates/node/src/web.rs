@@ -2,33 +2,31 @@
 //!
 //! Only what anybody would be given is kept: a request that shows rights, or a body, is passed on.
 
-use std::{os::unix::fs::FileExt, sync::Arc, time::Duration};
+mod document;
 
+use std::sync::Arc;
+
+use api::directory::Tag;
 use base64::Engine as _;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use hash::Digest;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use mirror::{Asker, BlobStream, ContentError, Located, Passed, WebRequest, WebTarget};
-use origin::{Document, FileHead, Home, OriginError, strip_connection};
+use mirror::{BlobStream, ContentError, Located, Passed, WebRequest, WebTarget};
+use origin::{Home, strip_connection};
 use ostree::File;
 use percent_encoding::percent_decode_str;
-use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
+use tokio::net::TcpStream;
 use url::Url;
 
 use crate::{
     access::is_refusal,
     content::{Inner, count},
-    draw::{Draw, is_for_all},
-    fetch,
-    flight::{FetchError, Want},
+    draw::Draw,
+    flight::FetchError,
+    meant::{Meant, is_for_all},
     site::{Repository, Rule, Seen},
 };
-
-/// The largest file that is asked for anew at each use and kept all the same, in bytes.
-const DOCUMENT_LIMIT: usize = 16 * 1024 * 1024;
-/// How long the fleet's copy of a file may take while its server cannot be reached.
-const STALE: Duration = Duration::from_secs(20);
 
 impl Inner {
     /// What a request of the web is answered with.
@@ -97,205 +95,40 @@ impl Inner {
                 match self.part(repository, &superblock, number).await {
                     Some(digest) => Ok(blob(url, digest)),
                     // What the superblock does not say is known by its URL; OSTree will judge it.
-                    None => self.by_url(request, &url, url.as_str(), None).await,
+                    None => self.by_url(request, Meant::fixed(url)).await,
                 }
             }
-            File::Content => self.by_url(request, &url, url.as_str(), None).await,
+            File::Content(name) => self.by_url(request, Meant::object(url, name)).await,
             File::Config => self.document(request, &url, repository.stale, false).await,
             File::Optional => self.document(request, &url, repository.stale, true).await,
             File::Other => self.pass_on(request, &url).await,
         }
     }
 
-    /// The SHA-256 of a delta's part, by the superblock that clients were last given here.
-    async fn part(
-        self: &Arc<Self>,
-        repository: &Repository,
-        superblock: &str,
-        number: usize,
-    ) -> Option<Digest> {
-        let url = repository.url(superblock);
-        if self.sites.parts(&url).is_none_or(|(_, fresh)| !fresh) {
-            // Not lately: it is asked for now, and looked into on the way.
-            let kept = self.latest(&url, repository.stale).await;
-            if let Err(error) = kept {
-                tracing::debug!(%error, superblock, "no superblock for a part");
-            }
-        }
-        self.sites.parts(&url)?.0.get(number).copied()
-    }
-
-    /// A file that may change: asked for at each use.
-    async fn document(
-        self: &Arc<Self>,
-        request: WebRequest,
-        url: &Url,
-        stale: bool,
-        optional: bool,
-    ) -> Result<Located, ContentError> {
-        match self.latest(url, stale).await {
-            Ok(Some(latest)) => Ok(Located::Passed(latest.answer(self, &request.headers))),
-            Ok(None) | Err(OriginError::TooLarge { .. }) => self.pass_on(request, url).await,
-            // OSTree goes on without it, and would not go on after any other error.
-            Err(error) if error.is_transient() && stale && optional => Err(ContentError::NotFound),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// What a file is now, by its server; or what it was last, while that cannot be reached, if that will do. `None`
-    /// where it is not for everybody.
-    async fn latest(self: &Arc<Self>, url: &Url, stale: bool) -> Result<Option<Latest>, OriginError> {
-        let key = url.as_str();
-        let mut before = None;
-        if let Some(seen) = self.sites.seen(key)
-            && let Some(bytes) = self.whole(seen.digest).await
+    /// A file whose digest nobody says, until it has come once.
+    async fn by_url(self: &Arc<Self>, request: WebRequest, meant: Meant) -> Result<Located, ContentError> {
+        let url = &meant.url;
+        if let Some(seen) = self.sites.seen(&meant.key)
+            && let Some((blob, _)) = self.stored(seen.digest).await?
+            && blob.public
+            && meant.has_length(Some(blob.size))
         {
-            before = Some(Latest { seen, bytes, warning: None });
-        }
-        let conditions = before.as_ref().map(|latest| latest.seen.conditions()).unwrap_or_default();
-        match self.web.document(url, conditions, DOCUMENT_LIMIT).await {
-            Ok(Document::Same) => before.map(Some).ok_or_else(|| OriginError::Invalid {
-                place: (&Home::Web(url.clone())).into(),
-                what: format!("file {}", url.path()),
-                reason: "it has not changed since nothing".to_owned(),
-            }),
-            Ok(Document::New(head, bytes)) if is_for_all(&head.headers) => {
-                let known = before.is_some_and(|latest| latest.seen.digest == Digest::of(&bytes));
-                Ok(Some(self.keep_document(url, &head, bytes, known).await))
+            if seen.age >= meant.life && request.method == Method::GET {
+                // This asker need not wait for it.
+                self.draw(&meant);
             }
-            Ok(Document::New(_, bytes)) => {
-                self.look_into(url, &bytes);
-                Ok(None)
-            }
-            Err(error) if error.is_transient() && stale => {
-                let old = match before {
-                    Some(latest) => Some((latest, None)),
-                    None => self.of_the_fleet(url).await.map(|(latest, age)| (latest, Some(age))),
-                };
-                let (mut latest, age) = old.ok_or(error)?;
-                self.look_into(url, &latest.bytes);
-                let age = age.map_or_else(String::new, |age| format!(" {age} s ago"));
-                let host = url.host_str().unwrap_or_default();
-                tracing::warn!(
-                    path = url.path(),
-                    host,
-                    "the server cannot be reached; serving the last copy"
-                );
-                latest.warning = Some(format!("{host} cannot be reached; this is what it last gave{age}"));
-                Ok(Some(latest))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Keeps a file for the next time, and for the fleet. `known`: these bytes were kept before.
-    async fn keep_document(
-        self: &Arc<Self>,
-        url: &Url,
-        head: &FileHead,
-        bytes: Bytes,
-        known: bool,
-    ) -> Latest {
-        let digest = Digest::of(&bytes);
-        let header = |name| head.headers.get(name).cloned();
-        let seen = Seen {
-            digest,
-            media_type: head.media_type.clone(),
-            etag: header(header::ETAG),
-            modified: header(header::LAST_MODIFIED),
-        };
-        self.look_into(url, &bytes);
-        self.sites.see(url.as_str(), seen.clone());
-        // A server has just given it to somebody who showed nothing.
-        self.store.mark_public(&digest);
-        let (media_type, size) = (head.media_type.clone(), bytes.len() as u64);
-        let torrent = if known {
-            None
-        } else {
-            match self.keep_small(digest, bytes.clone(), media_type.as_deref()).await {
-                Ok(torrent) => Some(torrent),
-                Err(error) => {
-                    tracing::info!(%digest, %error, "a file is not kept");
-                    return Latest { seen, bytes, warning: None };
-                }
-            }
-        };
-        let (inner, url) = (self.clone(), url.clone());
-        self.tasks.spawn(async move {
-            if let Some(torrent) = torrent {
-                fetch::offer(&inner, &torrent, media_type.clone(), true, None).await;
-            }
-            inner.tell_key(url.as_str(), digest, media_type, size).await;
-        });
-        Latest { seen, bytes, warning: None }
-    }
-
-    /// Reads a superblock, for the parts that will be asked for next.
-    fn look_into(&self, url: &Url, bytes: &[u8]) {
-        if !url.path().ends_with("/superblock") {
-            return;
-        }
-        match ostree::parse_superblock(bytes) {
-            Ok(parts) => self.sites.set_parts(url.clone(), parts),
-            Err(error) => tracing::debug!(path = url.path(), %error, "a superblock is not understood"),
-        }
-    }
-
-    /// What the fleet knows a file as, and since how many seconds.
-    async fn of_the_fleet(self: &Arc<Self>, url: &Url) -> Option<(Latest, u64)> {
-        let (digest, media_type, age) = self.known_key(url.as_str()).await?;
-        if self.whole(digest).await.is_none() {
-            let home = Home::Web(url.clone());
-            let (flight, _) = self.flight(&home, digest, Want::Blob, &Asker::default());
-            timeout(STALE, flight.finished()).await.ok()?.ok()?;
-        }
-        let seen = Seen { digest, media_type, etag: None, modified: None };
-        let bytes = self.whole(digest).await?;
-        Some((Latest { seen, bytes, warning: None }, age))
-    }
-
-    /// All of a small blob that is here and for everybody.
-    async fn whole(&self, digest: Digest) -> Option<Bytes> {
-        let (blob, file) = self.used(digest).await.ok().flatten()?;
-        let size = usize::try_from(blob.size).ok().filter(|size| *size <= DOCUMENT_LIMIT)?;
-        if !blob.public {
-            return None;
-        }
-        let read = spawn_blocking(move || {
-            let mut bytes = vec![0; size];
-            file.read_exact_at(&mut bytes, 0).ok().map(|()| Bytes::from(bytes))
-        });
-        read.await.ok().flatten()
-    }
-
-    /// A file that is known by its URL, or by that and a strong ETag, until it has come once.
-    async fn by_url(
-        self: &Arc<Self>,
-        request: WebRequest,
-        url: &Url,
-        key: &str,
-        etag: Option<HeaderValue>,
-    ) -> Result<Located, ContentError> {
-        let file_key = format!("file {key}");
-        if let Some(seen) = self.sites.seen(&file_key)
-            && self.stored(seen.digest).await?.is_some_and(|(blob, _)| blob.public)
-        {
             return Ok(typed(url.clone(), seen.digest, seen.media_type));
         }
         if request.method == Method::HEAD {
             // It must not begin a transfer.
             return self.pass_on(request, url).await;
         }
-        let Some(draw) = self.draw(url, &file_key, etag) else { return self.pass_on(request, url).await };
+        let Some(draw) = self.draw(&meant) else { return self.pass_on(request, url).await };
         let Some(drawn) = draw.begun(self.config.content.stall()).await else {
             return self.trickle(request, url, &draw).await;
         };
         match drawn.outcome {
-            Some(Ok(digest)) => {
-                let seen = Seen { digest, media_type: drawn.media_type, etag: None, modified: None };
-                self.sites.see(&file_key, seen.clone());
-                return Ok(typed(url.clone(), digest, seen.media_type));
-            }
+            Some(Ok(digest)) => return Ok(typed(url.clone(), digest, drawn.media_type)),
             // The client may show what it is given for in a way that is not known here.
             Some(Err(FetchError::Origin(error))) if drawn.file.is_none() && !is_refusal(&error) => {
                 return Err(error.into());
@@ -338,10 +171,11 @@ impl Inner {
         let head = match self.web.head(url).await {
             Ok(head) => head,
             Err(error) if error.is_transient() && rule.stale => {
-                let (digest, media_type, age) = self.known_key(&latest).await.ok_or(error)?;
+                let Tag { target, age, .. } = self.known_key(&latest).await.ok_or(error)?;
                 let host = url.host_str().unwrap_or_default();
                 let warning = format!("{host} cannot be reached; this is what it gave {age} s ago");
-                let home = Home::Web(url.clone());
+                let (home, media_type) = (Home::Web(url.clone()), Some(target.media_type));
+                let digest = target.digest;
                 return Ok(Located::Blob { home, digest, media_type, warning: Some(warning) });
             }
             // Perhaps it takes no HEAD.
@@ -364,17 +198,17 @@ impl Inner {
         if !self.has_room(head.size.unwrap_or(0)) {
             return self.pass_on(request, url).await;
         }
-        let key = format!("{url} {}", String::from_utf8_lossy(etag.as_bytes()));
+        let meant = Meant::version(url.clone(), etag, &head);
         if rule.stale {
             // Which version is the latest is known once its bytes are.
-            let known = self.sites.seen(&format!("file {key}"));
+            let known = self.sites.seen(&meant.key);
             if let Some(seen) = known
                 && self.sites.seen(&latest).is_none_or(|before| before.digest != seen.digest)
             {
                 self.see_latest(latest, seen.digest, seen.media_type, head.size);
             }
         }
-        self.by_url(request, url, &key, Some(etag)).await
+        self.by_url(request, meant).await
     }
 
     /// Remembers, here and in the fleet, what a file is for the time when its server cannot be reached.
@@ -385,8 +219,7 @@ impl Inner {
         media_type: Option<String>,
         size: Option<u64>,
     ) {
-        let seen = Seen { digest, media_type: media_type.clone(), etag: None, modified: None };
-        self.sites.see(&key, seen);
+        self.sites.see(&key, Seen::file(digest, media_type.clone()));
         let inner = self.clone();
         self.tasks.spawn(async move {
             inner.tell_key(&key, digest, media_type, size.unwrap_or(0)).await;
@@ -415,58 +248,6 @@ impl Inner {
         });
         let body = if is_head { stream::empty().boxed() } else { body.boxed() };
         Ok(Located::Passed(Passed { status: answer.status, headers, warning: None, length, body }))
-    }
-}
-
-/// A small file as it is to be answered with.
-struct Latest {
-    seen: Seen,
-    bytes: Bytes,
-    warning: Option<String>,
-}
-
-impl Latest {
-    fn answer(self, inner: &Inner, asked: &HeaderMap) -> Passed {
-        let Seen { media_type, etag, modified, .. } = self.seen;
-        let media_type = media_type.and_then(|name| HeaderValue::from_str(&name).ok());
-        let mut headers = HeaderMap::new();
-        let told = [
-            (header::CONTENT_TYPE, media_type),
-            (header::ETAG, etag.clone()),
-            (header::LAST_MODIFIED, modified.clone()),
-        ];
-        for (name, value) in told {
-            if let Some(value) = value {
-                headers.insert(name, value);
-            }
-        }
-        let has_it = match (asked.get(header::IF_NONE_MATCH), asked.get(header::IF_MODIFIED_SINCE)) {
-            (Some(have), _) => Some(have) == etag.as_ref(),
-            // As the server wrote it: other dates need not be understood.
-            (None, Some(have)) => Some(have) == modified.as_ref(),
-            (None, None) => false,
-        };
-        let (status, bytes) =
-            if has_it { (StatusCode::NOT_MODIFIED, Bytes::new()) } else { (StatusCode::OK, self.bytes) };
-        let length = bytes.len() as u64;
-        if !has_it {
-            headers.insert(header::CONTENT_LENGTH, length.into());
-        }
-        count(inner, bytes.len());
-        let body = stream::iter([Ok(bytes)]).boxed();
-        Passed { status, headers, warning: self.warning, length: Some(length), body }
-    }
-}
-
-impl Seen {
-    fn conditions(&self) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        if let Some(etag) = &self.etag {
-            headers.insert(header::IF_NONE_MATCH, etag.clone());
-        } else if let Some(modified) = &self.modified {
-            headers.insert(header::IF_MODIFIED_SINCE, modified.clone());
-        }
-        headers
     }
 }
 

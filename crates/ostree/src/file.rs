@@ -10,8 +10,9 @@ const PATH_LIMIT: usize = 1024;
 pub enum File {
     /// A commit, dirtree or dirmeta object: its name is the SHA-256 of its bytes.
     Object(Digest),
-    /// A content object, `.filez`. It never changes, but its name is the checksum of what is packed into it.
-    Content,
+    /// A content object, `.filez`, and its name: the checksum of what is packed into it, as
+    /// [`ContentObject`](crate::ContentObject) says it.
+    Content(Digest),
     /// A part of a static delta.
     Part {
         /// The path of the delta's superblock.
@@ -66,7 +67,7 @@ impl File {
         match kind {
             _ if first.len() != 2 => Self::Other,
             "commit" | "dirtree" | "dirmeta" => Self::Object(name),
-            "filez" => Self::Content,
+            "filez" => Self::Content(name),
             // Signatures of a commit, which are added behind it.
             "commitmeta" => Self::Optional,
             _ => Self::Other,
@@ -95,7 +96,7 @@ mod tests {
         for kind in ["commit", "dirtree", "dirmeta"] {
             assert_eq!(object(kind), Ok(File::Object(digest)));
         }
-        assert_eq!(object("filez"), Ok(File::Content));
+        assert_eq!(object("filez"), Ok(File::Content(digest)));
         assert_eq!(object("commitmeta"), Ok(File::Optional));
         assert_eq!(object("file"), Ok(File::Other));
         assert_eq!(File::of(&format!("objects/1/2{HEX}.commit")), Ok(File::Other));

@@ -1,11 +1,9 @@
 //! The superblock of a static delta: a GVariant of type
 //! `(a{sv}tayay(a{sv}aya(say)sstayay)aya(uayttay)a(yaytt))`, alone or inside a signed one, `(taya{sv})`.
-//!
-//! GVariant in short (the GVariant specification, section 2): members stand one after the other at their alignment.
-//! Where a member has no fixed size, and is not the last, its end is written at the container's own end, in numbers of
-//! 1, 2, 4 or 8 bytes by the container's length; of a tuple the first end stands last, of an array they are in order.
 
 use hash::Digest;
+
+use crate::variant::{Ends, Misshapen, aligned, number_at};
 
 /// The first eight bytes of a signed superblock.
 const SIGNED: &[u8] = b"OSTSGNDT";
@@ -25,6 +23,12 @@ pub enum SuperblockError {
     /// More parts than any delta has.
     #[error("it has more than {MOST_PARTS} parts")]
     TooMany,
+}
+
+impl From<Misshapen> for SuperblockError {
+    fn from(Misshapen: Misshapen) -> Self {
+        Self::Shape
+    }
 }
 
 /// The SHA-256 of each part's file, in the parts' order.
@@ -50,7 +54,7 @@ fn parts(superblock: &[u8]) -> Result<Vec<Digest>, SuperblockError> {
         return Ok(Vec::new());
     }
     let ends = Ends::of(array)?;
-    let (table, width) = (ends.last()?, ends.width);
+    let (table, width) = (ends.last()?, ends.width());
     let length = array.len().checked_sub(table).filter(|length| length % width == 0);
     let count = length.ok_or(SuperblockError::Shape)? / width;
     if count > MOST_PARTS {
@@ -78,62 +82,16 @@ fn checksum(part: &[u8]) -> Result<Digest, SuperblockError> {
     Ok(Digest::from_bytes(bytes))
 }
 
-/// The ends that are written at a container's end.
-struct Ends<'a> {
-    container: &'a [u8],
-    width: usize,
-}
-
-impl<'a> Ends<'a> {
-    fn of(container: &'a [u8]) -> Result<Self, SuperblockError> {
-        let width = match container.len() {
-            0 => return Err(SuperblockError::Shape),
-            1..=0xff => 1,
-            0x100..=0xffff => 2,
-            0x1_0000..=0xffff_ffff => 4,
-            _ => 8,
-        };
-        Ok(Self { container, width })
-    }
-
-    /// Of a tuple's member, counted from 0 among those whose ends are written.
-    fn end_of(&self, member: usize) -> Result<usize, SuperblockError> {
-        let at = self.container.len().checked_sub((member + 1) * self.width);
-        let end = number_at(self.container, at.ok_or(SuperblockError::Shape)?, self.width)?;
-        if end > self.container.len() { Err(SuperblockError::Shape) } else { Ok(end) }
-    }
-
-    /// Of an array's last element, behind which the ends begin.
-    fn last(&self) -> Result<usize, SuperblockError> {
-        self.end_of(0)
-    }
-}
-
-/// A little-endian number of `width` bytes, at most 8.
-fn number_at(bytes: &[u8], at: usize, width: usize) -> Result<usize, SuperblockError> {
-    let end = at.checked_add(width).ok_or(SuperblockError::Shape)?;
-    let digits = bytes.get(at..end).ok_or(SuperblockError::Shape)?;
-    let number = digits.iter().rev().fold(0_u64, |number, digit| (number << 8) | u64::from(*digit));
-    usize::try_from(number).map_err(|_| SuperblockError::Shape)
-}
-
-const fn aligned(at: usize) -> usize {
-    at.saturating_add(7) & !7
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::variant::width_behind;
 
     /// Puts ends behind the members of a container.
     fn container(mut body: Vec<u8>, ends: &[usize], backwards: bool) -> Vec<u8> {
-        let width = [1, 2, 4, 8].into_iter().find(|width| {
-            let length = (body.len() + width * ends.len()) as u64;
-            *width == 8 || length < 1 << (8 * width)
-        });
-        let width = width.expect("one of them");
+        let width = width_behind(body.len(), ends.len());
         let mut ends = ends.to_vec();
         if backwards {
             ends.reverse();

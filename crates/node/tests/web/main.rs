@@ -1,219 +1,37 @@
 //! Files of the web: OSTree repositories, rules and the proxy, with servers that do as they are told or do not.
 #![allow(clippy::expect_used, reason = "tests fail by panicking, their helpers too")]
 
+mod proof;
+mod server;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::{
-    collections::HashMap,
-    net::{Ipv4Addr, SocketAddr},
-    path::Path,
+    net::Ipv4Addr,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc,
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use axum::{
-    Router,
-    body::{Body, Bytes},
-    extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse, Response},
-};
 use base64::Engine as _;
-use futures_util::{StreamExt as _, stream};
 use hash::Digest;
-use longshore_node::{Config, Node, OstreeConfig, RuleConfig};
-use support::{Answer, Registry, ask, fetch_as, noise, tracker};
+use longshore_node::{Config, OstreeConfig};
+use server::{File, Web, filez, get, node, object, rule, through};
+use support::{Registry, ask, fetch_as, noise, tracker};
 use tempfile::tempdir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
 
-/// What a web server holds, and how often each file was sent whole or in part.
-#[derive(Default)]
-struct Folder {
-    files: Mutex<HashMap<String, File>>,
-    sent: Mutex<HashMap<String, usize>>,
-    /// All requests: method, path, and `Authorization`.
-    asked: Mutex<Vec<(String, String, Option<String>)>>,
-    down: AtomicBool,
-}
-
-#[derive(Clone, Default)]
-struct File {
-    bytes: Bytes,
-    headers: Vec<(&'static str, String)>,
-    /// Breaks off after the first half of what was asked for, so many times.
-    breaks: usize,
-    redirect: Option<String>,
-    /// Its length is not said.
-    unsized_: bool,
-    /// Is given slowly to the first who asks.
-    slow: bool,
-    /// Is given only to those who show this as `X-Token`.
-    token: Option<&'static str>,
-}
-
-struct Web {
-    folder: Arc<Folder>,
-    address: SocketAddr,
-}
-
-impl Web {
-    async fn start() -> Self {
-        let folder = Arc::new(Folder::default());
-        let router = Router::new().fallback(serve).with_state(folder.clone());
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
-        let address = listener.local_addr().expect("bound");
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { folder, address }
-    }
-
-    fn put(&self, path: &str, bytes: impl Into<Bytes>, headers: &[(&'static str, &str)]) {
-        let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-        let file = File { bytes: bytes.into(), headers, ..File::default() };
-        self.put_file(path, file);
-    }
-
-    fn put_file(&self, path: &str, file: File) {
-        self.folder.files.lock().expect("unpoisoned").insert(path.to_owned(), file);
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
-    }
-
-    /// How many bytes of a file have left.
-    fn sent(&self, path: &str) -> usize {
-        self.folder.sent.lock().expect("unpoisoned").get(path).copied().unwrap_or(0)
-    }
-
-    fn go_down(&self) {
-        self.folder.down.store(true, Ordering::Relaxed);
-    }
-}
-
-async fn serve(State(folder): State<Arc<Folder>>, request: Request) -> Response {
-    let path = request.uri().path().to_owned();
-    let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let shown = shown.map(str::to_owned);
-    folder.asked.lock().expect("unpoisoned").push((request.method().to_string(), path.clone(), shown));
-    if folder.down.load(Ordering::Relaxed) {
-        return StatusCode::BAD_GATEWAY.into_response();
-    }
-    let (file, broken) = {
-        let mut files = folder.files.lock().expect("unpoisoned");
-        let Some(file) = files.get_mut(&path) else { return StatusCode::NOT_FOUND.into_response() };
-        let broken = file.breaks > 0 && request.method() == "GET";
-        file.breaks -= usize::from(broken);
-        let now = file.clone();
-        file.slow &= request.method() != "GET";
-        (now, broken)
-    };
-    let shown = request.headers().get("x-token").and_then(|value| value.to_str().ok());
-    if file.token.is_some() && file.token != shown {
-        return StatusCode::UNAUTHORIZED.into_response();
-    }
-    let mut response = Response::new(Body::empty());
-    for (name, value) in &file.headers {
-        response.headers_mut().insert(*name, value.parse().expect("a value"));
-    }
-    if let Some(to) = file.redirect {
-        *response.status_mut() = StatusCode::FOUND;
-        response.headers_mut().insert(header::LOCATION, to.parse().expect("a value"));
-        return response;
-    }
-    let etag = response.headers().get(header::ETAG).cloned();
-    if etag.is_some() && request.headers().get(header::IF_NONE_MATCH) == etag.as_ref() {
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        return response;
-    }
-    let from = from(request.headers()).unwrap_or(0).min(file.bytes.len());
-    let (rest, total) = (file.bytes.slice(from..), file.bytes.len());
-    if !file.unsized_ {
-        response.headers_mut().insert(header::CONTENT_LENGTH, rest.len().into());
-    }
-    if from > 0 {
-        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-        let range = format!("bytes {from}-{}/{total}", total - 1);
-        response.headers_mut().insert(header::CONTENT_RANGE, range.parse().expect("ascii"));
-    }
-    if request.method() == "HEAD" {
-        return response;
-    }
-    let given = if broken { rest.slice(..rest.len() / 2) } else { rest };
-    let end = stream::iter(broken.then_some(())).then(async |()| {
-        // What was given before goes out first.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        Err(std::io::Error::other("broken"))
-    });
-    let pieces = (0..given.len()).step_by(PIECE).map(move |at| given.slice(at..given.len().min(at + PIECE)));
-    // Counted as they go out.
-    let pieces = stream::iter(pieces).then(move |piece| {
-        let (folder, path) = (folder.clone(), path.clone());
-        async move {
-            if file.slow {
-                tokio::time::sleep(Duration::from_millis(4)).await;
-            }
-            *folder.sent.lock().expect("unpoisoned").entry(path).or_default() += piece.len();
-            Ok(piece)
-        }
-    });
-    *response.body_mut() = Body::from_stream(pieces.chain(end));
-    response
-}
-
-/// What a server sends at once.
-const PIECE: usize = 64 * 1024;
-
-fn from(headers: &HeaderMap) -> Option<usize> {
-    headers.get(header::RANGE)?.to_str().ok()?.strip_prefix("bytes=")?.split('-').next()?.parse().ok()
-}
-
-/// A node that has the server for an OSTree repository `os` at `/repo`, and is a proxy for it.
-async fn node(data: &Path, tracker: &str, web: &Web, change: impl FnOnce(&mut Config)) -> Node {
-    let registry = Registry::start().await;
-    support::node_with(data, tracker, &registry, |config| {
-        let (name, url) = ("os".to_owned(), web.url("/repo"));
-        config.ostree.push(OstreeConfig { name, url, ca: None, stale: true });
-        config.proxy.enabled = true;
-        config.proxy.private_hosts.push(web.address.to_string());
-        change(config);
-    })
-    .await
-}
-
-fn rule(url: String) -> RuleConfig {
-    RuleConfig { url, digest_header: None, stale: true }
-}
-
-/// By the node's own address.
-async fn get(node: &Node, path: &str) -> Answer {
-    let client = reqwest::Client::builder().no_proxy().build().expect("client");
-    ask(client.get(format!("http://{}{path}", node.mirrors()[0]))).await
-}
-
-/// With the node for a proxy.
-fn through(node: &Node) -> reqwest::Client {
-    let proxy = reqwest::Proxy::http(format!("http://{}", node.mirrors()[0])).expect("a proxy");
-    let redirects = reqwest::redirect::Policy::none();
-    reqwest::Client::builder().proxy(proxy).redirect(redirects).build().expect("client")
-}
-
-fn object(digest: &Digest, kind: &str) -> String {
-    let hex = digest.hex();
-    format!("objects/{}/{}.{kind}", &hex[..2], &hex[2..])
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repository_leaves_its_server_once_and_the_fleet_has_it_without() {
     let web = Web::start().await;
-    let (dirtree, content) = (noise(300_000, 1), noise(400_000, 2));
+    let dirtree = noise(300_000, 1);
     let tree = object(&Digest::of(&dirtree), "dirtree");
-    let filez = object(&Digest::of(b"what is packed"), "filez");
+    let (filez, content) = filez(&noise(400_000, 2));
     web.put(&format!("/repo/{tree}"), dirtree.clone(), &[]);
     web.put(&format!("/repo/{filez}"), content.clone(), &[]);
     web.put("/repo/summary", "one", &[("etag", "\"1\"")]);
@@ -262,8 +80,7 @@ async fn a_repository_leaves_its_server_once_and_the_fleet_has_it_without() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_nodes_that_want_the_same_unnamed_file_at_once_make_one_copy() {
     let web = Web::start().await;
-    let content = noise(3_000_000, 3);
-    let filez = object(&Digest::of(b"x"), "filez");
+    let (filez, content) = filez(&noise(3_000_000, 3));
     web.put(&format!("/repo/{filez}"), content.clone(), &[]);
     let (tracker, url) = tracker().await;
     let (one, two) = (tempdir().expect("temp"), tempdir().expect("temp"));
@@ -291,21 +108,22 @@ async fn wrong_bytes_are_cut_and_kept_nowhere_and_broken_answers_taken_up() {
     let node = node(one.path(), &url, &web, |_| {}).await;
     let answer = get(&node, &format!("/ostree/os/{named}")).await;
     assert!(!answer.whole && answer.body.len() < right.len());
-    let broken = |path: &str, headers| {
-        let file = File { bytes: right.clone().into(), breaks: 1, headers, ..File::default() };
+    let broken = |path: &str, bytes: &[u8], headers| {
+        let file = File { bytes: bytes.to_vec().into(), breaks: 1, headers, ..File::default() };
         web.put_file(&format!("/repo/{path}"), file);
     };
-    broken(&named, Vec::new());
+    broken(&named, &right, Vec::new());
     let answer = get(&node, &format!("/ostree/os/{named}")).await;
     assert!(answer.whole && answer.body == right, "its digest holds whatever it was put together from");
-    let filez = |n: u8| object(&Digest::of(&[n]), "filez");
-    broken(&filez(1), vec![("etag", "\"same\"".to_owned())]);
-    let answer = get(&node, &format!("/ostree/os/{}", filez(1))).await;
-    assert!(answer.whole && answer.body == right);
-    broken(&filez(2), Vec::new());
-    let answer = get(&node, &format!("/ostree/os/{}", filez(2))).await;
+    let (same, packed) = filez(&noise(500_000, 23));
+    broken(&same, &packed, vec![("etag", "\"same\"".to_owned())]);
+    let answer = get(&node, &format!("/ostree/os/{same}")).await;
+    assert!(answer.whole && answer.body == packed);
+    let (unknown, packed) = filez(&noise(500_000, 24));
+    broken(&unknown, &packed, Vec::new());
+    let answer = get(&node, &format!("/ostree/os/{unknown}")).await;
     assert!(!answer.whole, "nothing says that the rest is of the same file");
-    assert_eq!(get(&node, &format!("/ostree/os/{}", filez(2))).await.body, right, "and it was not kept");
+    assert_eq!(get(&node, &format!("/ostree/os/{unknown}")).await.body, packed, "and it was not kept");
     node.stop().await;
     tracker.shutdown().await;
 }
@@ -519,8 +337,7 @@ async fn a_mirror_that_is_no_proxy_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_file_that_another_node_draws_for_long_leaves_its_server_about_once() {
     let web = Web::start().await;
-    let content = noise(32 << 20, 20);
-    let filez = object(&Digest::of(b"large"), "filez");
+    let (filez, content) = filez(&noise(32 << 20, 20));
     let headers = vec![("etag", "\"1\"".to_owned())];
     let file = File { bytes: content.clone().into(), headers, slow: true, ..File::default() };
     web.put_file(&format!("/repo/{filez}"), file);
