@@ -59,7 +59,7 @@ describe('the swarm', { skip }, () => {
       await button(page, 'Table').click();
       await page.getByRole('table', { name: 'Hosts' }).waitFor();
       await page.getByRole('button', { name: 'Receives' }).click();
-      assert.equal(await page.locator('th[aria-sort=descending]').count(), 1);
+      await page.locator('th[aria-sort=descending]', { hasText: 'Receives' }).waitFor();
     }));
 
   it('shows one content by itself', () =>
@@ -346,7 +346,7 @@ describe('tables', { skip }, () => {
           else {
             await page.locator('table[aria-label=Torrents] tbody tr').first().waitFor();
             assert.ok((await page.locator('table[aria-label=Torrents] tbody tr').count()) < 80);
-            assert.equal(await page.locator('table[aria-label=Torrents]').getAttribute('aria-rowcount'), String(count + 1));
+            await until(async () => (await page.locator('table[aria-label=Torrents]').getAttribute('aria-rowcount')) === String(count + 1), 'each torrent has a row');
           }
           for (const view of ['swarm', 'blocks', 'why', 'rates']) {
             await page.evaluate((to) => { location.hash = to; }, `#/${view}`);
