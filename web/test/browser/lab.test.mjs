@@ -280,7 +280,6 @@ describe('a real lab', { skip }, () => {
       const bytesOf = async () => (await lab.ask('n2', 'torrents')).find((torrent) => torrent.info_hash === film.id)?.bytes_done;
       // Who is stopped on purpose in the middle of a pull is no problem.
       await button(page, 'Pull again').click();
-      await until(async () => (await bytesOf()) !== bytes.film, 'it pulls');
       await button(page, 'Stop', { exact: true }).click();
       await until(async () => (await host('n2')).state === 'stopped', 'it is stopped', LONG);
       assert.deepEqual((await lab.state()).problems?.filter((words) => words.startsWith('n2 ')) ?? [], []);
