@@ -59,10 +59,14 @@ export function labels(
   return found;
 }
 
-/** The name of the one that is looked at: it stands whatever it covers. */
-export function labelOf(spot: Spot, wide: number, width: number): Label {
-  const below = around(spot, wide, width)[0];
-  return below ?? { x: spot.x, y: spot.y, box: line(spot.x, spot.y, wide), second: undefined };
+/** The name of the one that is looked at, with its second line: it stands whatever it covers, but in the picture. */
+export function labelOf(spot: Spot, wide: number, width: number, height: number): Label & { second: number } {
+  const widest = Math.max(wide, SPEED);
+  const x = Math.max(widest / 2 + 2, Math.min(width - widest / 2 - 2, spot.x));
+  const below = spot.y + spot.r + RIM + LINE - BELOW;
+  const y = below + LINE + BELOW <= height ? below : spot.y - spot.r - RIM - BELOW - LINE;
+  const { left, right, top, bottom } = line(x, y, widest);
+  return { x, y, second: y + LINE, box: { left, right, top, bottom: bottom + LINE } };
 }
 
 /** Whether two boxes have any point in common. */

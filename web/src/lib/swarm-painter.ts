@@ -179,8 +179,7 @@ export class SwarmPainter {
       if (host === undefined || spot === undefined) return [];
       const label = shown(host.label, 40);
       context.font = MARKED;
-      const there = labelOf(spot, context.measureText(label).width, width);
-      return [{ host, label, ...there, second: there.y + 14, box: { ...there.box, bottom: there.box.bottom + 14 } }];
+      return [{ host, label, ...labelOf(spot, context.measureText(label).width, width, height) }];
     });
     for (const [id, label] of placed) {
       const host = picture.hosts.get(id);
