@@ -73,17 +73,21 @@ async function ofDocs(browser, folder) {
     const wide = await open(browser, lab.url, WIDE, 'dark', 'wide');
     const phone = await open(browser, lab.url, PHONE, 'dark', 'phone');
     await until(async () => (await lab.state()).contents.every(({ seeders }) => seeders.length > 0), 'the seeders have all', LONG);
-    const spread = async () => Number.parseFloat(await wide.locator('dd').last().innerText());
     const leechers = (await lab.state()).hosts.filter(({ kind }) => kind === 'leecher');
     await json(`${lab.url}/lab/actions`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"action":"pull"}' }).catch((error) => {
       // There is nothing in the answer.
       if (!(error instanceof SyntaxError)) throw error;
     });
-    await until(async () => (await spread()) >= 40 && (await spread()) < 90, 'the leechers have some', LONG);
+    const part = async ({ name }) => {
+      const disk = (await lab.ask(name, 'torrents')).find((torrent) => torrent.name === 'disk.img');
+      return (disk?.bytes_done ?? 0) / (disk?.size ?? 1);
+    };
+    await until(async () => Math.min(...(await Promise.all(leechers.map(part)))) >= 0.3, 'every leecher has some', LONG);
     await Promise.all([wide.screenshot({ path: join(folder, 'swarm.png') }), phone.screenshot({ path: join(folder, 'phone.png') })]);
-    await shoot(wide, '#/blocks?show=rows', join(folder, 'blocks-rows.png'));
-    await shoot(wide, '#/blocks?show=matrix', join(folder, 'matrix.png'));
     const image = (await lab.state()).contents.find(({ kind }) => kind === 'image');
+    const disk = (await lab.state()).contents.find(({ kind }) => kind === 'torrent');
+    await shoot(wide, `#/blocks?show=rows&torrent=${disk.id}`, join(folder, 'blocks-rows.png'));
+    await shoot(wide, '#/blocks?show=matrix', join(folder, 'matrix.png'));
     const has = async ({ name }) => {
       const { blobs } = await lab.ask(name, 'blobs');
       return image.torrents.every((hash) => blobs.some((blob) => blob.info_hash === hash && blob.state === 'complete'));
