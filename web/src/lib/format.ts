@@ -81,6 +81,11 @@ export function whole(value: number): string {
   return Math.round(value).toString().replace(/\B(?=(\d{3})+$)/g, '\u202f');
 }
 
+/** How many of what: `1 node`, `12 nodes`, `10 000 pieces`. */
+export function plural(count: number, one: string, many = `${one}s`): string {
+  return `${whole(count)} ${count === 1 ? one : many}`;
+}
+
 // Control characters, and those that change the direction of what follows: a name must not rearrange the line it is in.
 // eslint-disable-next-line no-control-regex
 const TRICKS = /[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;

@@ -27,6 +27,10 @@ export interface Layout {
   gap: number;
 }
 
+/** The radius of the largest discs, and the height of a line of text. */
+const LARGEST = 17;
+const LINE = 14;
+
 interface Ellipse {
   x: number;
   y: number;
@@ -44,18 +48,24 @@ export function layout(hosts: readonly Placed[], width: number, height: number):
   const pad = Math.min(others.length > 60 ? 30 : 56, Math.min(width, height) * 0.09);
   const whole: Ellipse = { x: width / 2, y: height / 2, rx: Math.max(20, width / 2 - pad), ry: Math.max(20, height / 2 - pad) };
   const zones: Layout['zones'] = [];
+  const band = servers.length > 0 ? Math.min(86, height * 0.16) : 0;
+  const above: Ellipse = { ...whole, y: band / 2 + 4 };
   let gap = Infinity;
   let middle = whole;
   if (names.length <= 1) {
     gap = rings(others, whole, servers.length > 0 ? 0.3 : 0.12, spots);
+    // The servers stand in the middle where they have room there, and else above.
+    if (!hasRoom(servers, whole, spots)) {
+      middle = above;
+      gap = rings(others, { ...whole, y: (height + band) / 2, ry: Math.max(20, (height - band) / 2 - pad) }, 0.12, spots);
+    }
   } else {
     // Zones stand beside one another, the servers above them.
-    const band = servers.length > 0 ? Math.min(86, height * 0.16) : 0;
     const columns = Math.min(names.length, Math.max(1, Math.round(Math.sqrt((names.length * width) / (height - band)))));
     const rows = Math.ceil(names.length / columns);
     const wide = width / columns;
     const high = (height - band) / rows;
-    middle = { ...whole, y: band / 2 + 4 };
+    middle = above;
     names.forEach((name, at) => {
       const row = Math.floor(at / columns);
       // The last row may be shorter, and stands in the middle then.
@@ -71,9 +81,9 @@ export function layout(hosts: readonly Placed[], width: number, height: number):
     });
   }
   const room = Math.min(gap, 90);
-  const r = Math.max(3, Math.min(17, room * 0.27));
+  const r = Math.max(3, Math.min(LARGEST, room * 0.27));
   for (const spot of spots.values()) spot.r = r;
-  center(servers, middle, Math.max(9, Math.min(17, r * 1.15)), spots);
+  inRow(servers, middle, Math.max(9, Math.min(17, r * 1.15)), spots);
   return { spots, zones, gap };
 }
 
@@ -134,13 +144,20 @@ function fill(hosts: readonly Placed[], area: Ellipse, from: number): { hosts: P
   }
 }
 
-function center(servers: readonly Placed[], whole: Ellipse, r: number, spots: Map<string, Spot>): void {
-  const wide = servers.length > 1 ? Math.max(38, Math.min(whole.rx * 0.14, 64)) : 0;
+/** How far apart servers stand from one another. */
+const apart = (whole: Ellipse): number => Math.max(58, Math.min(whole.rx * 0.27, 84));
+
+/** Whether servers can stand in a row in the middle, with their names, clear of all others. */
+function hasRoom(servers: readonly Placed[], whole: Ellipse, spots: Map<string, Spot>): boolean {
+  const wide = ((servers.length - 1) / 2) * apart(whole) + 2 * LARGEST + 12;
+  const high = 2 * LARGEST + LINE + 4;
+  return servers.length === 0 || [...spots.values()].every((spot) => Math.abs(spot.x - whole.x) > wide || Math.abs(spot.y - whole.y) > high);
+}
+
+function inRow(servers: readonly Placed[], whole: Ellipse, r: number, spots: Map<string, Spot>): void {
   servers.forEach((host, at) => {
-    const angle = Math.PI + (at / Math.max(1, servers.length)) * 2 * Math.PI;
-    const x = whole.x + Math.cos(angle) * wide;
-    const y = whole.y + Math.sin(angle) * wide * (servers.length > 2 ? 0.8 : 0);
-    spots.set(host.id, { x, y, r, cx: whole.x, cy: whole.y });
+    const x = whole.x + (at - (servers.length - 1) / 2) * apart(whole);
+    spots.set(host.id, { x, y: whole.y, r, cx: whole.x, cy: whole.y });
   });
 }
 

@@ -1,6 +1,7 @@
 // Paints the swarm: lines and hosts a few times a second onto a canvas of their own, what moves on every frame above it.
 
-import { bytes, name as shown, rate } from './format';
+import { bytes, byName, name as shown, rate } from './format';
+import { labelOf, labels, meet, type Label } from './labels';
 import type { Layout, Spot } from './layout';
 import type { Palette } from './palette';
 import type { Flow, Host, Picture } from './picture';
@@ -13,6 +14,12 @@ const MOST_DOTS = 600;
 const CROWD = 80;
 /** Bytes per second below which nothing is drawn to move. */
 const LEAST_RATE = 1024;
+/** Hosts that stand closer than this have no names, but those that are looked at. */
+const LEAST_GAP = 20;
+const NAME = '500 12px Figtree, sans-serif';
+const SMALL = '500 11px Figtree, sans-serif';
+const MARKED = '650 12px Figtree, sans-serif';
+const SPEED = '600 11px Figtree, sans-serif';
 
 interface Moving {
   origin: boolean;
@@ -42,13 +49,14 @@ export interface Scene {
 
 export class SwarmPainter {
   private moving: Moving[] = [];
+  private names: { layout: Layout; fonts: string; labels: Map<string, Label> } | undefined;
 
   /** Paints what stands still. Gives back whether anything moves. */
   still(context: CanvasRenderingContext2D, width: number, height: number, scene: Scene): boolean {
     context.clearRect(0, 0, width, height);
     this.zones(context, scene);
     this.lines(context, scene);
-    this.hosts(context, scene, width);
+    this.hosts(context, scene, width, height);
     return this.moving.length > 0;
   }
 
@@ -157,32 +165,56 @@ export class SwarmPainter {
     return { origin, dim, ax: a.x, ay: a.y, bx: b.x, by: b.y, cx, cy, dots, pace, phase: phase(flow), rim, size: 2 + strength * 2.2 };
   }
 
-  private hosts(context: CanvasRenderingContext2D, scene: Scene, width: number): void {
+  private hosts(context: CanvasRenderingContext2D, scene: Scene, width: number, height: number): void {
     const { picture, layout, palette, selected, hovered } = scene;
-    const names = layout.gap >= 46;
     for (const host of picture.hosts.values()) {
       const spot = layout.spots.get(host.id);
-      if (spot === undefined) continue;
-      const marked = host.id === selected || host.id === hovered;
-      glyph(context, host, spot, palette, host.id === selected);
-      if (!names && !marked && host.role !== 'origin' && host.role !== 'tracker') continue;
-      const below = spot.y + spot.r + 14;
-      const size = layout.gap >= 70 || marked ? 12 : 11;
-      const label = shown(host.label, marked ? 40 : 18);
-      text(context, label, fit(context, label, spot.x, width), below, marked ? palette.text : palette.dim, `${marked ? 650 : 500} ${size}px Figtree, sans-serif`, palette.ground);
+      if (spot !== undefined) glyph(context, host, spot, palette, host.id === selected);
+    }
+    const placed = this.placed(context, scene, width, height);
+    // Names that are looked at stand above the others, which make way for them.
+    const marked = [...new Set([hovered, selected])].flatMap((id) => {
+      const host = picture.hosts.get(id);
+      const spot = layout.spots.get(id);
+      if (host === undefined || spot === undefined) return [];
+      const label = shown(host.label, 40);
+      context.font = MARKED;
+      return [{ host, label, ...labelOf(spot, context.measureText(label).width, width, height) }];
+    });
+    for (const [id, label] of placed) {
+      const host = picture.hosts.get(id);
+      if (host === undefined || marked.some((one) => one.host.id === id || meet(one.box, label.box))) continue;
+      text(context, shown(host.label, 18), label.x, label.y, palette.dim, layout.gap >= 70 ? NAME : SMALL, palette.ground);
       const speed = host.node === undefined ? host.up : host.down;
-      if (speed >= LEAST_RATE && (layout.gap >= 84 || marked)) {
-        text(context, rate(speed), spot.x, below + 14, host.role === 'origin' ? palette.origin : palette.peer, '600 11px Figtree, sans-serif', palette.ground);
-      } else if (marked && host.downTotal > 0) {
-        text(context, bytes(host.downTotal), spot.x, below + 14, palette.dim, '500 11px Figtree, sans-serif', palette.ground);
+      if (speed >= LEAST_RATE && label.second !== undefined && layout.gap >= 84) {
+        text(context, rate(speed), label.x, label.second, host.role === 'origin' ? palette.origin : palette.peer, SPEED, palette.ground);
       }
     }
+    for (const { host, label, x, y, second } of marked) {
+      text(context, label, x, y, palette.text, MARKED, palette.ground);
+      const speed = host.node === undefined ? host.up : host.down;
+      if (speed >= LEAST_RATE) text(context, rate(speed), x, second, host.role === 'origin' ? palette.origin : palette.peer, SPEED, palette.ground);
+      else if (host.downTotal > 0) text(context, bytes(host.downTotal), x, second, palette.dim, SPEED, palette.ground);
+    }
   }
-}
 
-function fit(context: CanvasRenderingContext2D, label: string, x: number, width: number): number {
-  const half = context.measureText(label).width / 2 + 4;
-  return Math.max(half, Math.min(width - half, x));
+  /** Where names stand; found anew only when hosts stand elsewhere. */
+  private placed(context: CanvasRenderingContext2D, { picture, layout }: Scene, width: number, height: number): Map<string, Label> {
+    const known = this.names;
+    // Until the font is there names are of another width.
+    const fonts = document.fonts.status;
+    if (known?.layout === layout && known.fonts === fonts) return known.labels;
+    const crowd = layout.gap < LEAST_GAP;
+    const ranks = { origin: 0, tracker: 0, seeder: 1, leecher: 2, foreign: 3 };
+    const hosts = [...picture.hosts.values()].filter((host) => !crowd || ranks[host.role] === 0);
+    hosts.sort((a, b) => ranks[a.role] - ranks[b.role] || byName(a.id, b.id));
+    context.font = layout.gap >= 70 ? NAME : SMALL;
+    const wide = new Map(hosts.map((host) => [host.id, context.measureText(shown(host.label, 18)).width + 4]));
+    const titles = layout.zones.map((zone) => ({ left: zone.x - zone.rx, right: zone.x - zone.rx + 68, top: zone.y - zone.ry, bottom: zone.y - zone.ry + 26 }));
+    const found = labels(hosts.map((host) => host.id), layout.spots, (id) => wide.get(id) ?? 0, width, height, titles);
+    this.names = { layout, fonts, labels: found };
+    return found;
+  }
 }
 
 function endsOf(layout: Layout, flow: Flow): [Spot, Spot, number, number] | undefined {

@@ -1,6 +1,7 @@
 // The bars of a pull: each blob a row, what was done for it as spans on one common clock.
 
-import type { Explanation, Span, SpanKind, Trace } from './contract';
+import type { Span, SpanKind, Trace } from './contract';
+import type { Part } from './pulls';
 
 export const KINDS: readonly SpanKind[] = ['tag', 'directory', 'lease', 'swarm', 'origin', 'verify', 'publish', 'client'];
 
@@ -37,6 +38,8 @@ export interface Row {
   to: number;
   open: boolean;
   error: string | undefined;
+  /** Why nothing was done for it, where nothing was. */
+  note: string | undefined;
   bars: Bar[];
   lanes: number;
 }
@@ -49,10 +52,10 @@ export interface Waterfall {
 }
 
 /** Lays traces out; what still lasts ends `now`. */
-export function waterfall(traces: readonly { what: string; trace: Trace }[], now: number): Waterfall {
+export function waterfall(traces: readonly Part[], now: number): Waterfall {
   const began = traces.reduce((least, { trace }) => Math.min(least, trace.began_ms, ...trace.spans.map((s) => s.from_ms)), Infinity);
   const began_ms = Number.isFinite(began) ? began : now;
-  const rows = traces.map(({ what, trace }) => rowOf(what, trace, began_ms, now));
+  const rows = traces.map(({ what, trace, note }) => rowOf({ what, trace, note }, began_ms, now));
   const length = rows.reduce((most, row) => Math.max(most, row.to), 1);
   const sums = KINDS.map((kind) => {
     const bars = rows.flatMap((row) => row.bars.filter((bar) => bar.kind === kind));
@@ -61,12 +64,7 @@ export function waterfall(traces: readonly { what: string; trace: Trace }[], now
   return { began_ms, length, rows, sums: sums.filter((sum) => sum.ms > 0 || sum.bytes > 0) };
 }
 
-export function ofExplanation(explanation: Explanation, now: number): Waterfall {
-  const known = explanation.parts.flatMap(({ what, trace }) => (trace === undefined ? [] : [{ what, trace }]));
-  return waterfall(known, now);
-}
-
-function rowOf(what: string, trace: Trace, began: number, now: number): Row {
+function rowOf({ what, trace, note }: { what: string; trace: Trace; note: string | undefined }, began: number, now: number): Row {
   const bars: Bar[] = [];
   const ends: number[] = [];
   const spans = trace.spans.slice().sort((a, b) => a.from_ms - b.from_ms);
@@ -88,6 +86,7 @@ function rowOf(what: string, trace: Trace, began: number, now: number): Row {
     to: Math.max(trace.began_ms - began, to),
     open: trace.ended_ms === undefined,
     error: trace.error,
+    note,
     bars,
     lanes: Math.max(1, ends.length),
   };

@@ -5,7 +5,7 @@ import { ask, download, events, send, type Outcome, type Place, type Request } f
 import { any, type Check } from './check';
 import { LabStatus, type LabAction, type News } from './contract';
 import { Fleet } from './fleet';
-import { name as shown, byName } from './format';
+import { name as shown, byName, plural } from './format';
 import { Colours, DARK, LIGHT, type Palette } from './palette';
 import { checkFirst, parseRecord } from './recording';
 import { Lines, texts } from './stream';
@@ -297,7 +297,7 @@ class World {
       for (const line of cutter.end()) take(line);
       if (first) throw new Error('The file is empty.');
       wrong += cutter.overlong;
-      if (wrong > 0) this.say(`${wrong} lines of the recording could not be understood and are left out (${shown(last, 120)}).`, true);
+      if (wrong > 0) this.say(`${plural(wrong, 'line')} of the recording could not be understood and ${wrong === 1 ? 'is' : 'are'} left out (${shown(last, 120)}).`, true);
       this.recorded = timeline;
       this.file = shown(file.name, 60);
       this.playing = 'paused';

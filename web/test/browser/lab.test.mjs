@@ -97,6 +97,9 @@ const frames = (page) =>
     }, 2000);
   }));
 
+/** Waits until an assertion holds: what is told, and what counts it, are a moment apart. */
+const becomes = (check, why) => until(async () => (await check(), true), why, LONG);
+
 async function matrixIsTrue(page, torrents) {
   await until(async () => {
     const want = truth.matrix(torrents);
@@ -111,8 +114,7 @@ describe('a real lab', { skip }, () => {
       await until(async () => (await lab.state()).contents.length === 3, 'contents are made', LONG);
       await button(page, 'Table').click();
       const { hosts } = await lab.state();
-      await until(async () => (await rows(page, 'Hosts')).length === hosts.length, 'every host has a row');
-      assert.deepEqual((await rows(page, 'Hosts')).map(([name]) => name).sort(), hosts.map(({ name }) => name).sort());
+      await becomes(async () => assert.deepEqual((await rows(page, 'Hosts')).map(([name]) => name).sort(), hosts.map(({ name }) => name).sort()), 'every host has a row');
       for (const { name } of (await lab.state()).contents) await page.locator('.contents').getByText(name, { exact: true }).waitFor();
     }));
 
@@ -128,25 +130,23 @@ describe('a real lab', { skip }, () => {
       const size = Object.fromEntries((await lab.state()).contents.map((known) => [known.name, known]));
       for (const name of ['album', 'film.bin']) {
         const [seeder] = size[name].seeders;
-        assert.equal(truth.matrix(new Set(size[name].torrents))[`${seeder} n1`], size[name].size, name);
+        await becomes(() => assert.equal(truth.matrix(new Set(size[name].torrents))[`${seeder} n1`], size[name].size), `${name} came from its seeder`);
       }
       for (const name of SEEDERS) {
-        const gave = truth.matrix()[`${name} n1`] ?? 0;
-        await until(async () => (await totals(name)).to_peers === gave, `${name} has counted the ${gave} bytes that it gave`);
+        await becomes(async () => assert.equal((await totals(name)).to_peers, truth.matrix()[`${name} n1`] ?? 0), `${name} has counted the bytes that it gave`);
       }
-      const { from_peers } = await totals('n1');
-      assert.equal(from_peers, SEEDERS.reduce((sum, name) => sum + (truth.matrix()[`${name} n1`] ?? 0), 0));
+      const given = () => SEEDERS.reduce((sum, name) => sum + (truth.matrix()[`${name} n1`] ?? 0), 0);
+      await becomes(async () => assert.equal((await totals('n1')).from_peers, given()), 'n1 has counted the bytes that it was given');
 
       // Of one torrent, source by source, and from the node itself.
       const film = size['film.bin'];
       await pick(page, 'Torrent', 'film.bin');
       await matrixIsTrue(page, new Set(film.torrents));
-      assert.deepEqual(truth.sumsOf(await lab.ask('n1', `torrents/${film.id}/provenance`)), truth.sums('n1', film.id));
+      await becomes(async () => assert.deepEqual(truth.sumsOf(await lab.ask('n1', `torrents/${film.id}/provenance`)), truth.sums('n1', film.id)), 'the node says the same');
       await go(page, `#/blocks?torrent=${film.id}&node=n1`);
       const [torrent] = (await lab.ask('n1', 'torrents')).filter((known) => known.info_hash === film.id);
       await until(async () => (await page.locator('table[aria-label=Pieces]').getAttribute('aria-rowcount')) === String(torrent.pieces + 1), 'a row for each piece');
-      const [first] = await rows(page, 'Pieces');
-      assert.equal(first[1], film.seeders[0]);
+      await becomes(async () => assert.equal((await rows(page, 'Pieces'))[0]?.[1], film.seeders[0]), 'its first piece came from its seeder');
       await button(page, 'All nodes').click();
       const whole = new Set([film.seeders[0], 'n1']);
       await until(async () => {
@@ -165,19 +165,21 @@ describe('a real lab', { skip }, () => {
       // What came in the place of what a node had before is told anew, all of it.
       const hashes = (await lab.state()).contents.flatMap(({ torrents }) => torrents);
       for (const name of LEECHERS) {
-        for (const hash of hashes) assert.deepEqual(truth.sums(name, hash), truth.sumsOf(await lab.ask(name, `torrents/${hash}/provenance`)), `${hash} on ${name}`);
+        for (const hash of hashes) await becomes(async () => assert.deepEqual(truth.sums(name, hash), truth.sumsOf(await lab.ask(name, `torrents/${hash}/provenance`))), `${hash} on ${name} is told`);
       }
-      const all = truth.matrix();
-      // Counted at both ends since the start; what is received in vain or lost with its connection was sent all the same.
-      const counted = Object.fromEntries(await Promise.all([...SEEDERS, ...LEECHERS].map(async (name) => [name, await totals(name)])));
-      const gave = (name) => Object.entries(all).reduce((sum, [key, more]) => sum + (key.startsWith(`${name} `) ? more : 0), 0);
-      for (const [name, { to_peers }] of Object.entries(counted)) assert.ok(gave(name) <= to_peers, `${name} gave ${gave(name)} of ${to_peers}`);
-      assert.equal(counted.n2.from_peers, [...SEEDERS, 'n1'].reduce((sum, name) => sum + (all[`${name} n2`] ?? 0), 0));
-      // The image left the registry once.
-      const { sent_bytes } = await host('registry');
-      const holder = (await content(IMAGE)).seeders[0];
-      assert.equal(all[`origin ${holder}`], sent_bytes);
-      assert.deepEqual(Object.keys(all).filter((key) => key.startsWith('origin ')), [`origin ${holder}`]);
+      await becomes(async () => {
+        const all = truth.matrix();
+        // Counted at both ends since the start; what is received in vain or lost with its connection was sent all the same.
+        const counted = Object.fromEntries(await Promise.all([...SEEDERS, ...LEECHERS].map(async (name) => [name, await totals(name)])));
+        const gave = (name) => Object.entries(all).reduce((sum, [key, more]) => sum + (key.startsWith(`${name} `) ? more : 0), 0);
+        for (const [name, { to_peers }] of Object.entries(counted)) assert.ok(gave(name) <= to_peers, `${name} gave ${gave(name)} of ${to_peers}`);
+        assert.equal(counted.n2.from_peers, [...SEEDERS, 'n1'].reduce((sum, name) => sum + (all[`${name} n2`] ?? 0), 0));
+        // The image left the registry once.
+        const { sent_bytes } = await host('registry');
+        const holder = (await content(IMAGE)).seeders[0];
+        assert.equal(all[`origin ${holder}`], sent_bytes);
+        assert.deepEqual(Object.keys(all).filter((key) => key.startsWith('origin ')), [`origin ${holder}`]);
+      }, 'both ends have counted the same');
       // When nothing moves any more, nothing is drawn.
       await go(page, '#/swarm');
       await page.getByRole('application').waitFor();
@@ -274,11 +276,19 @@ describe('a real lab', { skip }, () => {
         await text(page, 'without --netns');
         return;
       }
+      const film = await content('film.bin');
+      const bytesOf = async () => (await lab.ask('n2', 'torrents')).find((torrent) => torrent.info_hash === film.id)?.bytes_done;
+      // Who is stopped on purpose in the middle of a pull is no problem.
+      await button(page, 'Pull again').click();
+      await button(page, 'Stop', { exact: true }).click();
+      await until(async () => (await host('n2')).state === 'stopped', 'it is stopped', LONG);
+      assert.deepEqual((await lab.state()).problems?.filter((words) => words.startsWith('n2 ')) ?? [], []);
+      await button(page, 'Start', { exact: true }).click();
+      await until(async () => (await host('n2')).state === 'running', 'it runs again', LONG);
+
       await button(page, 'Cut its link').click();
       await button(page, 'Heal its link').waitFor();
       await button(page, 'Pull again').click();
-      const film = await content('film.bin');
-      const bytesOf = async () => (await lab.ask('n2', 'torrents')).find((torrent) => torrent.info_hash === film.id)?.bytes_done;
       await until(async () => (await bytesOf()) === 0, 'it has forgotten all, and is given nothing');
       await until(async () => (await lab.ask('n2', 'status')).trackers.some((tracker) => tracker.error !== undefined), 'its tracker is out of reach', LONG);
       assert.equal(await bytesOf(), 0);
@@ -316,6 +326,6 @@ describe('a real lab', { skip }, () => {
       await button(page, 'End the lab').click();
       await button(page, 'End it').click();
       await until(() => access(lab.directory).then(() => false, () => true), 'nothing is left of it', LONG);
-      if (linked) assert.ok(!(await run('ip', ['netns', 'list'])).stdout.includes(`lslab-page${process.pid % 100_000}-`));
+      if (linked) await until(async () => !(await run('ip', ['netns', 'list'])).stdout.includes(`lslab-page${process.pid % 100_000}-`), 'its namespaces are gone', LONG);
     }, '', { quiet: false }));
 });

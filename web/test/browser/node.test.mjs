@@ -70,7 +70,7 @@ describe('a real node', { skip: lacking ?? false }, () => {
       await page.getByRole('region', { name: 'Tables' }).dispatchEvent('drop', { dataTransfer: transfer });
       await button(page, 'Add', { exact: true }).click();
       await is(dropped.info_hash, 'downloading');
-      assert.equal((await told(dropped.info_hash)).bytes_done, half.length);
+      await until(async () => (await told(dropped.info_hash)).bytes_done === half.length, 'it has the half that lay there', LONG);
 
       await writeFile(join(alone.files, 'dropped.bin'), data);
       await page.getByLabel('Search', { exact: true }).fill('dropped.bin');

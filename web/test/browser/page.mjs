@@ -10,7 +10,7 @@ export async function open(browser, url, use, options = {}) {
   const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, ...context });
   const complaints = [];
   const asked = [];
-  page.setDefaultTimeout(20_000);
+  page.setDefaultTimeout(60_000);
   page.on('pageerror', (error) => complaints.push(String(error)));
   page.on('console', (message) => message.type() === 'error' && !/Failed to load resource/.test(message.text()) && complaints.push(message.text()));
   page.on('request', (request) => asked.push(request.url()));
@@ -30,7 +30,7 @@ export const text = (page, what) => page.getByText(what).first().waitFor();
 export const go = (page, hash) => page.evaluate((to) => { location.hash = to; }, hash);
 
 /** Waits until a function gives true; `seconds` is for a machine that is slow and busy. */
-export async function until(what, why, seconds = 20) {
+export async function until(what, why, seconds = 60) {
   const end = performance.now() + seconds * 1000;
   let last;
   while (performance.now() < end) {
@@ -48,6 +48,8 @@ export async function until(what, why, seconds = 20) {
 export async function pick(page, label, choice) {
   await page.locator('.pick > button', { hasText: label }).click();
   await page.getByRole('combobox', { name: /^Search/ }).fill(choice);
+  // What is told a moment later is not there to be picked yet.
+  await page.getByRole('option').filter({ hasText: choice }).first().waitFor();
   await page.keyboard.press('Enter');
 }
 

@@ -59,7 +59,7 @@ describe('the swarm', { skip }, () => {
       await button(page, 'Table').click();
       await page.getByRole('table', { name: 'Hosts' }).waitFor();
       await page.getByRole('button', { name: 'Receives' }).click();
-      assert.equal(await page.locator('th[aria-sort=descending]').count(), 1);
+      await page.locator('th[aria-sort=descending]', { hasText: 'Receives' }).waitFor();
     }));
 
   it('shows one content by itself', () =>
@@ -94,7 +94,7 @@ describe('the lab', { skip }, () => {
       await text(page, 'is no speed');
     }));
 
-  it('adds nodes, pulls again, and makes traffic', () =>
+  it('adds nodes and pulls again', () =>
     open(async (page) => {
       const count = async () => (await (await fetch(`${server.url}/lab`)).json()).hosts.length;
       const before = await count();
@@ -102,11 +102,28 @@ describe('the lab', { skip }, () => {
       await button(page, 'Add', { exact: true }).click();
       await until(async () => (await count()) === before + 2, 'two more hosts');
       await button(page, 'Pull', { exact: true }).click();
-      await page.getByLabel('Pulls per minute').fill('3');
+      await until(() => server.actions.some((action) => action.action === 'pull'), 'all are told to');
+    }));
+
+  it('says what traffic it makes, and its fields say the same until others are filled in', () =>
+    open(async (page) => {
+      const pulls = page.getByLabel('Pulls a minute');
+      const deaths = page.getByLabel('Deaths a minute');
+      const set = (wanted) => until(async () => (await pulls.inputValue()) === wanted[0] && (await deaths.inputValue()) === wanted[1], `the fields say ${wanted}`);
+      await set(['0', '0']);
+      await pulls.fill('3');
+      await text(page, 'The lab makes none.');
       await button(page, 'Set').click();
-      await text(page, 'now 3 pulls');
-      await page.getByLabel('Pulls per minute').fill('0');
+      await text(page, 'The lab makes 3 pulls a minute.');
+      // Somebody else sets it.
+      await fetch(`${server.url}/lab/actions`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ action: 'churn', pulls_per_minute: 10, churn_per_minute: 1 }) });
+      await text(page, 'The lab makes 10 pulls a minute and 1 death a minute.');
+      await set(['10', '1']);
+      await pulls.fill('0');
+      await deaths.fill('0');
       await button(page, 'Set').click();
+      await text(page, 'The lab makes none.');
+      await set(['0', '0']);
     }));
 
   it('ends only when it is said twice', () =>
@@ -187,6 +204,45 @@ describe('why', { skip }, () => {
       await button(page, 'Table').click();
       await page.getByRole('table', { name: 'Spans' }).waitFor();
     }, { hash: '#/why' }));
+
+  it('gives each pull an entry of its own, also of the same content', async () => {
+    const at = (ms) => Date.UTC(2026, 4, 4, 9, 30) + ms;
+    const span = (kind, from, to, more = {}) => ({ kind, from_ms: at(from), to_ms: at(to), ...more });
+    const head = { node: 'n1', at_ms: at(0) };
+    const home = 'r.example/app';
+    // The node got it by itself; then two clients at once, and none of its layers' lengths is known.
+    const manifest = [span('tag', 1000, 1003, { note: '1.2' }), span('tag', 60_000, 60_004, { note: '1.2' }), span('tag', 60_001, 60_004, { note: '1.2' })];
+    const layer = [span('swarm', 1010, 3010, { bytes: 5000 }), span('client', 60_010, 60_100, { bytes: 5000 }), span('client', 60_012, 60_212, { bytes: 5000 })];
+    const records = [
+      { ...head, kind: 'hello', format: 1, version: '0.1.0' },
+      { ...head, kind: 'status', status: { node: 'n1', version: '0.1.0', uptime: 1, totals: {} } },
+      { ...head, kind: 'trace', digest: `sha256:${'a'.repeat(64)}`, home, what: 'manifest', began_ms: at(1003), ended_ms: at(1009), spans: manifest },
+      { ...head, kind: 'trace', digest: `sha256:${'b'.repeat(64)}`, home, what: 'blob', began_ms: at(1010), ended_ms: at(3010), spans: layer },
+    ];
+    const twice = await mock({ mode: 'node', records });
+    try {
+      await open(async (page) => {
+        await text(page, 'by a client');
+        const pull = page.locator('.pick > button', { hasText: 'Pull' });
+        await pull.click();
+        const entries = page.getByRole('listbox', { name: 'Pull' }).getByRole('option');
+        await until(async () => (await entries.count()) === 4, 'the latest, and three pulls');
+        const told = (await entries.allInnerTexts()).slice(1).map((entry) => entry.replace(/\d+:\d+:\d+/, 'then').split('\n').map((line) => line.trim()));
+        assert.deepEqual(told, [
+          ['r.example/app:1.2', 'then by a client · 2 parts, 4.88 KiB in 99 ms'],
+          ['r.example/app:1.2', 'then by a client · 2 parts, 4.88 KiB in 212 ms'],
+          ['r.example/app:1.2', 'then by the node’s API · 2 parts, 4.88 KiB in 2.01 s'],
+        ]);
+        const labels = async () => (await page.locator('.label').allInnerTexts()).join(' ');
+        assert.ok(!/(^|\n)\s*·/.test(await labels()), 'no line begins with a dot');
+        await entries.nth(3).click();
+        await page.locator('.headline', { hasText: '2.01 s for 2 parts, mostly swarm' }).waitFor();
+        await text(page, 'by the node’s API');
+      }, { url: twice.url, hash: '#/why' });
+    } finally {
+      await twice.close();
+    }
+  });
 
   it('explains a reference, and says so where it cannot', () =>
     open(async (page) => {
@@ -290,7 +346,7 @@ describe('tables', { skip }, () => {
           else {
             await page.locator('table[aria-label=Torrents] tbody tr').first().waitFor();
             assert.ok((await page.locator('table[aria-label=Torrents] tbody tr').count()) < 80);
-            assert.equal(await page.locator('table[aria-label=Torrents]').getAttribute('aria-rowcount'), String(count + 1));
+            await until(async () => (await page.locator('table[aria-label=Torrents]').getAttribute('aria-rowcount')) === String(count + 1), 'each torrent has a row');
           }
           for (const view of ['swarm', 'blocks', 'why', 'rates']) {
             await page.evaluate((to) => { location.hash = to; }, `#/${view}`);

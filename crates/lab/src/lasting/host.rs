@@ -109,6 +109,7 @@ pub(crate) async fn keep(lab: Arc<Lab>, name: String, work: Work, mut orders: mp
                         None => Err(format!("{name} does not run")),
                         Some(running) => {
                             starting = false;
+                            lab.set_ending(&name);
                             end(running, what).await;
                             let state =
                                 if what == What::Kill { HostState::Killed } else { HostState::Stopped };

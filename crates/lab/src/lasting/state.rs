@@ -100,6 +100,8 @@ pub(crate) struct Entry {
     pub(crate) info: LabHost,
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) http: reqwest::Client,
+    /// Its program is being ended because somebody said so.
+    pub(crate) ending: bool,
 }
 
 impl Entry {
@@ -108,7 +110,7 @@ impl Entry {
     }
 
     pub(crate) fn runs(&self) -> bool {
-        self.info.state == HostState::Running
+        self.info.state == HostState::Running && !self.ending
     }
 }
 
@@ -232,7 +234,7 @@ impl Lab {
                 HostKind::Leecher => state.leechers += 1,
                 _ => {}
             }
-            state.hosts.push(Entry { seat, info, orders, http });
+            state.hosts.push(Entry { seat, info, orders, http, ending: false });
         });
         Ok(())
     }
@@ -253,7 +255,13 @@ impl Lab {
         self.change_host(name, |entry| {
             entry.info.state = to;
             entry.info.error = error;
+            entry.ending = false;
         });
+    }
+
+    /// Notes that a host's program is about to be ended: what breaks off with it is no problem.
+    pub(crate) fn set_ending(&self, name: &str) {
+        self.change_host(name, |entry| entry.ending = true);
     }
 
     pub(crate) fn change_host(&self, name: &str, change: impl FnOnce(&mut Entry)) {
