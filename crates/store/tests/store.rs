@@ -262,10 +262,10 @@ fn a_size_that_nobody_has_proven_takes_no_room() {
     assert!(std::os::unix::fs::MetadataExt::blocks(&file) * 512 < claimed / 16);
 }
 
-/// A file of somebody else's that was last changed so many seconds ago.
-fn lend(path: &Path, data: &[u8], seconds: u64) {
+/// A file of somebody else's that was written long ago.
+fn lend(path: &Path, data: &[u8]) {
     fs::write(path, data).expect("writes");
-    let at = SystemTime::now() - Duration::from_secs(seconds);
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     File::options().write(true).open(path).expect("opens").set_modified(at).expect("sets");
 }
 
@@ -274,7 +274,7 @@ fn what_is_borrowed_takes_no_room_and_goes_with_its_owners_file() {
     let (dir, lender) = (tempfile::tempdir().expect("tempdir"), tempfile::tempdir().expect("tempdir"));
     let store = Store::open(dir.path()).expect("opens");
     let (digest, data, path) = (digest(SEED), bytes(SEED), lender.path().join("layer"));
-    lend(&path, &data, 60);
+    lend(&path, &data);
     store.begin(&digest, 666, PIECE).expect("begins").suspend();
     let blob = store.borrow(&digest, &path).expect("is what its name says");
     assert!(blob.borrowed && blob.size == 666 && blob.info.is_some());
@@ -290,13 +290,13 @@ fn what_is_borrowed_takes_no_room_and_goes_with_its_owners_file() {
     assert_eq!((store.get(&digest).expect("reads"), store.count_and_bytes()), (Some(amended), (1, 0)));
     store.open_blob(&digest).expect("is there");
     check_visible(&store);
-    lend(&path, &data, 0);
+    fs::write(&path, &data).expect("writes");
     assert_eq!(store.open_blob(&digest).expect_err("was changed").kind(), std::io::ErrorKind::NotFound);
     assert!(store.remove(&digest).expect("removes"));
     assert!(path.exists(), "the owner's file stays");
     assert_eq!(store.count_and_bytes(), (0, 0));
 
-    lend(&path, &data, 60);
+    lend(&path, &data);
     store.borrow(&digest, &path).expect("borrows again");
     fs::remove_file(&path).expect("removes");
     store.open_blob(&digest).expect_err("is gone");
@@ -313,8 +313,8 @@ fn nothing_is_borrowed_that_is_no_file_or_another_blob_or_being_written() {
     let store = Store::open(dir.path()).expect("opens");
     let (digest, data) = (digest(SEED), bytes(SEED));
     let path = |name: &str| lender.path().join(name);
-    lend(&path("other"), b"something else", 60);
-    lend(&path("new"), &data, 0);
+    lend(&path("other"), b"something else");
+    fs::write(path("new"), &data).expect("writes");
     let pipe = path("pipe");
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).expect("makes");
     let borrow = |name: &str| store.borrow(&digest, &path(name));
