@@ -42,7 +42,7 @@ skipped() {
 command -v debootstrap >/dev/null || skipped "debootstrap is not installed"
 root=${TRIXIE:-/tmp/longshore-trixie}
 mirror=${DEBIAN_MIRROR:-$(sed -n 's/^\(URIs: *\|deb *\(\[[^]]*\] *\)\?\)\(http[^ ]*\).*/\3/p' \
-    /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | grep -v security | head -1)}
+    /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | grep -v security | head -1 || true)}
 mounted=()
 clean() {
     for ((at = ${#mounted[@]} - 1; at >= 0; at--)); do
