@@ -166,6 +166,8 @@ async fn attempt(
         let repository = flight.home.to_string();
         return Err(FetchError::WrongDigest { repository, expected: digest, found: torrent.digest });
     }
+    // It is proven: clients wait neither for the disk nor for the fleet to be told.
+    flight.update(|progress| progress.prefix = size);
     note_public(inner, flight);
     if matches!(flight.home, Home::Web(_)) {
         // A server has just given it to somebody who showed nothing, and did not say that it is theirs alone.
