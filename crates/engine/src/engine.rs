@@ -301,6 +301,7 @@ impl Engine {
     pub async fn remove(&self, info_hash: &InfoHash) {
         let torrent = self.0.torrents().remove(info_hash);
         if let Some(torrent) = &torrent {
+            say_complete(&self.0, torrent).await;
             torrent.stop.cancel();
         }
         self.0.announcer.remove(*info_hash).await;
@@ -326,6 +327,9 @@ impl Engine {
     /// Ends all connections, tells the trackers and waits, not for long.
     pub async fn stop(&self) {
         let shared = &self.0;
+        for torrent in self.torrents() {
+            say_complete(shared, &torrent).await;
+        }
         shared.stop.cancel();
         for torrent in self.torrents() {
             torrent.stop.cancel();
@@ -482,7 +486,6 @@ async fn answer(shared: &Arc<Shared>, mut stream: TcpStream, address: SocketAddr
 /// A torrent's own task: its timers, its dials, its end.
 async fn drive(shared: Arc<Shared>, torrent: Arc<Torrent>, rests: bool) {
     let (mut idle_since, mut stuck_since) = (None, None);
-    let mut told_complete = torrent.lock().swarm.is_complete();
     loop {
         let now = shared.clock.now();
         let (connected, next) = torrent.act(|inner, now| {
@@ -496,9 +499,7 @@ async fn drive(shared: Arc<Shared>, torrent: Arc<Torrent>, rests: bool) {
             let inner = torrent.lock();
             (inner.swarm.is_complete(), inner.swarm.is_stuck())
         };
-        if complete && !std::mem::replace(&mut told_complete, true) {
-            shared.announcer.completed(torrent.info_hash()).await;
-        }
+        say_complete(&shared, &torrent).await;
         if !complete {
             dial(&shared, &torrent);
         }
@@ -541,6 +542,14 @@ async fn drive(shared: Arc<Shared>, torrent: Arc<Torrent>, rests: bool) {
     torrent.set_stopped();
     if lost {
         shared.announcer.remove(torrent.info_hash()).await;
+    }
+}
+
+/// Has the trackers of a torrent that is complete told so, once.
+async fn say_complete(shared: &Shared, torrent: &Torrent) {
+    let complete = torrent.lock().swarm.is_complete();
+    if complete && !torrent.said_complete.swap(true, Ordering::AcqRel) {
+        shared.announcer.completed(torrent.info_hash()).await;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
 };
 
 use metainfo::{InfoHash, PieceIndex};
@@ -59,6 +59,8 @@ pub struct Torrent {
     pub(crate) rates: Rates,
     /// Whether the local network may know of it, unless it is private.
     pub(crate) open: bool,
+    /// Whether it was complete from the beginning, or its trackers have been told since.
+    pub(crate) said_complete: AtomicBool,
 }
 
 /// How far a torrent is.
@@ -185,8 +187,9 @@ impl Torrent {
         clock: Clock,
         stop: CancellationToken,
     ) -> Self {
+        let complete = swarm.is_complete();
         let status = watch::Sender::new(Status {
-            state: if swarm.is_complete() { State::Complete } else { State::Downloading },
+            state: if complete { State::Complete } else { State::Downloading },
             bytes: swarm.bytes_done(),
             pieces: swarm.have().count(),
         });
@@ -199,8 +202,21 @@ impl Torrent {
             next_reader: 0,
         };
         let (inner, wake) = (Mutex::new(inner), Notify::new());
-        let rates = Rates::default();
-        Self { meta, layout, log, clock, checker, inner, status, wake, stop, rates, open: false }
+        let (rates, said_complete) = (Rates::default(), AtomicBool::new(complete));
+        Self {
+            meta,
+            layout,
+            log,
+            clock,
+            checker,
+            inner,
+            status,
+            wake,
+            stop,
+            rates,
+            open: false,
+            said_complete,
+        }
     }
 
     /// Whether the local network may know of it.

@@ -355,15 +355,20 @@ async fn who_floods_us_with_what_nobody_asked_for_does_not_come_back() {
     assert!(said.len() <= 68, "a handshake at most");
 }
 
-/// A tracker that wants to be asked every quarter of an hour, and names whom it is told to.
-async fn tracker(peers: Arc<Mutex<Vec<SocketAddr>>>) -> String {
+/// A tracker that wants to be asked every quarter of an hour, names whom it is told to, and notes which events it hears.
+async fn tracker(peers: Arc<Mutex<Vec<SocketAddr>>>) -> (String, Arc<Mutex<Vec<String>>>) {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let events = heard.clone();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let url = format!("http://{}/announce", listener.local_addr().expect("bound"));
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut head = vec![0; 4096];
             // One request each.
-            let _ = stream.read(&mut head).await;
+            let length = stream.read(&mut head).await.unwrap_or(0);
+            let asked = String::from_utf8_lossy(&head[..length]).into_owned();
+            let event = asked.split("event=").nth(1).and_then(|rest| rest.split(['&', ' ']).next());
+            events.lock().expect("no panic").push(event.unwrap_or_default().to_owned());
             let list: Vec<u8> = peers.lock().expect("no panic").iter().flat_map(compact).collect();
             let before = format!("d8:intervali900e5:peers{}:", list.len());
             let body = [before.as_bytes(), &list, b"e"].concat();
@@ -372,7 +377,7 @@ async fn tracker(peers: Arc<Mutex<Vec<SocketAddr>>>) -> String {
             let _ = stream.write_all(&[head.as_bytes(), &body].concat()).await;
         }
     });
-    url
+    (url, heard)
 }
 
 fn compact(address: &SocketAddr) -> Vec<u8> {
@@ -389,7 +394,7 @@ async fn a_swarm_in_which_pieces_are_missing_finds_the_seed_that_comes_back_long
     let (one, two) = (engine().await, engine().await);
     let known = Arc::new(Mutex::new(vec![two.listen()]));
     two.add(leech_spec(&torrent, also.path())).await.unwrap();
-    torrent.trackers = vec![vec![tracker(known.clone()).await]];
+    torrent.trackers = vec![vec![tracker(known.clone()).await.0]];
     let leech = one.add(leech_spec(&torrent, to.path())).await.unwrap();
     let met = async {
         while leech.peers().is_empty() {
@@ -405,4 +410,23 @@ async fn a_swarm_in_which_pieces_are_missing_finds_the_seed_that_comes_back_long
     for engine in [one, two, seed] {
         engine.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_download_that_ends_together_with_its_engine_is_told_of_as_complete() {
+    let from = tempfile::tempdir().unwrap();
+    fs::write(from.path().join("file"), noise(300_000, 1)).unwrap();
+    let mut torrent = torrent_of(&from.path().join("file"), &Options::default());
+    let seed = engine().await;
+    seed.add(seed_spec(&torrent, from.path())).await.unwrap();
+    for _ in 0..10 {
+        let (to, leech) = (tempfile::tempdir().unwrap(), engine().await);
+        let (url, heard) = tracker(Arc::new(Mutex::new(vec![seed.listen()]))).await;
+        torrent.trackers = vec![vec![url]];
+        let getting = leech.add(leech_spec(&torrent, to.path())).await.unwrap();
+        assert_eq!(complete(&getting).await, TorrentState::Complete);
+        leech.stop().await;
+        assert_eq!(*heard.lock().unwrap(), ["started", "completed", "stopped"]);
+    }
+    seed.stop().await;
 }
