@@ -47,6 +47,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// After how long a torrent of which nobody has what is missing looks for others.
 const STUCK: Duration = Duration::from_secs(5);
 
+/// How long the shelf may take to find a torrent.
+const SHELF: Duration = Duration::from_secs(10);
+
 /// Complete torrents that need not be added to be served.
 pub trait Shelf: Send + Sync + 'static {
     /// The torrent of this name, if it is held whole. May block.
@@ -404,7 +407,8 @@ impl Shared {
             return None;
         }
         let shelf = self.shelf.clone()?;
-        let item = tokio::task::spawn_blocking(move || shelf.find(&info_hash)).await.ok()??;
+        let found = tokio::task::spawn_blocking(move || shelf.find(&info_hash));
+        let item = timeout(SHELF, found).await.ok()?.ok()??;
         let layout = Layout::single(Arc::new(item.file));
         let spec = TorrentSpec { open: item.open, ..TorrentSpec::seed(item.torrent, layout) };
         let torrent = self.build(spec);

@@ -55,10 +55,10 @@ use crate::{
 const SIZE: Duration = Duration::from_secs(2);
 /// How long the disk may take to say whether a blob is there. Past it clients are served past it for a while.
 const DISK: Duration = Duration::from_secs(5);
-/// For how long it is remembered that the origin could not be brought to give a blob.
-const FAILED: Duration = Duration::from_secs(60);
-/// How long a client waits for all of a blob that could not be had the last time, to be told that it is not here where
-/// that is so again: Docker leaves soon then, and asks five times more for what is cut short.
+/// For how long it is remembered that a host gave wrong bytes for a blob.
+const WRONG: Duration = Duration::from_secs(60);
+/// How long a client waits for all of a blob that came wrong the last time, to be told that it is not here where it comes
+/// wrong again: Docker leaves at once then, and asks five times more for what is cut short.
 const PROOF: Duration = Duration::from_secs(20);
 
 /// The content service. Cheap to share.
@@ -97,8 +97,8 @@ pub(crate) struct Inner {
     pub(crate) disk: Breaker,
     /// What peers give.
     pub(crate) swarms: Breaker,
-    /// Blobs that the origin could not be brought to give lately, and whether it gave wrong bytes.
-    pub(crate) failed: Mutex<HashMap<Digest, (Instant, bool)>>,
+    /// Blobs for which a host gave wrong bytes lately: no other host's word for them is touched by that.
+    pub(crate) wrong: Mutex<HashMap<(String, Digest), (Instant, ())>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
@@ -181,9 +181,12 @@ impl Inner {
         let found = spawn_blocking(move || {
             let Some(blob) = store.get(&digest).map_err(|e| e.to_string())? else { return Ok(None) };
             let failed = |error: io::Error| format!("opening {digest} failed: {error}");
+            if blob.borrowed {
+                return Ok(Some((blob, None)));
+            }
             match store.open_blob(&digest) {
                 Ok(file) if file.metadata().map_err(failed)?.len() == blob.size => {
-                    return Ok(Some((blob, Arc::new(file))));
+                    return Ok(Some((blob, Some(Arc::new(file)))));
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -200,7 +203,12 @@ impl Inner {
             return Ok(None);
         };
         self.disk.worked();
-        found.map_err(|e| ContentError::Internal(e.to_string()))?.map_err(ContentError::Internal)
+        let found = found.map_err(|e| ContentError::Internal(e.to_string()))?;
+        match found.map_err(ContentError::Internal)? {
+            Some((blob, Some(file))) => Ok(Some((blob, file))),
+            Some((blob, None)) => Ok(self.lent(blob).await),
+            None => Ok(None),
+        }
     }
 
     /// How long the node has been running.
@@ -349,7 +357,7 @@ impl MirrorContent for Content {
             }
             return Ok(BlobHead { size: blob.size, media_type: blob.media_type });
         }
-        if inner.failed_lately(digest).is_some() {
+        if inner.was_wrong(home, digest) {
             // Docker asks so before each attempt, and goes elsewhere at once.
             return Err(ContentError::NotFound);
         }
@@ -388,9 +396,9 @@ impl MirrorContent for Content {
         if inner.disk.is_open() {
             return direct(inner.size_of(asker, home, *digest).await?);
         }
-        let failed = inner.failed_lately(digest);
+        let was_wrong = inner.was_wrong(home, digest);
         // The rest of what was cut short for its wrong bytes would be cut again.
-        if failed == Some(true) && range.is_some_and(ByteRange::is_resumption) {
+        if was_wrong && range.is_some_and(ByteRange::is_resumption) {
             return Err(ContentError::NotFound);
         }
         let (mut flight, ours) = inner.flight(home, *digest, Want::Blob, asker);
@@ -411,14 +419,12 @@ impl MirrorContent for Content {
             (flight, _) = inner.flight(home, *digest, Want::Blob, asker);
             progress = inner.told(&flight).await;
         }
-        if failed.is_some() && progress.outcome.is_none() && timeout(PROOF, flight.finished()).await.is_ok() {
+        if was_wrong && progress.outcome.is_none() && timeout(PROOF, flight.finished()).await.is_ok() {
             progress = flight.progress().borrow().clone();
         }
         let Progress { size, outcome, media_type, .. } = progress;
         match (size, outcome) {
-            (_, Some(Err(error))) if failed.is_some() && error.is_the_origins() => {
-                Err(ContentError::NotFound)
-            }
+            (_, Some(Err(error))) if was_wrong && error.is_wrong() => Err(ContentError::NotFound),
             (Some(size), _) => {
                 let span = Span::of(range, size)?;
                 let body = stream::following(inner.clone(), &flight, home.clone(), asker.clone(), span);
@@ -486,15 +492,14 @@ impl Inner {
         }
         let span = Span::of(range, blob.size)?;
         let told = self.traces.of(*digest, &home.to_string(), "blob").span(SpanKind::Client);
-        let body = stream::stored(self.clone(), file, span, told);
+        let body = stream::stored(self.clone(), file, span, blob.borrowed.then_some(*digest), told);
         Ok(Some(BlobAnswer { size: blob.size, span, media_type: blob.media_type, body }))
     }
 
-    /// Whether the origin could not be brought to give it lately, and if so, whether it gave wrong bytes.
-    fn failed_lately(&self, digest: &Digest) -> Option<bool> {
-        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, wrong) = failed.get(digest)?;
-        (at.elapsed() < FAILED).then_some(*wrong)
+    /// Whether the host of a place gave wrong bytes for a blob lately.
+    fn was_wrong(&self, home: &Home, digest: &Digest) -> bool {
+        let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        wrong.get(&(home.host().to_owned(), *digest)).is_some_and(|(at, ())| at.elapsed() < WRONG)
     }
 
     /// Whether the configuration lets this place be asked.
@@ -577,8 +582,8 @@ impl Drop for Landing {
         }
         if let Err(error) = &outcome {
             tracing::warn!(%digest, %home, "not fetched: {error}");
-            if error.is_the_origins() {
-                put(&self.inner.failed, digest, error.is_wrong(), |_| FAILED);
+            if error.is_wrong() {
+                put(&self.inner.wrong, (home.host().to_owned(), digest), (), |()| WRONG);
             }
         }
         let size = self.flight.progress().borrow().size;

@@ -205,11 +205,6 @@ impl FetchError {
         self.is_wrong() || matches!(self, Self::Misfit | Self::Origin(OriginError::Invalid { .. }))
     }
 
-    /// Whether the origin could not be brought to give the blob: it gave something else, or nothing for now.
-    pub(crate) fn is_the_origins(&self) -> bool {
-        self.is_wrong() || matches!(self, Self::Origin(error) if error.is_transient())
-    }
-
     /// For errors of the store: only their words matter, all have the same remedy.
     pub(crate) fn disk(error: impl std::fmt::Display) -> Self {
         Self::Disk(error.to_string())

@@ -6,7 +6,8 @@
 
 use std::{
     collections::HashSet,
-    fs::{self, Metadata},
+    fs::{self, File, Metadata},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -14,8 +15,8 @@ use std::{
 
 use api::trace::SpanKind;
 use hash::Digest;
-use metainfo::BlobTorrent;
-use store::{Blob, BorrowError, Store};
+use metainfo::{BlobTorrent, InfoHash};
+use store::{Blob, BorrowError, IndexError, Store};
 use tokio::{
     task::spawn_blocking,
     time::{MissedTickBehavior, interval, timeout},
@@ -103,6 +104,51 @@ impl Lenders {
 }
 
 impl Inner {
+    /// A borrowed blob's file, where its owner has left it as it was. What has changed or gone is forgotten.
+    pub(crate) async fn lent(&self, blob: Blob) -> Option<(Blob, Arc<File>)> {
+        let (store, digest) = (self.store.clone(), blob.digest);
+        match self.lenders.waited(PATIENCE, move || store.open_blob(&digest)).await? {
+            Ok(file) => return Some((blob, Arc::new(file))),
+            // So many hang already.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => {
+                tracing::info!(%digest, "its owner has removed or changed it: {error}");
+                self.give_back(digest, blob.info_hash).await;
+            }
+        }
+        None
+    }
+
+    /// Forgets a borrowed blob.
+    async fn give_back(&self, digest: Digest, info_hash: Option<InfoHash>) {
+        let store = self.store.clone();
+        if let Ok(Err(error)) = spawn_blocking(move || store.remove(&digest)).await {
+            tracing::warn!(%digest, "what is no more lent cannot be forgotten: {error}");
+        }
+        if let Some(info_hash) = info_hash {
+            self.engine.remove(&info_hash).await;
+        }
+    }
+
+    /// Forgets what is no more lent: by a folder that is no more among the lenders, or as its owner has removed or changed
+    /// it. Says whether anything is borrowed.
+    async fn look_over(&self) -> bool {
+        let (store, folders) = (self.store.clone(), self.lenders.folders.clone());
+        let listed = spawn_blocking(move || lent(&store, &folders)).await;
+        let Ok(Ok((kept, gone))) = listed else { return true };
+        for (digest, info_hash) in gone {
+            self.give_back(digest, info_hash).await;
+        }
+        let (any, store) = (!kept.is_empty(), self.store.clone());
+        let gone = move |(digest, _): &(Digest, _)| matches!(store.open_blob(digest), Err(error) if error.kind() != io::ErrorKind::WouldBlock);
+        let look = move || kept.into_iter().filter(gone).collect::<Vec<_>>();
+        for (digest, info_hash) in self.lenders.waited(LOOK, look).await.unwrap_or_default() {
+            tracing::info!(%digest, "its owner has removed or changed it");
+            self.give_back(digest, info_hash).await;
+        }
+        any
+    }
+
     /// Borrows a flight's blob, of the size that it is said to have, for those who may have it; `None` when it is to be
     /// fetched.
     pub(crate) async fn borrow(
@@ -135,17 +181,15 @@ impl Inner {
     }
 }
 
-/// Offers to the fleet what the lenders have, as it comes to lie there; only where the directory has a token, as it is
-/// known of none of it that it is public. Ends with the node.
+/// Forgets what is no more lent, and offers to the fleet what the lenders have, as it comes to lie there; the latter only
+/// where the directory has a token, as it is known of none of it that it is public. Ends with the node.
 pub(crate) async fn run(inner: Arc<Inner>) {
     let folders = inner.lenders.folders.clone();
-    let look = move || folders.iter().for_each(|folder| warn_of(&blobs(folder)));
-    if inner.lenders.folders.is_empty() || inner.lenders.waited(PATIENCE, look).await.is_none() {
-        return;
-    }
-    if !inner.shares_private() {
-        return;
-    }
+    // What it says is in the log; one that hangs is seen again.
+    let _ = inner
+        .lenders
+        .waited(PATIENCE, move || folders.iter().for_each(|folder| warn_of(&blobs(folder))))
+        .await;
     // What is not what its name says is not hashed again and again.
     let mut refused = HashSet::new();
     let mut ticks = interval(LOOK);
@@ -154,6 +198,12 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         tokio::select! {
             () = inner.stop.cancelled() => return,
             _ = ticks.tick() => {}
+        }
+        if !inner.look_over().await && inner.lenders.folders.is_empty() {
+            return;
+        }
+        if !inner.shares_private() {
+            continue;
         }
         let (folders, store) = (inner.lenders.folders.clone(), inner.store.clone());
         let look = move || list(&folders, |digest| store.contains(digest).unwrap_or(true));
@@ -181,6 +231,26 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         }
         if count > 0 {
             tracing::info!(blobs = count, "offered to the fleet what others on this host have");
+        }
+    }
+}
+
+/// A blob, and its torrent.
+type Row = (Digest, Option<InfoHash>);
+
+/// What is borrowed, from these folders and from others.
+fn lent(store: &Store, folders: &[PathBuf]) -> Result<(Vec<Row>, Vec<Row>), IndexError> {
+    let folders: Vec<PathBuf> =
+        folders.iter().filter_map(|folder| std::path::absolute(folder).ok()).collect();
+    let (mut kept, mut gone, mut after) = (Vec::new(), Vec::new(), None);
+    loop {
+        let page = store.list(after.as_ref(), Store::MAX_PAGE)?;
+        let Some(last) = page.last() else { return Ok((kept, gone)) };
+        after = Some(last.digest);
+        for blob in page.into_iter().filter(|blob| blob.borrowed) {
+            let lender = store.lender(&blob.digest);
+            let known = lender.is_some_and(|file| folders.iter().any(|folder| file.starts_with(folder)));
+            if known { &mut kept } else { &mut gone }.push((blob.digest, blob.info_hash));
         }
     }
 }

@@ -23,18 +23,33 @@ const STALL: Duration = Duration::from_secs(30);
 /// The same for what lives in the web, also while another node fetches it: OSTree leaves after 30 s.
 const WEB_STALL: Duration = Duration::from_secs(20);
 
-/// A span of a file that is whole. The next part is read while the last is sent.
-pub(crate) fn stored(inner: Arc<Inner>, file: Arc<File>, span: Span, told: OpenSpan) -> BlobStream {
+/// A span of a file that is whole. The next part is read while the last is sent. Of a blob that is `borrowed` the last is
+/// given only if its owner has left it as it was.
+pub(crate) fn stored(
+    inner: Arc<Inner>,
+    file: Arc<File>,
+    span: Span,
+    borrowed: Option<Digest>,
+    told: OpenSpan,
+) -> BlobStream {
     let (at, end) = (span.offset, span.offset + span.length);
+    let whole = file.clone();
     let reading = move |at: u64| (at < end).then(|| read(file.clone(), at, end - at));
     Box::pin(stream::try_unfold((at, reading(at), told), move |(at, read, mut told)| {
-        let (inner, reading) = (inner.clone(), reading.clone());
+        let (inner, reading, whole) = (inner.clone(), reading.clone(), whole.clone());
         async move {
             let Some(read) = read else { return Ok(None) };
             let chunk = read.await?;
+            let next = at + chunk.len() as u64;
+            if let (true, Some(digest)) = (next >= end, borrowed) {
+                let store = inner.store.clone();
+                let same = spawn_blocking(move || store.is_as_lent(&digest, &whole)).await;
+                if !matches!(same, Ok(Ok(true))) {
+                    return Err(ContentError::Unavailable("its owner has just changed it".into()));
+                }
+            }
             count(&inner, chunk.len());
             told.moved(chunk.len() as u64);
-            let next = at + chunk.len() as u64;
             Ok(Some((chunk, (next, reading(next), told))))
         }
     }))

@@ -181,3 +181,22 @@ async fn a_node_that_can_keep_nothing_lives_and_is_not_ready_and_still_serves() 
     assert_eq!(fetch(&node, &format!("blobs/{}", layers[0])).await.status, 200);
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_host_cannot_give_is_still_asked_of_another() {
+    let registry = Registry::start().await;
+    let (dir, (_tracker, url)) = (tempdir().expect("temp"), tracker().await);
+    let change = |config: &mut longshore_node::Config| config.set_upstream("dead.test", "http://127.0.0.1:9");
+    let node = node_with(dir.path(), &url, &registry, change).await;
+    let layer = noise(200_000, 3);
+    let (_, layers) = registry.add_image(std::slice::from_ref(&layer));
+    let client = reqwest::Client::builder().no_proxy().build().expect("client");
+    let at = |host: &str| format!("http://{}/v2/team/app/blobs/{}?ns={host}", node.mirrors()[0], layers[0]);
+    let status =
+        async |request: reqwest::RequestBuilder| request.send().await.expect("answers").status().as_u16();
+    assert_ne!(status(client.get(at("dead.test"))).await, 200);
+    assert_eq!(status(client.head(at("reg.test"))).await, 200, "it is not said that it is not there");
+    let answer = fetch(&node, &format!("blobs/{}", layers[0])).await;
+    assert!(answer.whole && answer.body == layer);
+    node.stop().await;
+}

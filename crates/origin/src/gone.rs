@@ -13,7 +13,8 @@ use url::Url;
 const ADDRESSES: usize = 8;
 
 /// Whether the name of a base's host leads nowhere, or not one of its addresses takes a TCP connection within `connect`.
-/// Nobody who only asks the server for much can bring that about, and nothing counts that this host itself lacks.
+/// Nothing counts that this host itself lacks. Somebody who fills all of a server's places with connections can bring it
+/// about, who only asks it for much cannot.
 pub(crate) async fn is_gone(base: &Url, connect: Duration) -> bool {
     let (Some(host), Some(port)) = (base.host_str(), base.port_or_known_default()) else { return false };
     let name = host.trim_start_matches('[').trim_end_matches(']');

@@ -21,7 +21,7 @@ use redb::{
     TableDefinition, WriteTransaction,
 };
 
-use crate::error::IndexError;
+use crate::{borrowed::Lent, error::IndexError};
 
 /// Size, added, last used, media type, info-hash.
 type Row<'a> = (u64, u64, u64, Option<&'a str>, Option<&'a [u8; 20]>);
@@ -31,8 +31,8 @@ const INFOS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("infos
 const INFO_HASHES: TableDefinition<'_, &[u8; 20], &[u8; 32]> = TableDefinition::new("info-hashes");
 /// Blobs that anybody may have.
 const PUBLIC: TableDefinition<'_, &[u8; 32], ()> = TableDefinition::new("public");
-/// Blobs that lie in files of others.
-const BORROWED: TableDefinition<'_, &[u8; 32], ()> = TableDefinition::new("borrowed");
+/// Blobs that lie in files of others, and in which: device, inode, and its last change in seconds and nanoseconds.
+const LENT: TableDefinition<'_, &[u8; 32], (u64, u64, i64, i64)> = TableDefinition::new("lent");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
 const FORMAT: u64 = 1;
@@ -51,8 +51,8 @@ pub(crate) struct Record {
     pub(crate) info_hash: Option<InfoHash>,
     /// Read only: it is [`Index::mark_public`] that says so.
     pub(crate) public: bool,
-    /// Whether its file is somebody else's.
-    pub(crate) borrowed: bool,
+    /// Which file of somebody else's it lies in, and as of when.
+    pub(crate) lent: Option<Lent>,
 }
 
 #[derive(Debug, Clone)]
@@ -103,11 +103,11 @@ impl Index {
             totals: Mutex::default(),
         };
         let totals = index.read(|read| {
-            let (mut totals, borrowed) = ((0, 0), Marks::of(read, BORROWED)?);
+            let (mut totals, borrowed) = ((0, 0), Table::of(read, LENT)?);
             for row in read.open_table(BLOBS)?.range::<&[u8; 32]>(..)? {
                 let (key, row) = row?;
                 totals.0 += 1;
-                totals.1 += if borrowed.has(key.value()) { 0 } else { row.value().0 };
+                totals.1 += if borrowed.get(key.value()).is_some() { 0 } else { row.value().0 };
             }
             Ok(totals)
         })?;
@@ -119,8 +119,8 @@ impl Index {
         let found = self.read(|read| {
             let Some(row) = read.open_table(BLOBS)?.get(digest.as_bytes())? else { return Ok(None) };
             let mut record = record(digest, row.value());
-            record.public = Marks::of(read, PUBLIC)?.has(digest.as_bytes());
-            record.borrowed = Marks::of(read, BORROWED)?.has(digest.as_bytes());
+            record.public = Table::of(read, PUBLIC)?.get(digest.as_bytes()).is_some();
+            record.lent = Table::of(read, LENT)?.get(digest.as_bytes()).map(|lent| Lent::from(lent.value()));
             let info = match record.info_hash {
                 Some(_) => read.open_table(INFOS)?.get(digest.as_bytes())?,
                 None => None,
@@ -132,6 +132,13 @@ impl Index {
 
     pub(crate) fn contains(&self, digest: &Digest) -> Result<bool, IndexError> {
         self.read(|read| Ok(read.open_table(BLOBS)?.get(digest.as_bytes())?.is_some()))
+    }
+
+    /// Which file a borrowed blob lies in.
+    pub(crate) fn lent(&self, digest: &Digest) -> Result<Option<Lent>, IndexError> {
+        self.read(|read| {
+            Ok(Table::of(read, LENT)?.get(digest.as_bytes()).map(|lent| Lent::from(lent.value())))
+        })
     }
 
     pub(crate) fn find_info_hash(&self, info_hash: &InfoHash) -> Result<Option<Digest>, IndexError> {
@@ -147,13 +154,13 @@ impl Index {
         let rows = self.read(|read| {
             let start = after.map_or(Unbounded, |digest| Excluded(digest.as_bytes()));
             let table = read.open_table(BLOBS)?;
-            let (public, borrowed) = (Marks::of(read, PUBLIC)?, Marks::of(read, BORROWED)?);
+            let (public, lent) = (Table::of(read, PUBLIC)?, Table::of(read, LENT)?);
             let mut rows = Vec::new();
             for row in table.range::<&[u8; 32]>((start, Unbounded))?.take(limit) {
                 let (key, row) = row?;
                 let mut record = record(&Digest::from_bytes(*key.value()), row.value());
-                record.public = public.has(record.digest.as_bytes());
-                record.borrowed = borrowed.has(record.digest.as_bytes());
+                record.public = public.get(record.digest.as_bytes()).is_some();
+                record.lent = lent.get(record.digest.as_bytes()).map(|lent| Lent::from(lent.value()));
                 rows.push(record);
             }
             Ok(rows)
@@ -314,7 +321,7 @@ fn apply(write: &WriteTransaction, changes: &[Change], along: &Waiting) -> Resul
     let mut infos = write.open_table(INFOS)?;
     let mut info_hashes = write.open_table(INFO_HASHES)?;
     let mut public = write.open_table(PUBLIC)?;
-    let mut borrowed = write.open_table(BORROWED)?;
+    let mut all_lent = write.open_table(LENT)?;
     let (mut count, mut bytes) = (0i64, 0i64);
     for change in changes {
         let digest = match change {
@@ -328,7 +335,7 @@ fn apply(write: &WriteTransaction, changes: &[Change], along: &Waiting) -> Resul
                 blobs.remove(digest.as_bytes())?
             }
         };
-        let was_borrowed = borrowed.remove(digest.as_bytes())?.is_some();
+        let was_borrowed = all_lent.remove(digest.as_bytes())?.is_some();
         if let Some(old) = old {
             count -= 1;
             bytes = bytes.saturating_sub_unsigned(if was_borrowed { 0 } else { old.value().0 });
@@ -339,10 +346,9 @@ fn apply(write: &WriteTransaction, changes: &[Change], along: &Waiting) -> Resul
         }
         if let Change::Put(record, info) = change {
             count += 1;
-            if record.borrowed {
-                borrowed.insert(digest.as_bytes(), ())?;
-            } else {
-                bytes = bytes.saturating_add_unsigned(record.size);
+            match record.lent {
+                Some(lent) => drop(all_lent.insert(digest.as_bytes(), lent.into_row())?),
+                None => bytes = bytes.saturating_add_unsigned(record.size),
             }
             if let (Some(info_hash), Some(info)) = (&record.info_hash, info) {
                 info_hashes.insert(info_hash.as_bytes(), digest.as_bytes())?;
@@ -379,17 +385,17 @@ fn record(digest: &Digest, (size, added, last_used, media_type, info_hash): Row<
         media_type: media_type.map(str::to_owned),
         info_hash: info_hash.map(|info_hash| InfoHash::from_bytes(*info_hash)),
         public: false,
-        borrowed: false,
+        lent: None,
     }
 }
 
-/// A table of digests; an index in which none was marked yet lacks it.
-struct Marks(Option<redb::ReadOnlyTable<&'static [u8; 32], ()>>);
+/// A table that an index lacks in which nothing was put into it yet.
+struct Table<V: redb::Value + 'static>(Option<redb::ReadOnlyTable<&'static [u8; 32], V>>);
 
-impl Marks {
+impl<V: redb::Value + 'static> Table<V> {
     fn of(
         read: &ReadTransaction,
-        table: TableDefinition<'static, &'static [u8; 32], ()>,
+        table: TableDefinition<'static, &'static [u8; 32], V>,
     ) -> Result<Self, redb::Error> {
         match read.open_table(table) {
             Ok(table) => Ok(Self(Some(table))),
@@ -398,9 +404,9 @@ impl Marks {
         }
     }
 
-    /// What cannot be read counts as not marked.
-    fn has(&self, digest: &[u8; 32]) -> bool {
-        self.0.as_ref().is_some_and(|table| table.get(digest).is_ok_and(|found| found.is_some()))
+    /// What cannot be read counts as not there.
+    fn get(&self, digest: &[u8; 32]) -> Option<redb::AccessGuard<'_, V>> {
+        self.0.as_ref()?.get(digest).ok().flatten()
     }
 }
 

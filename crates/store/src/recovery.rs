@@ -83,15 +83,16 @@ fn heal_shard(store: &Store, index: &Index, first: u8) -> Result<(), OpenError> 
             tracing::warn!(path = %path.display(), "is no blob, and is left alone");
             continue;
         };
-        let link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+        if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+            // Borrowed. Its owner's disk is not touched here, as it may hang: what is gone is found out when it is used.
+            if rows.remove(&digest).is_none() {
+                disk::remove(&path).map_err(|error| OpenError::io("removing", &path, error))?;
+            }
+            continue;
+        }
         let size = fs::metadata(&path).ok().filter(fs::Metadata::is_file).map(|meta| meta.len());
         match (rows.remove(&digest), size) {
             (Some(listed), Some(size)) if listed == size => {}
-            // What is borrowed can be had again, and whether its owner still has it is seen when it is.
-            (row, _) if link => {
-                disk::remove(&path).map_err(|error| OpenError::io("removing", &path, error))?;
-                changes.extend(row.map(|_| Change::Remove(digest)));
-            }
             (None, Some(size)) => changes.extend(take_in(store, &digest, &path, size)?),
             (listed, size) => {
                 tracing::error!(path = %path.display(), ?listed, ?size, "is not what was stored: removed");

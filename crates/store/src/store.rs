@@ -6,7 +6,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicUsize},
 };
 
 use bytes::Bytes;
@@ -34,6 +34,8 @@ pub struct Store {
     index: Index,
     /// Blobs that someone is writing.
     busy: Arc<Mutex<HashSet<Digest>>>,
+    /// How many files of others are being opened.
+    opening: AtomicUsize,
     /// Locked while the store is open; the lock goes with the process.
     _lock: File,
 }
@@ -103,7 +105,7 @@ impl Store {
         if rebuilt {
             tracing::warn!(dir = %dir.display(), "index lost: all blobs are hashed to build it anew");
         }
-        let store = Self { dir, index, busy: Arc::default(), _lock: lock };
+        let store = Self { dir, index, busy: Arc::default(), opening: AtomicUsize::new(0), _lock: lock };
         recovery::heal(&store, &store.index)?;
         Ok(Arc::new(store))
     }
@@ -132,12 +134,22 @@ impl Store {
     /// has removed or changed.
     pub fn open_blob(&self, digest: &Digest) -> io::Result<File> {
         let path = self.blob_path(digest);
-        let entry = fs::symlink_metadata(&path)?;
-        let file = File::open(&path)?;
-        if entry.is_symlink() && !borrowed::is_settled(&entry, &file.metadata()?) {
-            return Err(io::ErrorKind::NotFound.into());
+        if !fs::symlink_metadata(&path)?.is_symlink() {
+            return File::open(&path);
         }
-        Ok(file)
+        let file = borrowed::open(&path, &self.opening)?;
+        if self.is_as_lent(digest, &file)? { Ok(file) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
+    /// Whether a file is that of a borrowed blob, as it was when it was proven.
+    pub fn is_as_lent(&self, digest: &Digest, file: &File) -> io::Result<bool> {
+        let lent = self.index.lent(digest).map_err(io::Error::other)?;
+        lent.map_or(Ok(false), |lent| lent.is(file))
+    }
+
+    /// Where a borrowed blob's owner keeps it; `None` for one of ours, and one that is not here.
+    pub fn lender(&self, digest: &Digest) -> Option<PathBuf> {
+        fs::read_link(self.blob_path(digest)).ok()
     }
 
     /// Where a blob's file lies, or would lie.
@@ -255,17 +267,18 @@ impl Store {
             return Ok(blob(record, info));
         }
         let paths = Paths::of(self, digest);
-        let outcome = borrowed::prove(digest, file, &paths.link).and_then(|(size, info)| {
-            let target = self.blob_path(digest);
-            let fail = |what, path: &Path, error| BorrowError::Io { what, path: path.to_owned(), error };
-            fs::rename(&paths.link, &target).map_err(|error| fail("renaming", &paths.link, error))?;
-            if let Some(shard) = target.parent() {
-                disk::sync_dir(shard).map_err(|error| fail("flushing", shard, error))?;
-            }
-            let (mut record, info) = new_row(digest, size, Note { media_type: None, info: Some(info) });
-            record.borrowed = true;
-            Ok(self.list_blob(record, info)?)
-        });
+        let outcome =
+            borrowed::prove(digest, file, &paths.link, &self.opening).and_then(|(size, lent, info)| {
+                let target = self.blob_path(digest);
+                let fail = |what, path: &Path, error| BorrowError::Io { what, path: path.to_owned(), error };
+                fs::rename(&paths.link, &target).map_err(|error| fail("renaming", &paths.link, error))?;
+                if let Some(shard) = target.parent() {
+                    disk::sync_dir(shard).map_err(|error| fail("flushing", shard, error))?;
+                }
+                let (mut record, info) = new_row(digest, size, Note { media_type: None, info: Some(info) });
+                record.lent = Some(lent);
+                Ok(self.list_blob(record, info)?)
+            });
         // What may have been fetched of it; after a failure only the link.
         if outcome.is_ok() {
             paths.remove_all();
@@ -446,7 +459,7 @@ pub(crate) fn new_row(digest: &Digest, size: u64, note: Note) -> (Record, Option
         media_type: note.media_type,
         info_hash: note.info.as_deref().map(info_hash),
         public: false,
-        borrowed: false,
+        lent: None,
     };
     (record, note.info)
 }
@@ -456,12 +469,14 @@ fn info_hash(info: &[u8]) -> InfoHash {
 }
 
 fn blob(record: Record, info: Option<Bytes>) -> Blob {
-    let Record { digest, size, added, last_used, media_type, info_hash, public, borrowed } = record;
+    let Record { digest, size, added, last_used, media_type, info_hash, public, lent } = record;
+    let borrowed = lent.is_some();
     Blob { digest, size, media_type, info, info_hash, added, last_used, public, borrowed }
 }
 
 fn summary(record: Record) -> BlobSummary {
-    let Record { digest, size, added, last_used, media_type, info_hash, public, borrowed } = record;
+    let Record { digest, size, added, last_used, media_type, info_hash, public, lent } = record;
+    let borrowed = lent.is_some();
     BlobSummary { digest, size, media_type, info_hash, added, last_used, public, borrowed }
 }
 

@@ -262,11 +262,12 @@ fn a_size_that_nobody_has_proven_takes_no_room() {
     assert!(std::os::unix::fs::MetadataExt::blocks(&file) * 512 < claimed / 16);
 }
 
-/// A file of somebody else's that was written long ago.
-fn lend(path: &Path, data: &[u8]) {
-    fs::write(path, data).expect("writes");
-    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-    File::options().write(true).open(path).expect("opens").set_modified(at).expect("sets");
+/// Files of somebody else's, which have been left alone for as long as it takes.
+fn lend(files: &[(&Path, &[u8])]) {
+    for (path, data) in files {
+        fs::write(path, data).expect("writes");
+    }
+    std::thread::sleep(Duration::from_millis(3100));
 }
 
 #[test]
@@ -274,12 +275,12 @@ fn what_is_borrowed_takes_no_room_and_goes_with_its_owners_file() {
     let (dir, lender) = (tempfile::tempdir().expect("tempdir"), tempfile::tempdir().expect("tempdir"));
     let store = Store::open(dir.path()).expect("opens");
     let (digest, data, path) = (digest(SEED), bytes(SEED), lender.path().join("layer"));
-    lend(&path, &data);
+    lend(&[(&path, &data)]);
     store.begin(&digest, 666, PIECE).expect("begins").suspend();
     let blob = store.borrow(&digest, &path).expect("is what its name says");
     assert!(blob.borrowed && blob.size == 666 && blob.info.is_some());
     assert_eq!(store.borrow(&digest, &lender.path().join("none")).expect("is here already"), blob);
-    assert_eq!(store.count_and_bytes(), (1, 0));
+    assert_eq!((store.count_and_bytes(), store.lender(&digest)), ((1, 0), Some(path.clone())));
     assert_eq!(fs::read_dir(dir.path().join("partial")).expect("reads").count(), 0);
     assert!(store.list(None, 9).expect("lists")[0].borrowed);
     let amended = store.put_bytes(&digest, &data, Some("text/plain"), None).expect("amends");
@@ -290,21 +291,46 @@ fn what_is_borrowed_takes_no_room_and_goes_with_its_owners_file() {
     assert_eq!((store.get(&digest).expect("reads"), store.count_and_bytes()), (Some(amended), (1, 0)));
     store.open_blob(&digest).expect("is there");
     check_visible(&store);
-    fs::write(&path, &data).expect("writes");
-    assert_eq!(store.open_blob(&digest).expect_err("was changed").kind(), std::io::ErrorKind::NotFound);
-    assert!(store.remove(&digest).expect("removes"));
-    assert!(path.exists(), "the owner's file stays");
-    assert_eq!(store.count_and_bytes(), (0, 0));
-
-    lend(&path, &data);
-    store.borrow(&digest, &path).expect("borrows again");
     fs::remove_file(&path).expect("removes");
     store.open_blob(&digest).expect_err("is gone");
-    drop(store);
-    let store = Store::open(dir.path()).expect("opens");
-    assert_eq!((store.get(&digest).expect("reads"), store.count_and_bytes()), (None, (0, 0)));
+    assert!(store.remove(&digest).expect("removes"));
+    assert_eq!((store.count_and_bytes(), store.lender(&digest)), ((0, 0), None));
     store.put_bytes(&digest, &data, None, None).expect("puts");
     assert_eq!(store.count_and_bytes(), (1, 666));
+}
+
+#[test]
+fn a_borrowed_file_that_is_another_by_now_is_not_read_whatever_its_time_says() {
+    let (dir, lender) = (tempfile::tempdir().expect("tempdir"), tempfile::tempdir().expect("tempdir"));
+    let store = Store::open(dir.path()).expect("opens");
+    let path = |name: &str| lender.path().join(name);
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let age = |path: &Path| File::options().write(true).open(path).expect("opens").set_modified(long_ago);
+    let digests: Vec<_> = (SEED..SEED + 4).map(digest).collect();
+    let files: Vec<_> = digests.iter().map(|digest| path(&digest.hex())).collect();
+    let data: Vec<_> = (SEED..SEED + 4).map(bytes).collect();
+    let other = path("other");
+    lend(&[
+        (&files[0], &data[0]),
+        (&files[1], &data[1]),
+        (&files[2], &data[2]),
+        (&files[3], &data[3]),
+        (&other, &data[0]),
+    ]);
+    for (digest, file) in digests.iter().zip(&files) {
+        store.borrow(digest, file).expect("is what its name says");
+    }
+    // Written over, replaced, led elsewhere, and a pipe that nobody writes into.
+    fs::write(&files[0], &data[0]).expect("writes");
+    age(&files[0]).expect("sets");
+    fs::rename(&other, &files[1]).expect("renames");
+    fs::rename(&files[2], path("kept")).expect("renames");
+    std::os::unix::fs::symlink(&files[3], &files[2]).expect("links");
+    fs::remove_file(&files[3]).expect("removes");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &files[3], rustix::fs::Mode::RUSR).expect("makes");
+    for digest in &digests {
+        assert_eq!(store.open_blob(digest).expect_err("changed").kind(), std::io::ErrorKind::NotFound);
+    }
 }
 
 #[test]
@@ -313,7 +339,7 @@ fn nothing_is_borrowed_that_is_no_file_or_another_blob_or_being_written() {
     let store = Store::open(dir.path()).expect("opens");
     let (digest, data) = (digest(SEED), bytes(SEED));
     let path = |name: &str| lender.path().join(name);
-    lend(&path("other"), b"something else");
+    lend(&[(&path("other"), b"something else")]);
     fs::write(path("new"), &data).expect("writes");
     let pipe = path("pipe");
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).expect("makes");

@@ -10,7 +10,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use axum::{
@@ -246,15 +246,14 @@ pub(crate) async fn node_with(
     Node::start(config).await.expect("starts")
 }
 
-/// A folder with a blob in it, as in an OCI layout, that was written a while ago.
+/// A folder with a blob in it, as in an OCI layout, which has been left alone for as long as it takes.
 pub(crate) fn lender(data: &[u8]) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("temp");
     let blobs = folder.path().join("blobs/sha256");
     std::fs::create_dir_all(&blobs).expect("made");
     let path = blobs.join(Digest::of(data).hex());
     std::fs::write(&path, data).expect("written");
-    let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-    std::fs::File::options().write(true).open(&path).expect("opens").set_modified(old).expect("set");
+    std::thread::sleep(Duration::from_millis(3100));
     (folder, path)
 }
 
