@@ -118,7 +118,7 @@ pub enum LabError {
         nodes: Vec<String>,
     },
     /// Which of several labs is not said.
-    #[error("several labs run ({}): say which, with --name or as LAB/HOST", .names.join(", "))]
+    #[error("several labs run ({}): say which with --name, or LAB/HOST with --node", .names.join(", "))]
     WhichLab {
         /// All names.
         names: Vec<String>,

@@ -62,8 +62,9 @@ impl Found {
             is_node.then_some(name)
         });
         let mut nodes: Vec<String> = names.collect();
-        // l2 before l10.
-        nodes.sort_unstable_by_key(|name| (name.len(), name.clone()));
+        // n2 before n10.
+        let number = |name: &str| name.trim_start_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().ok();
+        nodes.sort_unstable_by_key(|name| (name.chars().next(), number(name), name.clone()));
         if nodes.iter().any(|node| node == name) {
             return Ok(node_socket(&self.directory, name));
         }
