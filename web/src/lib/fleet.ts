@@ -12,6 +12,22 @@ export const MOST_LINKS = 5000;
 export const MOST_TRACES = 400;
 export const MOST_MAPS = 3000;
 const MOST_IDS = 50_000;
+/** A node tells of its totals about once a second while they change: what is older says nothing of the present. */
+export const TOTALS_HOLD_MS = 2500;
+
+/** A total at a moment, and how fast it grew up to then, per second. */
+export interface Growth {
+  at: number;
+  bytes: number;
+  rate: number;
+}
+
+/** How fast a total grows that was `before` and is `bytes` now. What stood still before began to grow only lately. */
+export function grown(before: Growth | undefined, at: number, bytes: number): Growth {
+  if (before === undefined) return { at, bytes, rate: 0 };
+  if (at <= before.at) return before;
+  return { at, bytes, rate: (Math.max(0, bytes - before.bytes) * 1000) / Math.min(at - before.at, TOTALS_HOLD_MS) };
+}
 
 let epochs = 0;
 const nextEpoch = (): number => (epochs += 1);
@@ -20,6 +36,8 @@ const nextEpoch = (): number => (epochs += 1);
 export class Node {
   version = '';
   status: Status | undefined;
+  /** What it has had from origins. */
+  origins: Growth | undefined;
   /** Why it cannot be reached, where it cannot. */
   lost: string | undefined;
   /** When it last said anything, on the clock of its records. */
@@ -42,6 +60,7 @@ export class Node {
     const copy = new Node(this.name, epoch);
     copy.version = this.version;
     copy.status = this.status;
+    copy.origins = this.origins;
     copy.lost = this.lost;
     copy.at_ms = this.at_ms;
     copy.heard_ms = this.heard_ms;
@@ -95,6 +114,7 @@ export class Fleet {
     node.heard_ms = at;
     if (record.kind === 'lost') {
       node.lost = record.error;
+      if (node.origins !== undefined) node.origins = { ...node.origins, rate: 0 };
       if (node.links.size > 0) node.links = new Map();
       return undefined;
     }
@@ -104,7 +124,7 @@ export class Fleet {
         node.version = record.version;
         return formatProblem(record);
       case 'status':
-        return this.status(node, record);
+        return this.status(node, record, at);
       case 'torrents':
         return torrents(node, record);
       case 'links':
@@ -127,9 +147,10 @@ export class Fleet {
     return known ?? address ?? peer_id?.slice(0, 12) ?? 'unknown';
   }
 
-  private status(node: Node, record: Of<'status'>): undefined {
+  private status(node: Node, record: Of<'status'>, at: number): undefined {
     const { status } = record;
     node.status = status;
+    node.origins = grown(node.origins, at, status.totals.from_origins);
     if (status.peer_id !== '' && this.names.get(status.peer_id) !== node.name) {
       this.names.set(status.peer_id, node.name);
       if (this.names.size > MOST_IDS) drop(this.names);
@@ -147,6 +168,12 @@ export class Fleet {
     this.nodes.set(name, node);
     return node;
   }
+}
+
+/** What comes to a node from origins at a moment, in bytes per second. */
+export function originRate(node: Node, now: number): number {
+  const { origins } = node;
+  return origins === undefined || now - origins.at > TOTALS_HOLD_MS ? 0 : origins.rate;
 }
 
 function formatProblem(record: Of<'hello'>): string | undefined {

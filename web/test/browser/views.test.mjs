@@ -270,6 +270,25 @@ describe('rates', { skip }, () => {
       await button(page, 'Table').click();
       await page.locator('.uplot').waitFor({ state: 'detached' });
     }, { hash: '#/rates' }));
+
+  it('are of what was chosen, in the picture and in the table, and still when one comes back', () =>
+    open(async (page) => {
+      // No new record may draw anything: the choice alone does.
+      await page.locator('.uplot canvas').waitFor();
+      await button(page, 'Pause').click();
+      const drawn = () => page.locator('.uplot canvas').evaluate((canvas) => canvas.toDataURL());
+      const told = () => page.locator('table[aria-label=Rates] tbody').innerText();
+      const before = { picture: new Map(), table: new Map() };
+      for (const way of ['Received', 'Given', 'From the origin']) {
+        await button(page, way, { exact: true }).click();
+        await until(async () => ![...before.picture.values()].includes(await drawn()), `the picture is of ${way} alone`);
+        await until(async () => ![...before.table.values()].includes(await told()), `the table is of ${way} alone`);
+        before.picture.set(way, await drawn());
+        before.table.set(way, await told());
+      }
+      for (const view of ['Swarm', 'Rates']) await page.getByRole('link', { name: view, exact: true }).click();
+      await page.locator('button[aria-pressed=true]', { hasText: 'From the origin' }).waitFor();
+    }, { hash: '#/rates' }));
 });
 
 describe('tables', { skip }, () => {
