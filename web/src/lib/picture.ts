@@ -181,6 +181,12 @@ function labAt(labs: Map<string, LabHost>, address: string): string | undefined 
   return undefined;
 }
 
+/** Whether a node can give nothing now: it is dead, stopped, or not to be reached. */
+export function isGone(fleet: Fleet, name: string): boolean {
+  const state = fleet.lab?.hosts.find((host) => host.name === name)?.state;
+  return fleet.nodes.get(name)?.lost !== undefined || state === 'stopped' || state === 'killed' || state === 'failed';
+}
+
 type Giver = (peer_id: string | undefined, address: string | undefined, client: string) => string | undefined;
 
 function linkFlows(node: Node, flows: Map<string, Flow>, giver: Giver): void {
