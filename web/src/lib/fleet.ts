@@ -77,6 +77,8 @@ export class Fleet {
   nodes = new Map<string, Node>();
   /** Which node has or had a peer id. */
   names = new Map<string, string>();
+  /** Which host of the lab alone has an IP address. */
+  private addresses: ReadonlyMap<string, string> = new Map();
   lab: LabStatus | undefined;
   /** Grows with every record. */
   rev = 0;
@@ -89,6 +91,7 @@ export class Fleet {
     const copy = new Fleet();
     copy.nodes = new Map(this.nodes);
     copy.names = new Map(this.names);
+    copy.addresses = this.addresses;
     copy.lab = this.lab;
     copy.rev = this.rev;
     copy.shape = this.shape;
@@ -102,6 +105,7 @@ export class Fleet {
     if (record.kind === 'lab') {
       const { node: _, at_ms: __, kind: ___, ...lab } = record;
       this.lab = lab;
+      this.addresses = addressesOf(lab);
       this.shape += 1;
       return undefined;
     }
@@ -141,10 +145,10 @@ export class Fleet {
     }
   }
 
-  /** The name of the node with this peer id, or what else is known of the peer. */
+  /** The name of the node with this peer id, else of the lab's only host with its address, or what else is known of the peer. */
   nameOf(peer_id: string | undefined, address?: string): string {
     const known = peer_id === undefined ? undefined : this.names.get(peer_id);
-    return known ?? address ?? peer_id?.slice(0, 12) ?? 'unknown';
+    return known ?? (address === undefined ? undefined : this.addresses.get(hostOf(address))) ?? address ?? peer_id?.slice(0, 12) ?? 'unknown';
   }
 
   private status(node: Node, record: Of<'status'>, at: number): undefined {
@@ -168,6 +172,24 @@ export class Fleet {
     this.nodes.set(name, node);
     return node;
   }
+}
+
+/** A node that was killed has another peer id when it is started again, and the same address. */
+function addressesOf(lab: LabStatus): Map<string, string> {
+  const found = new Map<string, string>();
+  const shared = new Set<string>();
+  for (const { name, address } of lab.hosts) {
+    const host = hostOf(address);
+    if (found.has(host)) shared.add(host);
+    found.set(host, name);
+  }
+  for (const host of ['', ...shared]) found.delete(host);
+  return found;
+}
+
+/** An address without its port. */
+function hostOf(address: string): string {
+  return /^\[(.*)\](?::\d+)?$/.exec(address)?.[1] ?? (address.match(/:/g)?.length === 1 ? address.replace(/:\d+$/, '') : address);
 }
 
 /** What comes to a node from origins at a moment, in bytes per second. */

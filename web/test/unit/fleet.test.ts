@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 
 import type { News, Of } from '../../src/lib/contract';
 import { Fleet, MOST_NODES, MOST_TRACES, originRate } from '../../src/lib/fleet';
+import { matrix } from '../../src/lib/pieces';
 import { aligned, Series } from '../../src/lib/series';
 import { Timeline } from '../../src/lib/timeline';
 import { recordsOf } from '../../src/lib/retell';
@@ -55,6 +56,19 @@ describe('a fleet', () => {
     fleet.apply(status('aa'));
     fleet.apply(status('bb'));
     expect([fleet.nameOf('aa'), fleet.nameOf('bb'), fleet.nameOf('cc', '10.0.0.1:1')]).toEqual(['n2', 'n2', '10.0.0.1:1']);
+  });
+
+  it('knows a peer whose id nobody told by the address that one host of the lab alone has', () => {
+    const fleet = new Fleet();
+    const host = (name: string, address: string): Of<'lab'>['hosts'][number] => ({ name, kind: 'leecher', program: 'longshore', address, state: 'killed', cut: false });
+    const hosts = [host('n1', '127.0.1.4'), host('n2', '127.0.1.8'), host('n3', 'fd00::3'), host('x', '127.0.0.1'), host('y', '127.0.0.1')];
+    fleet.apply({ node: 'lab', at_ms: 1, kind: 'lab', id: '', directory: '', page: '', began_ms: 1, namespaces: false, zones: [], hosts, contents: [] });
+    const named = ['127.0.1.4:6881', '127.0.1.8:33625', '127.0.1.8', '[fd00::3]:6881', '127.0.0.1:6881', '127.0.1.9:1'].map((address) => fleet.nameOf('ee', address));
+    expect(named).toEqual(['n1', 'n2', 'n2', 'n3', '127.0.0.1:6881', '127.0.1.9:1']);
+    expect(fleet.snapshot().nameOf(undefined, '127.0.1.4:6881')).toBe('n1');
+    // Who gave whom says the same.
+    fleet.apply(blocks(2, { node: 'n2', sources: [{ kind: 'peer', peer: '127.0.1.4:6881', peer_id: 'ee' }], runs: [run(0, 0, 1)] }));
+    expect(matrix(fleet, undefined, (a, b) => a.localeCompare(b)).givers.map((giver) => giver.label)).toEqual(['n1']);
   });
 
   it('knows how fast a node gets from origins, and that it does no more', () => {
