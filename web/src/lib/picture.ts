@@ -173,6 +173,11 @@ function servers(hosts: Map<string, Host>, fleet: Fleet): void {
   if (origin && !roles.has('origin')) hosts.set(ORIGIN, blank(ORIGIN, 'origin', undefined));
 }
 
+/** Whether all that ails a host is that its link is cut. */
+export function isCut(host: Host): boolean {
+  return host.lab?.cut === true && (host.lab.state === 'running' || host.lab.state === 'starting');
+}
+
 /** Whether a node can give nothing now: it is dead, stopped, or not to be reached. */
 export function isGone(fleet: Fleet, name: string): boolean {
   const state = fleet.lab?.hosts.find((host) => host.name === name)?.state;

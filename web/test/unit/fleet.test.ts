@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 
 import type { News, Of } from '../../src/lib/contract';
 import { Fleet, MOST_NODES, MOST_TRACES, originRate } from '../../src/lib/fleet';
+import { isCut, picture } from '../../src/lib/picture';
 import { matrix } from '../../src/lib/pieces';
 import { aligned, Series } from '../../src/lib/series';
 import { Timeline } from '../../src/lib/timeline';
@@ -69,6 +70,16 @@ describe('a fleet', () => {
     // Who gave whom says the same.
     fleet.apply(blocks(2, { node: 'n2', sources: [{ kind: 'peer', peer: '127.0.1.4:6881', peer_id: 'ee' }], runs: [run(0, 0, 1)] }));
     expect(matrix(fleet, undefined, (a, b) => a.localeCompare(b)).givers.map((giver) => giver.label)).toEqual(['n1']);
+  });
+
+  it('tells a host whose link is cut from a dead one', () => {
+    const fleet = new Fleet();
+    const host = (name: string, state: 'running' | 'killed', cut: boolean): Of<'lab'>['hosts'][number] => ({ name, kind: 'leecher', program: 'longshore', address: '', state, cut });
+    const hosts = [host('fine', 'running', false), host('cut', 'running', true), host('dead', 'killed', false), host('both', 'killed', true)];
+    fleet.apply({ node: 'lab', at_ms: 1, kind: 'lab', id: '', directory: '', page: '', began_ms: 1, namespaces: true, zones: [], hosts, contents: [] });
+    const drawn = [...picture(fleet, undefined).hosts.values()];
+    expect(drawn.filter(isCut).map((one) => one.id)).toEqual(['cut']);
+    expect(drawn.filter((one) => one.problem !== undefined).map((one) => one.id)).toEqual(['cut', 'dead', 'both']);
   });
 
   it('knows how fast a node gets from origins, and that it does no more', () => {
