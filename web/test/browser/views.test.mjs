@@ -235,6 +235,7 @@ describe('why', { skip }, () => {
         ]);
         const labels = async () => (await page.locator('.label').allInnerTexts()).join(' ');
         assert.ok(!/(^|\n)\s*·/.test(await labels()), 'no line begins with a dot');
+        await page.locator('.label .what', { hasText: 'layer' }).waitFor();
         await entries.nth(3).click();
         await page.locator('.headline', { hasText: '2.01 s for 2 parts, mostly swarm' }).waitFor();
         await text(page, 'by the node’s API');
@@ -250,6 +251,7 @@ describe('why', { skip }, () => {
       await page.getByLabel('Image to explain').fill('registry.lab/fleet/unknown:1');
       await button(page, 'Explain', { exact: true }).click();
       await text(page, 'knows nothing of');
+      assert.equal(await page.locator('.headline, .fall').count(), 0, 'no other pull stands below');
       await page.getByLabel('Image to explain').fill('registry.lab/fleet/atlas:1');
       await button(page, 'Explain', { exact: true }).click();
       await page.locator('.what', { hasText: 'manifest' }).first().waitFor();
