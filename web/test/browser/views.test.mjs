@@ -56,6 +56,12 @@ describe('the swarm', { skip }, () => {
       await page.keyboard.press('ArrowRight');
       await page.getByRole('region', { name: /^Host / }).or(page.locator('section.host')).first().waitFor();
       await page.keyboard.press('Escape');
+      await page.locator('section.host').waitFor({ state: 'detached' });
+      // Also from within what is told of a host.
+      await page.keyboard.press('ArrowRight');
+      await button(page, 'Close').focus();
+      await page.keyboard.press('Escape');
+      await page.locator('section.host').waitFor({ state: 'detached' });
       await button(page, 'Table').click();
       await page.getByRole('table', { name: 'Hosts' }).waitFor();
       await page.getByRole('button', { name: 'Receives' }).click();
@@ -140,6 +146,7 @@ describe('the lab', { skip }, () => {
 describe('blocks', { skip }, () => {
   it('tell piece, peer, time and size to the pointer and to keys, under every lens', () =>
     open(async (page) => {
+      await button(page, /^\S+, [\d.]+ \S+, [\d<. ]+ %$/).first().waitFor();
       await page.getByRole('application').focus();
       for (const lens of ['Source', 'Rarity', 'Time']) {
         await button(page, lens).click();
