@@ -170,7 +170,7 @@ export async function mock(options = {}) {
       const reference = query.get('reference') ?? '';
       const traces = [...it.traces.values()];
       if (traces.length === 0 || reference.includes('unknown')) return json({ error: `this node knows nothing of ${reference}` }, 404);
-      return json({ reference, digest: traces[0].digest, parts: traces.map(({ node: _, at_ms: __, kind: ___, ...trace }, at) => ({ what: at === 0 ? 'manifest' : 'layer', blob: blob([...it.torrents.values()].find((t) => t.digest === trace.digest)), trace })) });
+      return json({ reference, digest: traces[0].digest, parts: traces.map(({ node: _, at_ms: __, kind: ___, ...trace }, at) => ({ what: at === 0 ? 'manifest' : 'layer', blob: blob([...it.torrents.values()].find((t) => t.digest === trace.digest) ?? { digest: trace.digest, size: trace.size ?? 0, bytes_done: trace.size ?? 0, pieces: 1 }), trace })) });
     }
     if (path === '/v1/settings') return json({ node: { name: it.status?.node, data: '/var/lib/longshore' }, content: { stall_seconds: 10, lease_patience_seconds: 240 }, api: { listen: '127.0.0.1:7070', token: '(set)' }, tracker: { urls: ['http://tracker:6969/announce'] } });
     if (path === '/v1/log') {

@@ -73,7 +73,7 @@ export function paintMap(context: CanvasRenderingContext2D, width: number, heigh
         const part = look.lens === 'source' && !map.isWhole(piece) ? partOf(map, piece) : 1;
         context.fillRect(x, y + side * (1 - part), side, side * part);
       }
-      if (look.lens === 'rarity' && (map.have[piece] ?? 0) === 0) hollow(context, x, y, side, look.palette);
+      if (look.lens === 'rarity' && !map.isWhole(piece)) hollow(context, x, y, side, look.palette);
     }
   }
   if (focus !== undefined && focus < map.pieces) {
@@ -83,6 +83,45 @@ export function paintMap(context: CanvasRenderingContext2D, width: number, heigh
     context.strokeRect((place % columns) * tile - gap / 2, Math.floor(place / columns) * tile - gap / 2, tile, tile);
   }
   return tiles;
+}
+
+/** The colour of a piece that `count` of the nodes have: the rarer the stronger, and of its own where nobody has it. */
+export function rarityColour(palette: Palette, count: number, nodes: number): string {
+  if (count <= 0) return palette.bad;
+  return ramp(palette, nodes > 1 ? 1 - (count - 1) / (nodes - 1) : 0);
+}
+
+/** What of a row's height a piece takes that is not there. */
+const LACKS = 0.25;
+
+/** One row by rarity: each piece by how many nodes have it, at full height where it is here, and else at the foot. */
+export function paintRarity(context: CanvasRenderingContext2D, x: number, y: number, width: number, height: number, pieces: number, has: (piece: number) => boolean, look: Look): void {
+  context.fillStyle = look.palette.line;
+  context.globalAlpha = 0.45;
+  context.fillRect(x, y, width, height);
+  context.globalAlpha = 1;
+  const columns = Math.min(pieces, Math.max(1, Math.floor(width)));
+  const wide = width / columns;
+  const columnOf = (column: number): { color: string; here: boolean } => {
+    // Of several pieces in one place the rarest shows.
+    let rarest = Math.floor((column / columns) * pieces);
+    const end = Math.floor(((column + 1) / columns) * pieces);
+    for (let piece = rarest + 1; piece < end; piece += 1) if ((look.counts[piece] ?? 0) < (look.counts[rarest] ?? 0)) rarest = piece;
+    return { color: rarityColour(look.palette, look.counts[rarest] ?? 0, look.nodes), here: has(rarest) };
+  };
+  let from = 0;
+  while (from < columns) {
+    const { color, here } = columnOf(from);
+    let to = from + 1;
+    for (; to < columns; to += 1) {
+      const next = columnOf(to);
+      if (next.color !== color || next.here !== here) break;
+    }
+    const high = here ? height : Math.max(1, height * LACKS);
+    context.fillStyle = color;
+    context.fillRect(x + from * wide, y + height - high, Math.max(1, (to - from) * wide), high);
+    from = to;
+  }
 }
 
 /** One row: the whole torrent from left to right. */
@@ -104,7 +143,7 @@ export function paintRow(context: CanvasRenderingContext2D, x: number, y: number
   };
   for (let column = 0; column < columns; column += 1) {
     const piece = Math.floor((column / columns) * map.pieces);
-    const next = look.lens === 'rarity' && !map.isWhole(piece) ? undefined : pieceColour(map, piece, look);
+    const next = pieceColour(map, piece, look);
     if (next !== color) {
       flush(column);
       color = next;
@@ -119,7 +158,7 @@ function partOf(map: PieceMap, piece: number): number {
 }
 
 function pieceColour(map: PieceMap, piece: number, look: Look): string | undefined {
-  if (look.lens === 'rarity') return ramp(look.palette, look.nodes > 0 ? 1 - (look.counts[piece] ?? 0) / look.nodes : 0);
+  if (look.lens === 'rarity') return rarityColour(look.palette, look.counts[piece] ?? 0, look.nodes);
   const have = map.have[piece] ?? 0;
   if (have <= 0) return undefined;
   if (look.lens === 'time') return ramp(look.palette, 0.12 + 0.88 * share((map.last[piece] ?? 0) - look.from, look.to - look.from));

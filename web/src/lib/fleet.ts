@@ -12,6 +12,22 @@ export const MOST_LINKS = 5000;
 export const MOST_TRACES = 400;
 export const MOST_MAPS = 3000;
 const MOST_IDS = 50_000;
+/** A node tells of its totals about once a second while they change: what is older says nothing of the present. */
+export const TOTALS_HOLD_MS = 2500;
+
+/** A total at a moment, and how fast it grew up to then, per second. */
+export interface Growth {
+  at: number;
+  bytes: number;
+  rate: number;
+}
+
+/** How fast a total grows that was `before` and is `bytes` now. What stood still before began to grow only lately. */
+export function grown(before: Growth | undefined, at: number, bytes: number): Growth {
+  if (before === undefined) return { at, bytes, rate: 0 };
+  if (at <= before.at) return before;
+  return { at, bytes, rate: (Math.max(0, bytes - before.bytes) * 1000) / Math.min(at - before.at, TOTALS_HOLD_MS) };
+}
 
 let epochs = 0;
 const nextEpoch = (): number => (epochs += 1);
@@ -20,6 +36,8 @@ const nextEpoch = (): number => (epochs += 1);
 export class Node {
   version = '';
   status: Status | undefined;
+  /** What it has had from origins. */
+  origins: Growth | undefined;
   /** Why it cannot be reached, where it cannot. */
   lost: string | undefined;
   /** When it last said anything, on the clock of its records. */
@@ -42,6 +60,7 @@ export class Node {
     const copy = new Node(this.name, epoch);
     copy.version = this.version;
     copy.status = this.status;
+    copy.origins = this.origins;
     copy.lost = this.lost;
     copy.at_ms = this.at_ms;
     copy.heard_ms = this.heard_ms;
@@ -58,6 +77,8 @@ export class Fleet {
   nodes = new Map<string, Node>();
   /** Which node has or had a peer id. */
   names = new Map<string, string>();
+  /** Which host of the lab alone has an IP address. */
+  private addresses: ReadonlyMap<string, string> = new Map();
   lab: LabStatus | undefined;
   /** Grows with every record. */
   rev = 0;
@@ -70,6 +91,7 @@ export class Fleet {
     const copy = new Fleet();
     copy.nodes = new Map(this.nodes);
     copy.names = new Map(this.names);
+    copy.addresses = this.addresses;
     copy.lab = this.lab;
     copy.rev = this.rev;
     copy.shape = this.shape;
@@ -83,6 +105,7 @@ export class Fleet {
     if (record.kind === 'lab') {
       const { node: _, at_ms: __, kind: ___, ...lab } = record;
       this.lab = lab;
+      this.addresses = addressesOf(lab);
       this.shape += 1;
       return undefined;
     }
@@ -95,6 +118,7 @@ export class Fleet {
     node.heard_ms = at;
     if (record.kind === 'lost') {
       node.lost = record.error;
+      if (node.origins !== undefined) node.origins = { ...node.origins, rate: 0 };
       if (node.links.size > 0) node.links = new Map();
       return undefined;
     }
@@ -104,7 +128,7 @@ export class Fleet {
         node.version = record.version;
         return formatProblem(record);
       case 'status':
-        return this.status(node, record);
+        return this.status(node, record, at);
       case 'torrents':
         return torrents(node, record);
       case 'links':
@@ -121,15 +145,16 @@ export class Fleet {
     }
   }
 
-  /** The name of the node with this peer id, or what else is known of the peer. */
+  /** The name of the node with this peer id, else of the lab's only host with its address, or what else is known of the peer. */
   nameOf(peer_id: string | undefined, address?: string): string {
     const known = peer_id === undefined ? undefined : this.names.get(peer_id);
-    return known ?? address ?? peer_id?.slice(0, 12) ?? 'unknown';
+    return known ?? (address === undefined ? undefined : this.addresses.get(hostOf(address))) ?? address ?? peer_id?.slice(0, 12) ?? 'unknown';
   }
 
-  private status(node: Node, record: Of<'status'>): undefined {
+  private status(node: Node, record: Of<'status'>, at: number): undefined {
     const { status } = record;
     node.status = status;
+    node.origins = grown(node.origins, at, status.totals.from_origins);
     if (status.peer_id !== '' && this.names.get(status.peer_id) !== node.name) {
       this.names.set(status.peer_id, node.name);
       if (this.names.size > MOST_IDS) drop(this.names);
@@ -147,6 +172,30 @@ export class Fleet {
     this.nodes.set(name, node);
     return node;
   }
+}
+
+/** A node that was killed has another peer id when it is started again, and the same address. */
+function addressesOf(lab: LabStatus): Map<string, string> {
+  const found = new Map<string, string>();
+  const shared = new Set<string>();
+  for (const { name, address } of lab.hosts) {
+    const host = hostOf(address);
+    if (found.has(host)) shared.add(host);
+    found.set(host, name);
+  }
+  for (const host of ['', ...shared]) found.delete(host);
+  return found;
+}
+
+/** An address without its port. */
+function hostOf(address: string): string {
+  return /^\[(.*)\](?::\d+)?$/.exec(address)?.[1] ?? (address.match(/:/g)?.length === 1 ? address.replace(/:\d+$/, '') : address);
+}
+
+/** What comes to a node from origins at a moment, in bytes per second. */
+export function originRate(node: Node, now: number): number {
+  const { origins } = node;
+  return origins === undefined || now - origins.at > TOTALS_HOLD_MS ? 0 : origins.rate;
 }
 
 function formatProblem(record: Of<'hello'>): string | undefined {

@@ -69,8 +69,6 @@ export function picture(fleet: Fleet, filter: Filter, now?: number): Picture {
   const giver = (peer_id: string | undefined, address: string | undefined, client: string): string | undefined => {
     const id = fleet.nameOf(peer_id, address);
     if (hosts.has(id)) return id;
-    const byAddress = address === undefined ? undefined : labAt(labs, address);
-    if (byAddress !== undefined) return byAddress;
     if (foreign.size >= MOST_FOREIGN) {
       hidden += 1;
       return undefined;
@@ -175,10 +173,15 @@ function servers(hosts: Map<string, Host>, fleet: Fleet): void {
   if (origin && !roles.has('origin')) hosts.set(ORIGIN, blank(ORIGIN, 'origin', undefined));
 }
 
-function labAt(labs: Map<string, LabHost>, address: string): string | undefined {
-  const host = address.replace(/:\d+$/, '');
-  for (const lab of labs.values()) if (lab.address === host || lab.address === address) return lab.name;
-  return undefined;
+/** Whether all that ails a host is that its link is cut. */
+export function isCut(host: Host): boolean {
+  return host.lab?.cut === true && (host.lab.state === 'running' || host.lab.state === 'starting');
+}
+
+/** Whether a node can give nothing now: it is dead, stopped, or not to be reached. */
+export function isGone(fleet: Fleet, name: string): boolean {
+  const state = fleet.lab?.hosts.find((host) => host.name === name)?.state;
+  return fleet.nodes.get(name)?.lost !== undefined || state === 'stopped' || state === 'killed' || state === 'failed';
 }
 
 type Giver = (peer_id: string | undefined, address: string | undefined, client: string) => string | undefined;

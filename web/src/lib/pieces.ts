@@ -5,7 +5,7 @@ import type { Fleet } from './fleet';
 import { pieceCount, pieceSize, runBytes, type Geometry, type Runs } from './runs';
 
 /** More blocks than this are shown piece by piece. */
-const MOST_BLOCKS = 4_000_000;
+export const MOST_BLOCKS = 4_000_000;
 
 /** Who a source is, in words that are the same on all nodes. */
 export interface Giver {
@@ -131,7 +131,7 @@ export class PieceMap {
   }
 }
 
-/** How many of the shown nodes have each piece whole. */
+/** How many nodes have each piece whole: those of `maps`, and as many more as have everything. */
 export function rarity(maps: readonly PieceMap[], wholes: number, pieces: number): Uint16Array {
   const count = new Uint16Array(pieces).fill(wholes);
   for (const map of maps) {

@@ -1,6 +1,7 @@
 // Rates over time, drawn from the records that are kept: nothing is stored but what is looked at.
 
 import type { News } from './contract';
+import { grown, TOTALS_HOLD_MS, type Growth } from './fleet';
 import type { Timeline } from './timeline';
 
 /** What a line shows. */
@@ -15,7 +16,7 @@ export class Series {
   readonly times: number[] = [];
   readonly values: number[] = [];
   private next = 0;
-  private totals: { at: number; bytes: number } | undefined;
+  private totals: Growth | undefined;
   /** Rates of a node's torrents now, which sum up to its own. */
   private rates = new Map<string, number>();
   private sum = 0;
@@ -27,6 +28,11 @@ export class Series {
     for (const { at, record } of timeline.from(this.next)) if (record.node === this.subject.node) this.take(at, record);
     this.next = timeline.count;
     if (this.times.length > MOST_POINTS * 2) this.thin();
+  }
+
+  /** How long a value is held that no other follows. */
+  get hold(): number {
+    return this.subject.way === 'origin' ? TOTALS_HOLD_MS : Infinity;
   }
 
   private take(at: number, record: News): void {
@@ -44,12 +50,8 @@ export class Series {
       if (found !== undefined) this.point(at, subject.way === 'down' ? found.down_rate : found.up_rate);
       else if (record.all === true || record.gone?.includes(subject.peer_id) === true) this.point(at, 0);
     } else if (subject.of === 'node' && subject.way === 'origin' && record.kind === 'status') {
-      const bytes = record.status.totals.from_origins;
-      const before = this.totals;
-      if (before !== undefined && at > before.at) {
-        this.point(at, (Math.max(0, bytes - before.bytes) * 1000) / (at - before.at));
-      }
-      if (before === undefined || at > before.at) this.totals = { at, bytes };
+      this.totals = grown(this.totals, at, record.status.totals.from_origins);
+      this.point(at, this.totals.rate);
     } else if (subject.of === 'node' && subject.way !== 'origin' && record.kind === 'torrents') {
       if (record.all === true) {
         this.rates.clear();
@@ -89,7 +91,7 @@ export class Series {
   }
 }
 
-/** Several lines on one clock, in seconds, as uPlot wants them: each holds its value until its next point. */
+/** Several lines on one clock, in seconds, as uPlot wants them: each holds its value until its next point, or for as long as it may. */
 export function aligned(series: readonly Series[], from: number, to: number, points: number): number[][] {
   const step = Math.max(100, (to - from) / Math.max(1, points));
   const times: number[] = [];
@@ -102,7 +104,7 @@ export function aligned(series: readonly Series[], from: number, to: number, poi
         value = line.values[next] ?? 0;
         next += 1;
       }
-      return value;
+      return at - (line.times[next - 1] ?? at) > line.hold ? 0 : value;
     });
   });
   return [times.map((at) => at / 1000), ...columns];

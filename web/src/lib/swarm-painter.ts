@@ -4,7 +4,7 @@ import { bytes, byName, name as shown, rate } from './format';
 import { labelOf, labels, meet, type Label } from './labels';
 import type { Layout, Spot } from './layout';
 import type { Palette } from './palette';
-import type { Flow, Host, Picture } from './picture';
+import { isCut, type Flow, type Host, type Picture } from './picture';
 
 /** More lines than these say nothing more. */
 const MOST_IDLE = 700;
@@ -41,6 +41,8 @@ interface Moving {
 
 export interface Scene {
   picture: Picture;
+  /** Pairs of zones between which nothing goes. */
+  cuts: readonly (readonly string[])[];
   layout: Layout;
   palette: Palette;
   selected: string;
@@ -56,7 +58,11 @@ export class SwarmPainter {
     context.clearRect(0, 0, width, height);
     this.zones(context, scene);
     this.lines(context, scene);
-    this.hosts(context, scene, width, height);
+    this.cuts(context, scene);
+    for (const host of scene.picture.hosts.values()) {
+      const spot = scene.layout.spots.get(host.id);
+      if (spot !== undefined) glyph(context, host, spot, scene.palette, host.id === scene.selected);
+    }
     return this.moving.length > 0;
   }
 
@@ -96,6 +102,31 @@ export class SwarmPainter {
       context.globalAlpha = 1;
       context.stroke();
       text(context, shown(zone.name, 24), zone.x - zone.rx + 34, zone.y - zone.ry + 20, palette.dim, '600 13px Figtree, sans-serif');
+    }
+  }
+
+  /** A broken line from zone to zone, with the mark of a cut in its middle. */
+  private cuts(context: CanvasRenderingContext2D, { cuts, layout, palette }: Scene): void {
+    const zones = new Map(layout.zones.map((zone) => [zone.name, zone]));
+    for (const [one = '', other = ''] of cuts) {
+      const a = zones.get(one);
+      const b = zones.get(other);
+      if (a === undefined || b === undefined || a === b) continue;
+      const [dx, dy] = [b.x - a.x, b.y - a.y];
+      // It bends, and so passes a zone in between at its side.
+      const at = (t: number): [number, number] => {
+        const bend = 0.3 * t * (1 - t);
+        return [a.x + dx * t + dy * bend, a.y + dy * t - dx * bend];
+      };
+      context.strokeStyle = palette.bad;
+      context.lineWidth = 2;
+      context.setLineDash([7, 6]);
+      context.beginPath();
+      context.moveTo(...at(0.25));
+      for (let t = 0.3; t < 0.76; t += 0.05) context.lineTo(...at(t));
+      context.stroke();
+      context.setLineDash([]);
+      cutMark(context, ...at(0.5), 9, Math.atan2(dy, dx), palette);
     }
   }
 
@@ -165,12 +196,10 @@ export class SwarmPainter {
     return { origin, dim, ax: a.x, ay: a.y, bx: b.x, by: b.y, cx, cy, dots, pace, phase: phase(flow), rim, size: 2 + strength * 2.2 };
   }
 
-  private hosts(context: CanvasRenderingContext2D, scene: Scene, width: number, height: number): void {
+  /** Paints names and speeds, above all else. */
+  words(context: CanvasRenderingContext2D, width: number, height: number, scene: Scene): void {
+    context.clearRect(0, 0, width, height);
     const { picture, layout, palette, selected, hovered } = scene;
-    for (const host of picture.hosts.values()) {
-      const spot = layout.spots.get(host.id);
-      if (spot !== undefined) glyph(context, host, spot, palette, host.id === selected);
-    }
     const placed = this.placed(context, scene, width, height);
     // Names that are looked at stand above the others, which make way for them.
     const marked = [...new Set([hovered, selected])].flatMap((id) => {
@@ -271,16 +300,18 @@ function glyph(context: CanvasRenderingContext2D, host: Host, { x, y, r }: Spot,
     context.strokeStyle = palette.dim;
     context.stroke();
   } else ring(context, host, x, y, r, palette);
-  if (host.problem !== undefined) cross(context, x, y, r, palette);
+  if (isCut(host)) cutMark(context, x + r * 0.75, y - r * 0.75, Math.max(3.5, r * 0.45), 0, palette);
+  else if (host.problem !== undefined) cross(context, x, y, r, palette);
 }
 
 function ring(context: CanvasRenderingContext2D, host: Host, x: number, y: number, r: number, palette: Palette): void {
+  const dead = host.problem !== undefined && !isCut(host);
   const width = Math.max(1.6, r * 0.26);
   const done = host.done ?? 0;
-  const color = host.problem !== undefined ? palette.bad : done >= 1 ? palette.whole : palette.peer;
+  const color = dead ? palette.bad : done >= 1 ? palette.whole : palette.peer;
   context.lineWidth = width;
   context.strokeStyle = palette.line;
-  if (host.problem !== undefined) context.setLineDash([3, 3]);
+  if (dead) context.setLineDash([3, 3]);
   context.beginPath();
   context.arc(x, y, r - width / 2, 0, Math.PI * 2);
   context.stroke();
@@ -292,7 +323,7 @@ function ring(context: CanvasRenderingContext2D, host: Host, x: number, y: numbe
     context.stroke();
   }
   // Who has all of it is full, and a seeder of the lab wears a second ring: form says it too, not colour alone.
-  if (done >= 1 && host.problem === undefined) {
+  if (done >= 1 && !dead) {
     context.fillStyle = color;
     context.beginPath();
     context.arc(x, y, Math.max(1.2, r - width * 1.9), 0, Math.PI * 2);
@@ -319,6 +350,26 @@ function cross(context: CanvasRenderingContext2D, x: number, y: number, r: numbe
   context.stroke();
 }
 
+/** Two strokes over a gap, across what leads along `angle`. */
+function cutMark(context: CanvasRenderingContext2D, x: number, y: number, s: number, angle: number, palette: Palette): void {
+  context.save();
+  context.translate(x, y);
+  context.rotate(angle);
+  context.fillStyle = palette.ground;
+  context.beginPath();
+  context.arc(0, 0, s * 1.25, 0, Math.PI * 2);
+  context.fill();
+  context.strokeStyle = palette.bad;
+  context.lineWidth = 2.2;
+  context.beginPath();
+  for (const side of [-0.4, 0.4]) {
+    context.moveTo(s * (side - 0.35), s);
+    context.lineTo(s * (side + 0.35), -s);
+  }
+  context.stroke();
+  context.restore();
+}
+
 function polygon(context: CanvasRenderingContext2D, x: number, y: number, r: number, sides: number, turn: number): void {
   for (let side = 0; side <= sides; side += 1) {
     const angle = turn + (side / sides) * Math.PI * 2;
@@ -331,6 +382,13 @@ function text(context: CanvasRenderingContext2D, what: string, x: number, y: num
   context.font = font;
   context.textAlign = 'center';
   if (halo !== undefined) {
+    const wide = context.measureText(what).width + 6;
+    context.fillStyle = halo;
+    context.globalAlpha = 0.7;
+    context.beginPath();
+    context.roundRect(x - wide / 2, y - 10.5, wide, 14, 4);
+    context.fill();
+    context.globalAlpha = 1;
     context.lineJoin = 'round';
     context.lineWidth = 3.5;
     context.strokeStyle = halo;

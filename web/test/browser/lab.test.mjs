@@ -197,6 +197,10 @@ describe('a real lab', { skip }, () => {
         const told = (await rows(page, 'Spans')).map(([part]) => part.split(' ').at(-1));
         return [...parts].every((digest) => told.includes(digest.slice(7, 19)));
       }, 'every part is told of');
+      await until(async () => {
+        const words = (await rows(page, 'Spans')).map(([part]) => part.split(' ')[0]);
+        return words.includes('config') && words.includes('layer') && !words.includes('blob');
+      }, 'parts are called what they are to the image');
       await page.getByLabel('Image to explain').fill(IMAGE);
       await button(page, 'Explain', { exact: true }).click();
       await button(page, 'Back to the pulls').waitFor();

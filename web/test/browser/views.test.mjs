@@ -56,6 +56,12 @@ describe('the swarm', { skip }, () => {
       await page.keyboard.press('ArrowRight');
       await page.getByRole('region', { name: /^Host / }).or(page.locator('section.host')).first().waitFor();
       await page.keyboard.press('Escape');
+      await page.locator('section.host').waitFor({ state: 'detached' });
+      // Also from within what is told of a host.
+      await page.keyboard.press('ArrowRight');
+      await button(page, 'Close').focus();
+      await page.keyboard.press('Escape');
+      await page.locator('section.host').waitFor({ state: 'detached' });
       await button(page, 'Table').click();
       await page.getByRole('table', { name: 'Hosts' }).waitFor();
       await page.getByRole('button', { name: 'Receives' }).click();
@@ -140,6 +146,7 @@ describe('the lab', { skip }, () => {
 describe('blocks', { skip }, () => {
   it('tell piece, peer, time and size to the pointer and to keys, under every lens', () =>
     open(async (page) => {
+      await button(page, /^\S+, [\d.]+ \S+, [\d<. ]+ %$/).first().waitFor();
       await page.getByRole('application').focus();
       for (const lens of ['Source', 'Rarity', 'Time']) {
         await button(page, lens).click();
@@ -235,6 +242,7 @@ describe('why', { skip }, () => {
         ]);
         const labels = async () => (await page.locator('.label').allInnerTexts()).join(' ');
         assert.ok(!/(^|\n)\s*·/.test(await labels()), 'no line begins with a dot');
+        await page.locator('.label .what', { hasText: 'layer' }).waitFor();
         await entries.nth(3).click();
         await page.locator('.headline', { hasText: '2.01 s for 2 parts, mostly swarm' }).waitFor();
         await text(page, 'by the node’s API');
@@ -250,6 +258,7 @@ describe('why', { skip }, () => {
       await page.getByLabel('Image to explain').fill('registry.lab/fleet/unknown:1');
       await button(page, 'Explain', { exact: true }).click();
       await text(page, 'knows nothing of');
+      assert.equal(await page.locator('.headline, .fall').count(), 0, 'no other pull stands below');
       await page.getByLabel('Image to explain').fill('registry.lab/fleet/atlas:1');
       await button(page, 'Explain', { exact: true }).click();
       await page.locator('.what', { hasText: 'manifest' }).first().waitFor();
@@ -269,6 +278,25 @@ describe('rates', { skip }, () => {
       await button(page, 'From the origin').click();
       await button(page, 'Table').click();
       await page.locator('.uplot').waitFor({ state: 'detached' });
+    }, { hash: '#/rates' }));
+
+  it('are of what was chosen, in the picture and in the table, and still when one comes back', () =>
+    open(async (page) => {
+      // No new record may draw anything: the choice alone does.
+      await page.locator('.uplot canvas').waitFor();
+      await button(page, 'Pause').click();
+      const drawn = () => page.locator('.uplot canvas').evaluate((canvas) => canvas.toDataURL());
+      const told = () => page.locator('table[aria-label=Rates] tbody').innerText();
+      const before = { picture: new Map(), table: new Map() };
+      for (const way of ['Received', 'Given', 'From the origin']) {
+        await button(page, way, { exact: true }).click();
+        await until(async () => ![...before.picture.values()].includes(await drawn()), `the picture is of ${way} alone`);
+        await until(async () => ![...before.table.values()].includes(await told()), `the table is of ${way} alone`);
+        before.picture.set(way, await drawn());
+        before.table.set(way, await told());
+      }
+      for (const view of ['Swarm', 'Rates']) await page.getByRole('link', { name: view, exact: true }).click();
+      await page.locator('button[aria-pressed=true]', { hasText: 'From the origin' }).waitFor();
     }, { hash: '#/rates' }));
 });
 

@@ -1,7 +1,10 @@
 import { describe, expect, it } from 'vitest';
 
 import type { News, Of } from '../../src/lib/contract';
-import { Fleet, MOST_NODES, MOST_TRACES } from '../../src/lib/fleet';
+import { Fleet, MOST_NODES, MOST_TRACES, originRate } from '../../src/lib/fleet';
+import { isCut, picture } from '../../src/lib/picture';
+import { matrix } from '../../src/lib/pieces';
+import { aligned, Series } from '../../src/lib/series';
 import { Timeline } from '../../src/lib/timeline';
 import { recordsOf } from '../../src/lib/retell';
 import { parseRecord } from '../../src/lib/recording';
@@ -54,6 +57,57 @@ describe('a fleet', () => {
     fleet.apply(status('aa'));
     fleet.apply(status('bb'));
     expect([fleet.nameOf('aa'), fleet.nameOf('bb'), fleet.nameOf('cc', '10.0.0.1:1')]).toEqual(['n2', 'n2', '10.0.0.1:1']);
+  });
+
+  it('knows a peer whose id nobody told by the address that one host of the lab alone has', () => {
+    const fleet = new Fleet();
+    const host = (name: string, address: string): Of<'lab'>['hosts'][number] => ({ name, kind: 'leecher', program: 'longshore', address, state: 'killed', cut: false });
+    const hosts = [host('n1', '127.0.1.4'), host('n2', '127.0.1.8'), host('n3', 'fd00::3'), host('x', '127.0.0.1'), host('y', '127.0.0.1')];
+    fleet.apply({ node: 'lab', at_ms: 1, kind: 'lab', id: '', directory: '', page: '', began_ms: 1, namespaces: false, zones: [], hosts, contents: [] });
+    const named = ['127.0.1.4:6881', '127.0.1.8:33625', '127.0.1.8', '[fd00::3]:6881', '127.0.0.1:6881', '127.0.1.9:1'].map((address) => fleet.nameOf('ee', address));
+    expect(named).toEqual(['n1', 'n2', 'n2', 'n3', '127.0.0.1:6881', '127.0.1.9:1']);
+    expect(fleet.snapshot().nameOf(undefined, '127.0.1.4:6881')).toBe('n1');
+    // Who gave whom says the same.
+    fleet.apply(blocks(2, { node: 'n2', sources: [{ kind: 'peer', peer: '127.0.1.4:6881', peer_id: 'ee' }], runs: [run(0, 0, 1)] }));
+    expect(matrix(fleet, undefined, (a, b) => a.localeCompare(b)).givers.map((giver) => giver.label)).toEqual(['n1']);
+  });
+
+  it('tells a host whose link is cut from a dead one', () => {
+    const fleet = new Fleet();
+    const host = (name: string, state: 'running' | 'killed', cut: boolean): Of<'lab'>['hosts'][number] => ({ name, kind: 'leecher', program: 'longshore', address: '', state, cut });
+    const hosts = [host('fine', 'running', false), host('cut', 'running', true), host('dead', 'killed', false), host('both', 'killed', true)];
+    fleet.apply({ node: 'lab', at_ms: 1, kind: 'lab', id: '', directory: '', page: '', began_ms: 1, namespaces: true, zones: [], hosts, contents: [] });
+    const drawn = [...picture(fleet, undefined).hosts.values()];
+    expect(drawn.filter(isCut).map((one) => one.id)).toEqual(['cut']);
+    expect(drawn.filter((one) => one.problem !== undefined).map((one) => one.id)).toEqual(['cut', 'dead', 'both']);
+  });
+
+  it('knows how fast a node gets from origins, and that it does no more', () => {
+    const totals = { blobs: 0, blob_bytes: 0, active_torrents: 0, peers: 0, from_peers: 9e9, to_peers: 0, to_clients: 0, wasted: 0, evicted: 0 };
+    const status = (at_ms: number, from_origins: number): News => ({
+      node: 'n1', at_ms, kind: 'status', status: { node: 'n1', peer_id: '', version: '', addresses: [], trackers: [], local_discovery: false, uptime: 1, totals: { ...totals, from_origins } },
+    });
+    const timeline = new Timeline();
+    const line = new Series({ of: 'node', node: 'n1', way: 'origin' });
+    const take = (...records: News[]): void => {
+      for (const record of records) timeline.push(record, 1);
+      line.update(timeline);
+    };
+    // What is told and what is drawn are the same.
+    const rates = (at: number): (number | undefined)[] => {
+      const node = timeline.head.nodes.get('n1');
+      return [node === undefined ? undefined : originRate(node, at), aligned([line], at - 1000, at, 1)[1]?.at(-1)];
+    };
+    take(status(1000, 500));
+    expect(rates(1000)).toEqual([0, 0]);
+    take(status(2000, 3500));
+    expect(rates(2000)).toEqual([3000, 3000]);
+    // It says nothing while nothing changes.
+    expect(rates(9000)).toEqual([0, 0]);
+    take(status(60_000, 8500));
+    expect(rates(60_000)).toEqual([2000, 2000]);
+    take({ node: 'n1', at_ms: 60_500, kind: 'lost', error: 'refused' });
+    expect(rates(60_600)).toEqual([0, 0]);
   });
 
   it('marks a node that vanishes, and takes it back when it speaks', () => {

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 
 import type { News, Trace } from '../../src/lib/contract';
-import { pieceAt, tilesOf } from '../../src/lib/block-painter';
+import { paintRarity, pieceAt, rarityColour, tilesOf, type Look } from '../../src/lib/block-painter';
 import { torrentsOf, contents } from '../../src/lib/contents';
 import { Fleet } from '../../src/lib/fleet';
 import * as format from '../../src/lib/format';
@@ -107,6 +107,36 @@ describe('blocks', () => {
     expect(map.facts(0, runs).givers[0]).toEqual({ source: 1, bytes: 70 });
     expect([...rarity([map], 2, 3)]).toEqual([3, 3, 2]);
     expect(runs.sums()).toEqual([130, 70]);
+  });
+
+  it('are coloured by how many have them, in every row, also of a seed and of who lacks them', () => {
+    for (const palette of [DARK, LIGHT]) {
+      const colours = [0, 1, 2, 3, 4].map((count) => rarityColour(palette, count, 4));
+      expect(new Set(colours).size).toBe(5);
+      expect(colours.slice(1)).toEqual([1, 2 / 3, 1 / 3, 0].map((share) => ramp(palette, share)));
+      expect(rarityColour(palette, 1, 1)).toBe(ramp(palette, 0));
+      // What nobody has is far from whatever else a piece may look like.
+      const parts = (color: string): number[] => (color.startsWith('#') ? [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16)) : color.match(/\d+/g)?.map(Number) ?? []);
+      const nobody = parts(colours[0] ?? '');
+      for (let step = 0; step <= 64; step += 1) {
+        const other = parts(ramp(palette, step / 64));
+        expect(Math.hypot(...nobody.map((value, at) => value - (other[at] ?? 0)))).toBeGreaterThan(75);
+      }
+
+      const painted: unknown[][] = [];
+      const context = { fillStyle: '', globalAlpha: 1, fillRect: (...box: number[]) => painted.push([context.fillStyle, ...box]) };
+      const look: Look = { lens: 'rarity', palette, colours: [], counts: Uint16Array.of(4, 1, 1, 0), nodes: 4, from: 0, to: 0 };
+      const row = (has: (piece: number) => boolean): unknown[][] => {
+        painted.length = 0;
+        paintRarity(context as unknown as CanvasRenderingContext2D, 0, 0, 40, 100, 4, has, look);
+        return painted.slice(1).map(([color, x, , width, height]) => [color, x, width, height]);
+      };
+      expect(row((piece) => piece < 3)).toEqual([[colours[4], 0, 10, 100], [colours[1], 10, 20, 100], [colours[0], 30, 10, 25]]);
+      expect(row((piece) => piece === 0)).toEqual([[colours[4], 0, 10, 100], [colours[1], 10, 20, 25], [colours[0], 30, 10, 25]]);
+      // Four pieces in two places: the rarest of each.
+      paintRarity(context as unknown as CanvasRenderingContext2D, 0, 0, 2, 10, 4, () => true, look);
+      expect(painted.slice(-2).map(([color]) => color)).toEqual([colours[1], colours[0]]);
+    }
   });
 
   it('that a node tells of an absurd torrent allocate little', () => {
