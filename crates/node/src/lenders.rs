@@ -8,11 +8,11 @@ use std::{
     collections::HashSet,
     fs::{self, Metadata},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use api::trace::SpanKind;
+use api::{node::LenderStatus, trace::SpanKind};
 use hash::Digest;
 use metainfo::BlobTorrent;
 use store::{Blob, BorrowError, Store};
@@ -37,13 +37,49 @@ const MOST: usize = 100_000;
 /// Stores of others on this host.
 pub(crate) struct Lenders {
     folders: Arc<[PathBuf]>,
+    /// What stood in the way at each of them when it was looked last.
+    errors: Mutex<Vec<Option<String>>>,
     /// One that hangs.
     hang: Breaker,
 }
 
 impl Lenders {
     pub(crate) fn new(folders: &[PathBuf]) -> Self {
-        Self { folders: folders.into(), hang: Breaker::new(1, PAUSE.0, PAUSE.1) }
+        let errors = Mutex::new(vec![Some("nobody has looked there yet".to_owned()); folders.len()]);
+        Self { folders: folders.into(), errors, hang: Breaker::new(1, PAUSE.0, PAUSE.1) }
+    }
+
+    /// The folders, and whether they can be read.
+    pub(crate) fn status(&self) -> Vec<LenderStatus> {
+        let errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |(folder, error): (&PathBuf, &Option<String>)| LenderStatus {
+            folder: folder.display().to_string(),
+            error: error.clone(),
+        };
+        self.folders.iter().zip(&*errors).map(of).collect()
+    }
+
+    /// Looks whether the folders can be read, and logs what is new about that.
+    async fn look(&self) {
+        let folders = self.folders.clone();
+        let look = move || -> Vec<Option<String>> {
+            let error = |folder: &PathBuf| fs::read_dir(blobs(folder)).err();
+            folders.iter().map(|folder| error(folder).map(|error| error.to_string())).collect()
+        };
+        let found = self.waited(PATIENCE, look).await;
+        let found = found.unwrap_or_else(|| vec![Some("reading there hangs".to_owned()); self.folders.len()]);
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((folder, error), before) in self.folders.iter().zip(&found).zip(&*errors) {
+            let shown = blobs(folder);
+            match error {
+                Some(error) if before.as_ref() != Some(error) => tracing::warn!(
+                    "[store] borrow: {} cannot be read, so nothing is borrowed there: {error}",
+                    shown.display()
+                ),
+                _ => {}
+            }
+        }
+        *errors = found;
     }
 
     /// Where a blob lies, and its size.
@@ -135,15 +171,10 @@ impl Inner {
     }
 }
 
-/// Offers to the fleet what the lenders have, as it comes to lie there; only where the directory has a token, as it is
-/// known of none of it that it is public. Ends with the node.
+/// Looks after the lenders, and offers to the fleet what they have, as it comes to lie there; only where the directory
+/// has a token, as it is known of none of it that it is public. Ends with the node.
 pub(crate) async fn run(inner: Arc<Inner>) {
-    let folders = inner.lenders.folders.clone();
-    let look = move || folders.iter().for_each(|folder| warn_of(&blobs(folder)));
-    if inner.lenders.folders.is_empty() || inner.lenders.waited(PATIENCE, look).await.is_none() {
-        return;
-    }
-    if !inner.shares_private() {
+    if inner.lenders.folders.is_empty() {
         return;
     }
     // What is not what its name says is not hashed again and again.
@@ -153,7 +184,10 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     loop {
         tokio::select! {
             () = inner.stop.cancelled() => return,
-            _ = ticks.tick() => {}
+            _ = ticks.tick() => inner.lenders.look().await,
+        }
+        if !inner.shares_private() {
+            continue;
         }
         let (folders, store) = (inner.lenders.folders.clone(), inner.store.clone());
         let look = move || list(&folders, |digest| store.contains(digest).unwrap_or(true));
@@ -182,13 +216,6 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         if count > 0 {
             tracing::info!(blobs = count, "offered to the fleet what others on this host have");
         }
-    }
-}
-
-fn warn_of(blobs: &Path) {
-    if let Err(error) = fs::read_dir(blobs) {
-        let shown = blobs.display();
-        tracing::warn!("[store] borrow: {shown} cannot be read, so nothing is borrowed there: {error}");
     }
 }
 
@@ -254,6 +281,21 @@ mod tests {
         let all = [(first, there[0].clone(), 5), (second, there[1].clone(), 1)];
         assert_eq!(list(&folders, |_| false), all);
         assert_eq!(list(&folders, |digest| *digest == first), all[1..]);
+    }
+
+    #[tokio::test]
+    async fn it_is_told_which_folders_can_be_read() {
+        let (layout, none) = (tempfile::tempdir().expect("temp"), tempfile::tempdir().expect("temp"));
+        fs::create_dir_all(blobs(layout.path())).expect("made");
+        let lenders = Lenders::new(&[layout.path().to_owned(), none.path().to_owned()]);
+        let unread = || lenders.status().iter().map(|s| s.error.clone()).collect::<Vec<_>>();
+        assert!(unread().iter().all(Option::is_some), "nothing is known yet");
+        lenders.look().await;
+        assert!(unread()[0].is_none() && unread()[1].as_ref().is_some_and(|e| e.contains("No such file")));
+        assert_eq!(lenders.status()[1].folder, none.path().display().to_string());
+        fs::create_dir_all(blobs(none.path())).expect("made");
+        lenders.look().await;
+        assert_eq!(unread(), [None, None]);
     }
 
     #[tokio::test]

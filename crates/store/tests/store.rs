@@ -279,7 +279,7 @@ fn what_is_borrowed_takes_no_room_and_goes_with_its_owners_file() {
     let blob = store.borrow(&digest, &path).expect("is what its name says");
     assert!(blob.borrowed && blob.size == 666 && blob.info.is_some());
     assert_eq!(store.borrow(&digest, &lender.path().join("none")).expect("is here already"), blob);
-    assert_eq!(store.count_and_bytes(), (1, 0));
+    assert_eq!((store.count_and_bytes(), store.borrowed_bytes()), ((1, 0), 666));
     assert_eq!(fs::read_dir(dir.path().join("partial")).expect("reads").count(), 0);
     assert!(store.list(None, 9).expect("lists")[0].borrowed);
     let amended = store.put_bytes(&digest, &data, Some("text/plain"), None).expect("amends");
@@ -288,12 +288,14 @@ fn what_is_borrowed_takes_no_room_and_goes_with_its_owners_file() {
 
     let store = Store::open(dir.path()).expect("opens");
     assert_eq!((store.get(&digest).expect("reads"), store.count_and_bytes()), (Some(amended), (1, 0)));
+    assert_eq!(store.borrowed_bytes(), 666, "counted anew from what is kept");
     store.open_blob(&digest).expect("is there");
     check_visible(&store);
     fs::write(&path, &data).expect("writes");
     assert_eq!(store.open_blob(&digest).expect_err("was changed").kind(), std::io::ErrorKind::NotFound);
     assert!(store.remove(&digest).expect("removes"));
     assert!(path.exists(), "the owner's file stays");
+    assert_eq!(store.borrowed_bytes(), 0);
     assert_eq!(store.count_and_bytes(), (0, 0));
 
     lend(&path, &data);
