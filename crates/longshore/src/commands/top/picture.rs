@@ -192,15 +192,28 @@ fn legend_line(signs: Vec<Span<'static>>, width: usize) -> Line<'static> {
 /// How givers are told apart: by colours as long as there are enough of them, and otherwise by letters.
 struct Marks<'a> {
     board: &'a Board,
+    /// All who gave something of the torrent.
     givers: &'a [Giver],
+    /// The peers among them: nodes that are shown by their names, and then the others as they came.
+    peers: Vec<&'a Giver>,
     letters: bool,
 }
 
 impl<'a> Marks<'a> {
     fn of(board: &'a Board, chosen: Option<&str>, colours: bool) -> Self {
         let givers = chosen.map_or(&[][..], |hash| board.givers(hash));
-        let peers = givers.iter().filter(|giver| matches!(giver, Giver::Peer(..))).count();
-        Self { board, givers, letters: !colours || peers > PEERS.len() }
+        Self::among(board, givers, colours)
+    }
+
+    fn among(board: &'a Board, givers: &'a [Giver], colours: bool) -> Self {
+        let mut peers: Vec<_> = givers.iter().filter(|giver| matches!(giver, Giver::Peer(..))).collect();
+        // So that n2 comes before n10.
+        peers.sort_by_cached_key(|giver| match giver {
+            Giver::Peer(id, _) => board.name_of(id).map_or((true, 0, ""), |name| (false, name.len(), name)),
+            _ => (true, 0, ""),
+        });
+        let letters = !colours || peers.len() > PEERS.len();
+        Self { board, givers, peers, letters }
     }
 
     /// What stands for a stretch of pieces of which a part is here.
@@ -225,8 +238,7 @@ impl<'a> Marks<'a> {
 
     /// A peer's place among the peers that gave.
     fn place(&self, giver: &Giver) -> Option<usize> {
-        let mut peers = self.givers.iter().filter(|known| matches!(known, Giver::Peer(..)));
-        peers.position(|known| known.is_same(giver))
+        self.peers.iter().position(|known| known.is_same(giver))
     }
 
     fn letter(&self, giver: &Giver) -> char {
@@ -264,17 +276,15 @@ impl<'a> Marks<'a> {
         let mut signs: Vec<_> = fixed.iter().map(|giver| sign(giver, named(giver))).collect();
         signs.push(Span::from("━ on this host").fg(STORE));
         signs.push(Span::from(if self.letters { "small: in part" } else { "░▒ in part" }));
-        let peers: Vec<&Giver> =
-            self.givers.iter().filter(|giver| matches!(giver, Giver::Peer(..))).collect();
-        signs.extend(peers.iter().take(LETTERS.len()).map(|giver| sign(giver, &self.name(giver, &peers))));
-        if peers.len() > LETTERS.len() {
-            signs.push(Span::from(format!("{OTHERS} {} others", peers.len() - LETTERS.len())));
+        signs.extend(self.peers.iter().take(LETTERS.len()).map(|giver| sign(giver, &self.name(giver))));
+        if self.peers.len() > LETTERS.len() {
+            signs.push(Span::from(format!("{OTHERS} {} others", self.peers.len() - LETTERS.len())));
         }
         legend_line(signs, width)
     }
 
     /// What is known of a peer: the node's name; or its host, with the port where several are there; or its id.
-    fn name(&self, giver: &Giver, peers: &[&Giver]) -> String {
+    fn name(&self, giver: &Giver) -> String {
         let Giver::Peer(id, address) = giver else { return String::new() };
         if let Some(name) = self.board.name_of(id) {
             return plain(name);
@@ -286,7 +296,8 @@ impl<'a> Marks<'a> {
             return id.chars().take(8).collect();
         };
         let own = host(address);
-        let alike = peers.iter().filter(|peer| matches!(peer, Giver::Peer(_, other) if host(other) == own));
+        let alike =
+            self.peers.iter().filter(|peer| matches!(peer, Giver::Peer(_, other) if host(other) == own));
         let several = alike.count() > 1;
         plain(&own.filter(|_| !several).unwrap_or_else(|| full.clone()))
     }
@@ -425,8 +436,21 @@ mod tests {
     fn a_port_is_named_where_a_host_has_several_peers() {
         let peer = |port| Giver::Peer(format!("{port}"), Some(format!("10.0.0.1:{port}")));
         let (board, givers) = (Board::default(), [peer(1), peer(2)]);
-        let marks = Marks { board: &board, givers: &givers, letters: true };
-        assert_eq!(marks.name(&givers[0], &[&givers[0]]), "10.0.0.1");
-        assert_eq!(marks.name(&givers[0], &[&givers[0], &givers[1]]), "10.0.0.1:1");
+        let name = |givers| Marks::among(&board, givers, true).name(&peer(1));
+        assert_eq!((name(&givers[..1]), name(&givers)), ("10.0.0.1".to_owned(), "10.0.0.1:1".to_owned()));
+    }
+
+    #[test]
+    fn marks_follow_the_names_of_nodes_and_strangers_come_last() {
+        let mut board = Board::default();
+        for name in ["n10", "n2"] {
+            let text =
+                format!(r#"{{"node":"{name}","peer_id":"{name}","version":"","uptime":0,"totals":{{}}}}"#);
+            let status = serde_json::from_str(&text).expect("a status");
+            board.take(Record { node: name.into(), at_ms: 0, news: News::Status { status } });
+        }
+        let givers = ["zz", "n10", "n2"].map(|id| Giver::Peer(id.into(), None));
+        let marks = Marks::among(&board, &givers, false);
+        assert_eq!(givers.each_ref().map(|giver| marks.letter(giver)), ['C', 'B', 'A']);
     }
 }
