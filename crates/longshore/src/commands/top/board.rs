@@ -128,12 +128,11 @@ impl Board {
             News::Lost { error } => node.lost = Some(error),
             News::Hello { .. } | News::Trace(_) | News::Lab(_) => {}
         }
-        self.choose();
     }
 
     /// Shows the largest torrent that moves, as long as it moves; and where none does, the one that did last. What a
-    /// key has chosen stays.
-    fn choose(&mut self) {
+    /// key has chosen stays. To be called before it is drawn: it looks at all there is.
+    pub(super) fn choose(&mut self) {
         let torrents = self.torrents();
         let shown = torrents.iter().find(|torrent| Some(&torrent.info_hash) == self.shown.as_ref());
         if shown.is_some_and(|shown| self.by_key || shown.moves) {
@@ -369,19 +368,22 @@ pub(super) mod tests {
     #[test]
     fn what_moves_is_shown_until_it_rests_and_what_a_key_has_chosen_stays() {
         let mut board = Board::default();
-        let shown = |board: &Board| board.chosen().expect("one").0.name;
+        let shown = |board: &mut Board| {
+            board.choose();
+            board.chosen().expect("one").0.name
+        };
         board.take(told(true, vec![torrent(1, 100, 0), torrent(2, 50, 7), torrent(3, 10, 0)]));
-        assert_eq!(shown(&board), "t2");
+        assert_eq!(shown(&mut board), "t2");
         board.take(told(false, vec![torrent(1, 100, 9)]));
-        assert_eq!(shown(&board), "t2", "it moves still");
+        assert_eq!(shown(&mut board), "t2", "it moves still");
         board.take(told(false, vec![torrent(1, 100, 0), torrent(2, 50, 0)]));
-        assert_eq!(shown(&board), "t2", "none moves, and this did last");
+        assert_eq!(shown(&mut board), "t2", "none moves, and this did last");
         board.take(told(false, vec![torrent(3, 10, 1)]));
-        assert_eq!(shown(&board), "t3");
+        assert_eq!(shown(&mut board), "t3");
         board.key(KeyCode::Down);
-        assert_eq!(shown(&board), "t1", "it goes round");
+        assert_eq!(shown(&mut board), "t1", "it goes round");
         board.take(told(false, vec![torrent(2, 50, 7)]));
-        assert_eq!(shown(&board), "t1");
+        assert_eq!(shown(&mut board), "t1");
     }
 
     #[test]
