@@ -57,10 +57,23 @@ pub struct Status {
     /// Whether it finds peers in the local network too.
     #[serde(default)]
     pub local_discovery: bool,
+    /// The folders from which it borrows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub borrow: Vec<LenderStatus>,
     /// Seconds since it started.
     pub uptime: u64,
     /// Sums over all that it holds and moves.
     pub totals: Totals,
+}
+
+/// A folder of `[store] borrow`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LenderStatus {
+    /// The folder, as it is configured.
+    pub folder: String,
+    /// Why nothing can be borrowed there now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// One of the node's addresses.
@@ -95,8 +108,11 @@ pub struct TrackerStatus {
 pub struct Totals {
     /// Whole blobs in the store.
     pub blobs: u64,
-    /// Their bytes.
+    /// The bytes of those that are not borrowed.
     pub blob_bytes: u64,
+    /// The bytes of those that are borrowed where they lie, in the folders of `[store] borrow`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub borrowed_bytes: u64,
     /// Torrents that move or wait for data now.
     pub active_torrents: u64,
     /// Connected peers.
@@ -436,6 +452,11 @@ impl PullEvent {
     pub const fn is_last(&self) -> bool {
         matches!(self, Self::Done { .. } | Self::Failed { .. })
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+const fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
 #[cfg(test)]

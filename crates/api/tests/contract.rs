@@ -129,10 +129,12 @@ fn status() -> Status {
         addresses: vec![Address { purpose: "peer".into(), address: "10.0.0.1:6881".into() }],
         trackers: vec![tracker()],
         local_discovery: true,
+        borrow: Vec::new(),
         uptime: 60,
         totals: Totals {
             blobs: 1,
             blob_bytes: 2,
+            borrowed_bytes: 0,
             active_torrents: 3,
             peers: 4,
             from_peers: 5,

@@ -9,11 +9,11 @@ use std::{
     fs::{self, File, Metadata},
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use api::trace::SpanKind;
+use api::{node::LenderStatus, trace::SpanKind};
 use hash::Digest;
 use metainfo::{BlobTorrent, InfoHash};
 use store::{Blob, BorrowError, IndexError, Store};
@@ -38,13 +38,49 @@ const MOST: usize = 100_000;
 /// Stores of others on this host.
 pub(crate) struct Lenders {
     folders: Arc<[PathBuf]>,
+    /// What stood in the way at each of them when it was looked last.
+    errors: Mutex<Vec<Option<String>>>,
     /// One that hangs.
     hang: Breaker,
 }
 
 impl Lenders {
     pub(crate) fn new(folders: &[PathBuf]) -> Self {
-        Self { folders: folders.into(), hang: Breaker::new(1, PAUSE.0, PAUSE.1) }
+        let errors = Mutex::new(vec![Some("nobody has looked there yet".to_owned()); folders.len()]);
+        Self { folders: folders.into(), errors, hang: Breaker::new(1, PAUSE.0, PAUSE.1) }
+    }
+
+    /// The folders, and whether they can be read.
+    pub(crate) fn status(&self) -> Vec<LenderStatus> {
+        let errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |(folder, error): (&PathBuf, &Option<String>)| LenderStatus {
+            folder: folder.display().to_string(),
+            error: error.clone(),
+        };
+        self.folders.iter().zip(&*errors).map(of).collect()
+    }
+
+    /// Looks whether the folders can be read, and logs what is new about that.
+    async fn look(&self) {
+        let folders = self.folders.clone();
+        let look = move || -> Vec<Option<String>> {
+            let error = |folder: &PathBuf| fs::read_dir(blobs(folder)).err();
+            folders.iter().map(|folder| error(folder).map(|error| error.to_string())).collect()
+        };
+        let found = self.waited(PATIENCE, look).await;
+        let found = found.unwrap_or_else(|| vec![Some("reading there hangs".to_owned()); self.folders.len()]);
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((folder, error), before) in self.folders.iter().zip(&found).zip(&*errors) {
+            let shown = blobs(folder);
+            match error {
+                Some(error) if before.as_ref() != Some(error) => tracing::warn!(
+                    "[store] borrow: {} cannot be read, so nothing is borrowed there: {error}",
+                    shown.display()
+                ),
+                _ => {}
+            }
+        }
+        *errors = found;
     }
 
     /// Where a blob lies, and its size.
@@ -184,12 +220,6 @@ impl Inner {
 /// Forgets what is no more lent, and offers to the fleet what the lenders have, as it comes to lie there; the latter only
 /// where the directory has a token, as it is known of none of it that it is public. Ends with the node.
 pub(crate) async fn run(inner: Arc<Inner>) {
-    let folders = inner.lenders.folders.clone();
-    // What it says is in the log; one that hangs is seen again.
-    let _ = inner
-        .lenders
-        .waited(PATIENCE, move || folders.iter().for_each(|folder| warn_of(&blobs(folder))))
-        .await;
     // What is not what its name says is not hashed again and again.
     let mut refused = HashSet::new();
     let mut ticks = interval(LOOK);
@@ -197,7 +227,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     loop {
         tokio::select! {
             () = inner.stop.cancelled() => return,
-            _ = ticks.tick() => {}
+            _ = ticks.tick() => inner.lenders.look().await,
         }
         if !inner.look_over().await && inner.lenders.folders.is_empty() {
             return;
@@ -252,13 +282,6 @@ fn lent(store: &Store, folders: &[PathBuf]) -> Result<(Vec<Row>, Vec<Row>), Inde
             let known = lender.is_some_and(|file| folders.iter().any(|folder| file.starts_with(folder)));
             if known { &mut kept } else { &mut gone }.push((blob.digest, blob.info_hash));
         }
-    }
-}
-
-fn warn_of(blobs: &Path) {
-    if let Err(error) = fs::read_dir(blobs) {
-        let shown = blobs.display();
-        tracing::warn!("[store] borrow: {shown} cannot be read, so nothing is borrowed there: {error}");
     }
 }
 
@@ -324,6 +347,21 @@ mod tests {
         let all = [(first, there[0].clone(), 5), (second, there[1].clone(), 1)];
         assert_eq!(list(&folders, |_| false), all);
         assert_eq!(list(&folders, |digest| *digest == first), all[1..]);
+    }
+
+    #[tokio::test]
+    async fn it_is_told_which_folders_can_be_read() {
+        let (layout, none) = (tempfile::tempdir().expect("temp"), tempfile::tempdir().expect("temp"));
+        fs::create_dir_all(blobs(layout.path())).expect("made");
+        let lenders = Lenders::new(&[layout.path().to_owned(), none.path().to_owned()]);
+        let unread = || lenders.status().iter().map(|s| s.error.clone()).collect::<Vec<_>>();
+        assert!(unread().iter().all(Option::is_some), "nothing is known yet");
+        lenders.look().await;
+        assert!(unread()[0].is_none() && unread()[1].as_ref().is_some_and(|e| e.contains("No such file")));
+        assert_eq!(lenders.status()[1].folder, none.path().display().to_string());
+        fs::create_dir_all(blobs(none.path())).expect("made");
+        lenders.look().await;
+        assert_eq!(unread(), [None, None]);
     }
 
     #[tokio::test]

@@ -71,8 +71,25 @@ pub(crate) struct Index {
     /// Whoever holds it writes.
     writer: Mutex<()>,
     waiting: Mutex<Waiting>,
-    /// Blobs, and the bytes of those that are not borrowed.
-    totals: Mutex<(u64, u64)>,
+    totals: Mutex<Totals>,
+}
+
+/// How much there is.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Totals {
+    pub(crate) blobs: u64,
+    /// Bytes of those that are not borrowed.
+    pub(crate) bytes: u64,
+    /// Bytes of those that are.
+    pub(crate) borrowed: u64,
+}
+
+/// By how much a change changes them.
+#[derive(Default)]
+struct Differences {
+    blobs: i64,
+    bytes: i64,
+    borrowed: i64,
 }
 
 /// What goes along with the next change.
@@ -103,11 +120,13 @@ impl Index {
             totals: Mutex::default(),
         };
         let totals = index.read(|read| {
-            let (mut totals, borrowed) = ((0, 0), Table::of(read, LENT)?);
+            let (mut totals, lent) = (Totals::default(), Table::of(read, LENT)?);
             for row in read.open_table(BLOBS)?.range::<&[u8; 32]>(..)? {
                 let (key, row) = row?;
-                totals.0 += 1;
-                totals.1 += if borrowed.get(key.value()).is_some() { 0 } else { row.value().0 };
+                totals.blobs += 1;
+                let borrowed = lent.get(key.value()).is_some();
+                let of = if borrowed { &mut totals.borrowed } else { &mut totals.bytes };
+                *of += row.value().0;
             }
             Ok(totals)
         })?;
@@ -182,8 +201,7 @@ impl Index {
         })
     }
 
-    /// How many blobs there are, and the bytes of those that are not borrowed.
-    pub(crate) fn totals(&self) -> (u64, u64) {
+    pub(crate) fn totals(&self) -> Totals {
         *lock(&self.totals)
     }
 
@@ -273,10 +291,11 @@ impl Index {
             Ok(totals)
         });
         match outcome {
-            Ok((count, bytes)) => {
+            Ok(Differences { blobs, bytes, borrowed }) => {
                 let mut totals = lock(&self.totals);
-                totals.0 = totals.0.saturating_add_signed(count);
-                totals.1 = totals.1.saturating_add_signed(bytes);
+                totals.blobs = totals.blobs.saturating_add_signed(blobs);
+                totals.bytes = totals.bytes.saturating_add_signed(bytes);
+                totals.borrowed = totals.borrowed.saturating_add_signed(borrowed);
                 Ok(())
             }
             Err(error) => {
@@ -316,13 +335,13 @@ impl Index {
     }
 }
 
-fn apply(write: &WriteTransaction, changes: &[Change], along: &Waiting) -> Result<(i64, i64), redb::Error> {
+fn apply(write: &WriteTransaction, changes: &[Change], along: &Waiting) -> Result<Differences, redb::Error> {
     let mut blobs = write.open_table(BLOBS)?;
     let mut infos = write.open_table(INFOS)?;
     let mut info_hashes = write.open_table(INFO_HASHES)?;
     let mut public = write.open_table(PUBLIC)?;
     let mut all_lent = write.open_table(LENT)?;
-    let (mut count, mut bytes) = (0i64, 0i64);
+    let mut differences = Differences::default();
     for change in changes {
         let digest = match change {
             Change::Put(record, _) => &record.digest,
@@ -337,19 +356,21 @@ fn apply(write: &WriteTransaction, changes: &[Change], along: &Waiting) -> Resul
         };
         let was_borrowed = all_lent.remove(digest.as_bytes())?.is_some();
         if let Some(old) = old {
-            count -= 1;
-            bytes = bytes.saturating_sub_unsigned(if was_borrowed { 0 } else { old.value().0 });
+            differences.blobs -= 1;
+            let of = if was_borrowed { &mut differences.borrowed } else { &mut differences.bytes };
+            *of = of.saturating_sub_unsigned(old.value().0);
             if let Some(info_hash) = old.value().4 {
                 info_hashes.remove(info_hash)?;
                 infos.remove(digest.as_bytes())?;
             }
         }
         if let Change::Put(record, info) = change {
-            count += 1;
-            match record.lent {
-                Some(lent) => drop(all_lent.insert(digest.as_bytes(), lent.into_row())?),
-                None => bytes = bytes.saturating_add_unsigned(record.size),
+            differences.blobs += 1;
+            if let Some(lent) = record.lent {
+                all_lent.insert(digest.as_bytes(), lent.into_row())?;
             }
+            let of = if record.lent.is_some() { &mut differences.borrowed } else { &mut differences.bytes };
+            *of = of.saturating_add_unsigned(record.size);
             if let (Some(info_hash), Some(info)) = (&record.info_hash, info) {
                 info_hashes.insert(info_hash.as_bytes(), digest.as_bytes())?;
                 infos.insert(digest.as_bytes(), info.as_ref())?;
@@ -368,7 +389,7 @@ fn apply(write: &WriteTransaction, changes: &[Change], along: &Waiting) -> Resul
             blobs.insert(digest.as_bytes(), row(&found))?;
         }
     }
-    Ok((count, bytes))
+    Ok(differences)
 }
 
 fn row(record: &Record) -> Row<'_> {

@@ -167,7 +167,13 @@ impl Store {
 
     /// How many blobs there are, and the bytes of those that are not borrowed. Costs nothing.
     pub fn count_and_bytes(&self) -> (u64, u64) {
-        self.index.totals()
+        let totals = self.index.totals();
+        (totals.blobs, totals.bytes)
+    }
+
+    /// The bytes of the blobs that are borrowed. Costs nothing.
+    pub fn borrowed_bytes(&self) -> u64 {
+        self.index.totals().borrowed
     }
 
     /// Notes that a blob was used now. Cheap: written with the next change, or after

@@ -280,7 +280,8 @@ fn what_is_borrowed_takes_no_room_and_goes_with_its_owners_file() {
     let blob = store.borrow(&digest, &path).expect("is what its name says");
     assert!(blob.borrowed && blob.size == 666 && blob.info.is_some());
     assert_eq!(store.borrow(&digest, &lender.path().join("none")).expect("is here already"), blob);
-    assert_eq!((store.count_and_bytes(), store.lender(&digest)), ((1, 0), Some(path.clone())));
+    assert_eq!((store.count_and_bytes(), store.borrowed_bytes()), ((1, 0), 666));
+    assert_eq!(store.lender(&digest), Some(path.clone()));
     assert_eq!(fs::read_dir(dir.path().join("partial")).expect("reads").count(), 0);
     assert!(store.list(None, 9).expect("lists")[0].borrowed);
     let amended = store.put_bytes(&digest, &data, Some("text/plain"), None).expect("amends");
@@ -289,12 +290,13 @@ fn what_is_borrowed_takes_no_room_and_goes_with_its_owners_file() {
 
     let store = Store::open(dir.path()).expect("opens");
     assert_eq!((store.get(&digest).expect("reads"), store.count_and_bytes()), (Some(amended), (1, 0)));
+    assert_eq!(store.borrowed_bytes(), 666, "counted anew from what is kept");
     store.open_blob(&digest).expect("is there");
     check_visible(&store);
     fs::remove_file(&path).expect("removes");
     store.open_blob(&digest).expect_err("is gone");
     assert!(store.remove(&digest).expect("removes"));
-    assert_eq!((store.count_and_bytes(), store.lender(&digest)), ((0, 0), None));
+    assert_eq!((store.count_and_bytes(), store.borrowed_bytes(), store.lender(&digest)), ((0, 0), 0, None));
     store.put_bytes(&digest, &data, None, None).expect("puts");
     assert_eq!(store.count_and_bytes(), (1, 666));
 }

@@ -85,7 +85,7 @@ fn heading(part: &Part) -> String {
         (SourceKind::Peer, "from peers"),
         (SourceKind::Origin, "from the origin"),
         (SourceKind::Directory, "from the directory"),
-        (SourceKind::Store, "from this host"),
+        (SourceKind::Store, "on this host"),
     ];
     let from = from.map(|(kind, words)| (sum(kind), words)).into_iter().filter(|(bytes, _)| *bytes > 0);
     let from: Vec<String> = from.map(|(bytes, words)| format!("{} {words}", quantity::size(bytes))).collect();

@@ -9,13 +9,19 @@ use std::{
 use anyhow::Context as _;
 use api::{
     CallError, Endpoint, NodeClient,
-    node::{BlobState, BlobStatus, SourceBytes, SourceKind, Status, TrackerStatus},
+    node::{
+        BlobState, BlobStatus, LenderStatus, SourceBytes, SourceKind, Status, TorrentStatus, Totals,
+        TrackerStatus,
+    },
 };
 use hash::Digest;
 use serde_json::json;
 
-use super::lab;
+use super::{lab, torrent};
 use crate::{failure::Failure, host, quantity, screen};
+
+/// Most ordinary torrents that are listed.
+const MOST_TORRENTS: usize = 20;
 
 /// How to reach the node.
 #[derive(clap::Args)]
@@ -127,8 +133,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             None => break,
         }
     }
+    let mut torrents = client.torrents().await.map_err(explain)?;
+    torrents.retain(|torrent| torrent.digest.is_none());
     if args.json {
-        screen::say_json(&json!({ "status": status, "health": health, "blobs": blobs }));
+        let all = json!({ "status": status, "health": health, "blobs": blobs, "torrents": torrents });
+        screen::say_json(&all);
         return Ok(());
     }
     screen::say(&summary(&status));
@@ -140,8 +149,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         (true, false) => screen::say("tracker  none is configured: this node finds no peers"),
         _ => {}
     }
+    status.borrow.iter().for_each(|lender| screen::say(&lender_line(lender)));
     health.problems.iter().for_each(|problem| screen::say(&format!("problem  {problem}")));
     blobs.iter().flat_map(blob_lines).for_each(|line| screen::say(&line));
+    torrent_lines(torrents).iter().for_each(|line| screen::say(line));
     Ok(())
 }
 
@@ -158,10 +169,42 @@ fn summary(status: &Status) -> String {
     screen::table(&[
         ("node", format!("{} (longshore {}), up {} s", status.node, status.version, status.uptime)),
         ("listens", addresses.join(", ")),
-        ("holds", format!("{}, {}", quantity::count(totals.blobs as usize, "blob"), size(totals.blob_bytes))),
+        ("holds", holds(totals)),
         ("moved", moved),
         ("peers", totals.peers.to_string()),
     ])
+}
+
+/// What is borrowed takes no room of the store's, and is counted apart.
+fn holds(totals: &Totals) -> String {
+    let blobs = quantity::count(totals.blobs as usize, "blob");
+    let borrowed = match totals.borrowed_bytes {
+        0 => String::new(),
+        bytes => format!(", and {} borrowed", quantity::size(bytes)),
+    };
+    format!("{blobs}, {}{borrowed}", quantity::size(totals.blob_bytes))
+}
+
+fn lender_line(LenderStatus { folder, error }: &LenderStatus) -> String {
+    let state = error.as_ref().map_or_else(|| "ok".to_owned(), |error| format!("cannot be read: {error}"));
+    format!("borrow   {folder}  {state}")
+}
+
+/// Ordinary torrents, up to a bound: name, state, how much of it is here.
+fn torrent_lines(mut torrents: Vec<TorrentStatus>) -> Vec<String> {
+    torrents.sort_by(|a, b| (&a.name, a.info_hash).cmp(&(&b.name, b.info_hash)));
+    let mut lines: Vec<String> = torrents.iter().take(MOST_TORRENTS).map(torrent_line).collect();
+    if torrents.len() > MOST_TORRENTS {
+        let more = torrents.len() - MOST_TORRENTS;
+        lines.push(format!("… and {more} more, see `longshore torrent list`"));
+    }
+    lines
+}
+
+fn torrent_line(torrent: &TorrentStatus) -> String {
+    let (name, state) = (&torrent.name, torrent::phase(torrent.state));
+    let (percent, size) = (torrent::percent(torrent), quantity::size(torrent.size));
+    format!("torrent  {name}  {state}, {percent:.1}% of {size}")
 }
 
 /// A tracker's state at the time `now`.
@@ -193,13 +236,13 @@ fn blob_lines(blob: &BlobStatus) -> Vec<String> {
 
 fn source_line(SourceBytes { source, bytes }: &SourceBytes) -> String {
     let kind = match source.kind {
-        SourceKind::Peer => "peer",
-        SourceKind::Origin => "origin",
-        SourceKind::Store => "store",
-        SourceKind::Directory => "directory",
+        SourceKind::Peer => "from peer",
+        SourceKind::Origin => "from origin",
+        SourceKind::Store => "on this host",
+        SourceKind::Directory => "from directory",
     };
     let who = source.peer.as_deref().map_or_else(String::new, |peer| format!(" {peer}"));
-    format!("    {:>12}  from {kind}{who}", quantity::size(*bytes))
+    format!("    {:>12}  {kind}{who}", quantity::size(*bytes))
 }
 
 #[cfg(test)]
@@ -231,6 +274,42 @@ mod tests {
             lines[0].ends_with("from directory") && lines[1].ends_with("from peer 10.0.0.1:6881"),
             "{lines:?}"
         );
+    }
+
+    #[test]
+    fn what_was_here_already_is_on_this_host() {
+        let source = api::node::Source { kind: SourceKind::Store, peer: None, peer_id: None };
+        assert!(source_line(&SourceBytes { source, bytes: 5 }).ends_with(" 5 B  on this host"));
+    }
+
+    #[test]
+    fn what_is_borrowed_is_counted_apart_and_its_folders_are_shown() {
+        let mut totals = Totals { blobs: 3, blob_bytes: 595, ..Totals::default() };
+        assert_eq!(holds(&totals), "3 blobs, 595 B");
+        totals.borrowed_bytes = 6_000_000;
+        assert_eq!(holds(&totals), "3 blobs, 595 B, and 5.72 MiB borrowed");
+        let lender =
+            |error: Option<&str>| LenderStatus { folder: "/c".into(), error: error.map(str::to_owned) };
+        assert_eq!(lender_line(&lender(None)), "borrow   /c  ok");
+        assert_eq!(lender_line(&lender(Some("no"))), "borrow   /c  cannot be read: no");
+    }
+
+    #[test]
+    fn ordinary_torrents_are_listed_up_to_a_bound() {
+        let torrent = |at: usize| -> TorrentStatus {
+            let text = format!(
+                r#"{{"info_hash":"{}","name":"disk{at:02}","size":2048,"bytes_done":512,"pieces":1,
+                    "pieces_done":0,"peers":0,"down_bytes":0,"up_bytes":0,"down_rate":0,"up_rate":0}}"#,
+                metainfo::InfoHash::from_bytes([1; 20])
+            );
+            serde_json::from_str(&text).expect("a torrent")
+        };
+        let lines = |count| torrent_lines((0..count).rev().map(torrent).collect());
+        assert_eq!(lines(1), ["torrent  disk00  downloading, 25.0% of 2.00 KiB"]);
+        assert_eq!(lines(20).len(), 20);
+        let many = lines(40);
+        assert!(many[0].contains("disk00") && many.len() == 21, "{many:?}");
+        assert_eq!(many[20], "… and 20 more, see `longshore torrent list`");
     }
 
     #[test]

@@ -135,7 +135,8 @@ async fn watch(sender: mpsc::Sender<News>, mut news: mpsc::Receiver<News>) -> an
                 Some(News::Key(key)) => board.key(key),
             },
             _ = ticks.tick() => {
-                if let Err(error) = terminal.draw(|frame| picture::draw(&board, Some(KEYS), frame)) {
+                board.choose();
+                if let Err(error) = terminal.draw(|frame| picture::draw(&board, Some(KEYS), true, frame)) {
                     break Err(error).context("the terminal cannot be drawn on");
                 }
             }
@@ -180,9 +181,10 @@ async fn once(mut news: mpsc::Receiver<News>) -> anyhow::Result<()> {
         }
     })
     .await;
+    board.choose();
     let nodes = u16::try_from(board.nodes().len()).unwrap_or(u16::MAX);
     let mut terminal = Terminal::new(TestBackend::new(width, nodes.saturating_add(picture::AROUND)))?;
-    terminal.draw(|frame| picture::draw(&board, None, frame))?;
+    terminal.draw(|frame| picture::draw(&board, None, false, frame))?;
     let text = picture::text(terminal.backend().buffer());
     text.iter().for_each(|line| screen::say(line));
     Ok(())

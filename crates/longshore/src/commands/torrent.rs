@@ -155,20 +155,29 @@ async fn list(connection: &Connection, as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn line(torrent: &TorrentStatus) -> String {
-    let state = match torrent.state {
+/// What it does, in a word.
+pub(super) const fn phase(phase: TorrentPhase) -> &'static str {
+    match phase {
         TorrentPhase::Metadata => "metadata",
         TorrentPhase::Checking => "checking",
         TorrentPhase::Downloading => "downloading",
         TorrentPhase::Seeding => "seeding",
         TorrentPhase::Stopped => "stopped",
         TorrentPhase::Failed => "failed",
-    };
-    let part = if torrent.size == 0 { 0.0 } else { torrent.bytes_done as f64 / torrent.size as f64 };
+    }
+}
+
+/// How much of it is here.
+pub(super) fn percent(torrent: &TorrentStatus) -> f64 {
+    if torrent.size == 0 { 0.0 } else { torrent.bytes_done as f64 / torrent.size as f64 * 100.0 }
+}
+
+fn line(torrent: &TorrentStatus) -> String {
+    let state = phase(torrent.state);
     let mut line = format!(
         "{}  {state:<11} {:>5.1}% of {:>10}  down {:>12}  up {:>12}  {:>9}  {}",
         torrent.info_hash,
-        part * 100.0,
+        percent(torrent),
         quantity::size(torrent.size),
         quantity::rate(torrent.down_rate as f64),
         quantity::rate(torrent.up_rate as f64),

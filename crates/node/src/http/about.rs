@@ -77,6 +77,7 @@ impl Api {
             addresses,
             trackers,
             local_discovery: inner.config.peer.local_discovery,
+            borrow: inner.lenders.status(),
             uptime,
             totals: totals(inner),
         }
@@ -89,6 +90,7 @@ pub(crate) fn totals(inner: &Inner) -> Totals {
     Totals {
         blobs,
         blob_bytes,
+        borrowed_bytes: inner.store.borrowed_bytes(),
         active_torrents: torrents.len() as u64,
         peers: torrents.iter().map(|t| t.peers().len() as u64).sum(),
         from_peers: inner.engine.from_peers(),
