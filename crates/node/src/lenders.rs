@@ -176,7 +176,10 @@ impl Inner {
             self.give_back(digest, info_hash).await;
         }
         let (any, store) = (!kept.is_empty(), self.store.clone());
-        let gone = move |(digest, _): &(Digest, _)| matches!(store.open_blob(digest), Err(error) if error.kind() != io::ErrorKind::WouldBlock);
+        // Where too many hang already nothing is known.
+        let gone = move |(digest, _): &(Digest, _)| {
+            store.open_blob(digest).is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock)
+        };
         let look = move || kept.into_iter().filter(gone).collect::<Vec<_>>();
         for (digest, info_hash) in self.lenders.waited(LOOK, look).await.unwrap_or_default() {
             tracing::info!(%digest, "its owner has removed or changed it");
