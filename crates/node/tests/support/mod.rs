@@ -241,6 +241,8 @@ pub(crate) async fn node_with(
     config.mirror.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
     config.api.socket = data.join("s");
     config.content.stall_seconds = 2;
+    // However full the disk of those who test is.
+    config.store.free_percent = 0;
     config.set_upstream("reg.test", &format!("http://{}", registry.address));
     change(&mut config);
     Node::start(config).await.expect("starts")
