@@ -2,7 +2,8 @@
 //
 // A node keeps one trace for each coming of a blob, and notes in it everybody who was given the blob since. So a second
 // pull of the same content is further spans in the same traces. Who asks for a tag begins a pull; what follows without
-// one is of the latest pull that still goes on and has not had it yet.
+// one is of the latest pull that still goes on and has not had it yet. `longshore explain` has the same rule
+// (crates/longshore/src/commands/explain/pulls.rs), and fixtures/pulls.json the cases that test both.
 
 import type { Explanation, Span, Trace } from './contract';
 
@@ -101,8 +102,9 @@ export function latestOf(explanation: Explanation): Pull | undefined {
   const parts = explanation.parts.map(({ what, blob, trace }): Part => {
     const own = latest.parts.find((part) => part.trace.digest === blob.digest);
     if (own !== undefined) return { what, trace: { ...own.trace, size: own.trace.size ?? blob.size } };
-    const note = trace !== undefined || blob.state === 'complete' ? 'was here before' : 'nothing of it is here';
     const began_ms = latest.began_ms;
+    const coming = trace !== undefined && (trace.ended_ms ?? Infinity) > began_ms;
+    const note = coming ? 'was on its way already' : trace !== undefined || blob.state === 'complete' ? 'was here before' : 'nothing of it is here';
     return { what, note, trace: { digest: blob.digest, home: '', what, size: blob.size, began_ms, ended_ms: began_ms, spans: [] } };
   });
   return { ...latest, parts };
