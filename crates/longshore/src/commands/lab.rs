@@ -39,7 +39,7 @@ enum Command {
     Cut(change::Cut),
     /// Heal what was cut
     Heal(change::Heal),
-    /// Give a host's link another speed
+    /// Give a host's link another speed, or a node without a link of its own
     Limit(change::Limit),
     /// Make traffic: pulls by turns, nodes that die and come back
     Churn(change::Churn),
