@@ -4,7 +4,7 @@ import { bytes, byName, name as shown, rate } from './format';
 import { labelOf, labels, meet, type Label } from './labels';
 import type { Layout, Spot } from './layout';
 import type { Palette } from './palette';
-import { isCut, type Flow, type Host, type Picture } from './picture';
+import { isCut, isGone, type Flow, type Host, type Picture } from './picture';
 
 /** More lines than these say nothing more. */
 const MOST_IDLE = 700;
@@ -305,7 +305,7 @@ function glyph(context: CanvasRenderingContext2D, host: Host, { x, y, r }: Spot,
 }
 
 function ring(context: CanvasRenderingContext2D, host: Host, x: number, y: number, r: number, palette: Palette): void {
-  const dead = host.problem !== undefined && !isCut(host);
+  const dead = isGone(host);
   const width = Math.max(1.6, r * 0.26);
   const done = host.done ?? 0;
   const color = dead ? palette.bad : done >= 1 ? palette.whole : palette.peer;

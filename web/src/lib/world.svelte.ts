@@ -9,7 +9,7 @@ import { name as shown, byName, plural } from './format';
 import { Colours, DARK, LIGHT, type Palette } from './palette';
 import { checkFirst, parseRecord } from './recording';
 import { Lines, texts } from './stream';
-import { RECENT_MS } from './picture';
+import { absent, RECENT_MS } from './picture';
 import { Timeline } from './timeline';
 
 export interface Further {
@@ -157,6 +157,12 @@ class World {
   /** Names of the nodes that are shown, in the order of people. */
   names(): string[] {
     return [...this.fleet.nodes.keys()].sort(byName);
+  }
+
+  /** The first of these nodes that answers; where none does, the first. */
+  first(names: readonly string[]): string {
+    const away = absent(this.fleet);
+    return names.find((name) => away.get(name) !== 'gone') ?? names[0] ?? '';
   }
 
   /** Where a node's API is; nowhere for those of a recording. */

@@ -132,6 +132,33 @@ describe('the lab', { skip }, () => {
       await set(['0', '0']);
     }));
 
+  it('calls those gone who are, and counts them no more', async () => {
+    const own = await mock({ records: made.records, skip: 12_000 });
+    try {
+      await opened(browser, own.url, async (page) => {
+        const figure = () => page.locator('dd').nth(3).innerText();
+        await until(async () => /of\s8/.test(await figure()), 'all are counted');
+        const panel = page.getByRole('region', { name: 'The lab' });
+        assert.equal(await panel.locator('s').count(), 0);
+        await fetch(`${own.url}/lab/actions`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"action":"kill","host":"seed-1"}' });
+        await panel.locator('s', { hasText: 'seed-1' }).first().waitFor();
+        await panel.getByText('8 nodes, 1 of them gone').waitFor();
+        await until(async () => /of\s7/.test(await figure()), 'the dead one is not counted');
+        await go(page, '#/swarm?node=host-1');
+        await page.locator('.partners s', { hasText: 'seed-1' }).waitFor();
+        await go(page, '#/tables');
+        const rows = page.locator('table[aria-label=Torrents] tbody tr', { hasText: 'seed-1' });
+        await rows.locator('s').first().waitFor();
+        await rows.getByText('its node is gone').first().waitFor();
+        assert.equal(await rows.locator('td.act button').count(), 0);
+        await go(page, '#/tables?tab=peers');
+        await page.locator('table[aria-label=Peers] s', { hasText: 'seed-1' }).first().waitFor();
+      });
+    } finally {
+      await own.close();
+    }
+  });
+
   it('ends only when it is said twice', () =>
     open(async (page) => {
       await button(page, 'End the lab').click();
