@@ -10,6 +10,7 @@ import { after, before, describe, it } from 'node:test';
 import { mock } from '../mock.mjs';
 import { ndjson, synth } from '../synth.mjs';
 import { Truth } from '../truth.mjs';
+import { complaints } from './access.mjs';
 import { launch, path } from './browser.mjs';
 import { button, go, load as loaded, open as opened, pick, text, until } from './page.mjs';
 
@@ -622,6 +623,58 @@ describe('every view', { skip }, () => {
         }
       }, { viewport }));
   }
+
+  for (const colorScheme of ['dark', 'light']) {
+    it(`is readable, and all in it has a name, ${colorScheme}`, () =>
+      open(async (page) => {
+        await text(page, 'Have everything');
+        for (const view of ['swarm', 'swarm?node=host-1', 'blocks', 'blocks?show=rows&lens=rarity', 'blocks?show=matrix', 'why?node=host-1', 'rates', 'tables', 'tables?tab=images', 'tables?tab=peers', 'settings', 'log']) {
+          await go(page, `#/${view}`);
+          await page.locator('h1', { hasText: new RegExp(view.split('?')[0], 'i') }).waitFor();
+          // What comes a moment later is complained of just the same: the last look counts.
+          let found = [];
+          await until(async () => (found = await page.evaluate(complaints)).length === 0, '').catch(() => assert.deepEqual(found, [], view));
+        }
+      }, { colorScheme }));
+  }
+
+  it('shows that the picture has the focus', () =>
+    open(async (page) => {
+      await text(page, 'Have everything');
+      const swarm = page.getByRole('application');
+      await swarm.focus();
+      await page.keyboard.press('ArrowRight');
+      const [outline, offset] = await swarm.evaluate((canvas) => [getComputedStyle(canvas).outlineStyle, parseFloat(getComputedStyle(canvas).outlineOffset)]);
+      assert.equal(outline, 'solid');
+      assert.ok(offset <= -2, 'within what is not cut off');
+    }));
+
+  it('moves for whoever wants it to, and for nobody else', async () => {
+    // Rates stay as they are when nothing more is told.
+    const begin = made.records[0].at_ms;
+    const still = await mock({ records: made.records.filter((record) => record.at_ms < begin + 12_000), skip: 12_000 });
+    /** Whether the picture is another one some frames later; nothing while there is none. */
+    const moves = (page) =>
+      page.evaluate(async () => {
+        const canvas = document.querySelector('canvas[role=application]');
+        const before = canvas.toDataURL();
+        if (!canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some((value) => value > 0)) return undefined;
+        for (let frame = 0; frame < 20; frame += 1) await new Promise(requestAnimationFrame);
+        return canvas.toDataURL() !== before;
+      });
+    try {
+      await opened(browser, still.url, async (page) => {
+        await until(async () => (await page.locator('dd').first().innerText()) !== '0 B/s', 'rates are told');
+        await until(async () => (await moves(page)) === true, 'dots move');
+      });
+      await opened(browser, still.url, async (page) => {
+        await until(async () => (await page.locator('dd').first().innerText()) !== '0 B/s', 'rates are told');
+        await until(async () => (await moves(page)) === false, 'dots stand');
+      }, { reducedMotion: 'reduce' });
+    } finally {
+      await still.close();
+    }
+  });
 
   it('is reached by keys alone', () =>
     open(async (page) => {
