@@ -101,7 +101,6 @@ export class SwarmPainter {
       context.fill();
       context.globalAlpha = 1;
       context.stroke();
-      text(context, shown(zone.name, 24), zone.x - zone.rx + 34, zone.y - zone.ry + 20, palette.dim, '600 13px Figtree, sans-serif');
     }
   }
 
@@ -201,6 +200,7 @@ export class SwarmPainter {
     context.clearRect(0, 0, width, height);
     const { picture, layout, palette, selected, hovered } = scene;
     const placed = this.placed(context, scene, width, height);
+    for (const zone of layout.zones) text(context, shown(zone.name, 24), zone.x - zone.rx + 34, zone.y - zone.ry + 20, palette.dim, '600 13px Figtree, sans-serif', palette.panel);
     // Names that are looked at stand above the others, which make way for them.
     const marked = [...new Set([hovered, selected])].flatMap((id) => {
       const host = picture.hosts.get(id);

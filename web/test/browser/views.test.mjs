@@ -160,6 +160,25 @@ describe('the lab', { skip }, () => {
     }
   });
 
+  it('tells its latest problems, and the others when asked', async () => {
+    const own = await mock({ records: made.records, skip: 12_000 });
+    try {
+      await opened(browser, own.url, async (page) => {
+        const panel = page.getByRole('region', { name: 'The lab' });
+        await panel.waitFor();
+        const lab = await (await fetch(`${own.url}/lab`)).json();
+        const problems = [1, 2, 3, 4, 5].map((at) => `problem ${at}`);
+        own.shout(`data: ${JSON.stringify({ ...lab, node: 'lab', at_ms: Date.now(), kind: 'lab', problems })}\n\n`);
+        await panel.getByText('3 earlier problems').waitFor();
+        for (const at of [1, 2, 3, 4, 5]) assert.equal(await panel.getByText(`problem ${at}`, { exact: true }).isVisible(), at > 3);
+        await panel.getByText('3 earlier problems').click();
+        await panel.getByText('problem 1', { exact: true }).waitFor();
+      });
+    } finally {
+      await own.close();
+    }
+  });
+
   it('ends only when it is said twice', () =>
     open(async (page) => {
       await button(page, 'End the lab').click();
@@ -491,6 +510,21 @@ describe('time', { skip }, () => {
       await page.locator('.live').waitFor();
     }));
 
+  it('in which nobody can be told anything offers nothing of the kind, and knows the blobs that moved', () =>
+    open(async (page) => {
+      await load(page, 'past.ndjson', ndjson(made.records));
+      await button(page, 'Leave the recording').waitFor();
+      await page.getByLabel('Moment', { exact: true }).press('End');
+      await page.locator('table[aria-label=Torrents] tbody tr').first().waitFor();
+      for (const name of ['Torrent', 'Pull an image']) assert.ok(await button(page, name, { exact: true }).isDisabled(), name);
+      assert.equal(await page.locator('td.act button').count(), 0);
+      await go(page, '#/tables?tab=images&node=host-1');
+      const digests = new Set(made.records.filter(({ node, kind }) => node === 'host-1' && kind === 'torrents').flatMap(({ changed }) => changed.flatMap(({ digest }) => digest ?? [])));
+      await until(async () => (await page.locator('table[aria-label=Images] tbody tr').count()) === digests.size, 'each blob has a row');
+      await go(page, '#/why?node=host-1');
+      assert.ok(await button(page, 'Explain', { exact: true }).isDisabled());
+    }, { hash: '#/tables' }));
+
   it('of another format, or of junk, is refused in words', () =>
     open(async (page) => {
       await load(page, 'old.ndjson', `${JSON.stringify({ node: 'n', at_ms: 1, kind: 'hello', format: 9, version: '7.0' })}\n`);
@@ -637,6 +671,16 @@ describe('every view', { skip }, () => {
         }
       }, { colorScheme }));
   }
+
+  it('shows on a phone which table it is', () =>
+    open(async (page) => {
+      const files = button(page, /^Files/);
+      await files.waitFor();
+      const within = () => files.evaluate((one) => one.getBoundingClientRect().right <= one.parentElement.getBoundingClientRect().right + 1);
+      assert.equal(await within(), false, 'there is no room for all of them');
+      await go(page, '#/tables?tab=files');
+      await until(within, 'the chosen one is seen');
+    }, { hash: '#/tables', viewport: { width: 360, height: 700 } }));
 
   it('shows that the picture has the focus', () =>
     open(async (page) => {
