@@ -21,7 +21,8 @@ export const POLICY =
  */
 export async function mock(options = {}) {
   const o = { mode: 'lab', skip: 20_000, speed: 1, port: 0, token: '', old: false, ...options };
-  const records = o.records ?? synth(o.synth).records;
+  // What is done to the lab is done to this one alone, though others are played from the same records.
+  const records = (o.records ?? synth(o.synth).records).map((record) => (record.kind === 'lab' ? structuredClone(record) : record));
   const began = Date.now();
   const first = records[0]?.at_ms ?? 0;
   const shift = began - o.skip - first;

@@ -4,7 +4,8 @@
 //! pull of the same content is further spans in the same traces. Who asks for a tag begins a pull; what follows without
 //! one is of the latest pull that still goes on and has not had it yet.
 //!
-//! The page has the same rule (`web/src/lib/pulls.ts`), and `web/fixtures/pulls.json` has the cases that test both.
+//! The page has the same rule (`web/src/lib/pulls.ts`, which has all of it), and `web/fixtures/pulls.json` has the cases
+//! that test both.
 
 use std::collections::HashMap;
 
