@@ -61,6 +61,8 @@ const LATELY: Duration = Duration::from_secs(60);
 /// broke off, to be told that it is not here where that happens again: Docker leaves at once then, and asks five times
 /// more for what is cut short.
 const PROOF: Duration = Duration::from_secs(20);
+/// For how long the rest of what broke off twice at the same byte is not here.
+const STUCK: Duration = Duration::from_secs(30);
 /// What comes after that byte is worth an answer when it is this much.
 const HEADWAY: u64 = 64 * 1024;
 
@@ -111,8 +113,20 @@ pub(crate) struct Inner {
 pub(crate) enum Trouble {
     /// Its bytes were not the blob's.
     Wrong,
-    /// All attempts ended at the same byte.
-    Broken,
+    /// All attempts ended at this byte.
+    Broken(u64),
+    /// Those that were made for the rest have ended there too, and brought nothing after this byte.
+    Stuck(u64),
+}
+
+impl Trouble {
+    /// For how long it is remembered.
+    const fn life(self) -> Duration {
+        match self {
+            Self::Wrong | Self::Broken(_) => LATELY,
+            Self::Stuck(_) => STUCK,
+        }
+    }
 }
 
 impl Inner {
@@ -407,9 +421,19 @@ impl MirrorContent for Content {
             }
             return Ok(BlobHead { size: blob.size, media_type: blob.media_type });
         }
-        if inner.trouble(home, digest) == Some(Trouble::Wrong) {
-            // Docker asks so before each attempt, and goes elsewhere at once.
-            return Err(ContentError::NotFound);
+        // Docker asks so before each attempt, and goes elsewhere at once where it is not here.
+        match (inner.trouble(home, digest), home) {
+            (Some(Trouble::Wrong), _) | (Some(Trouble::Stuck(_)), Home::Registry(_)) => {
+                return Err(ContentError::NotFound);
+            }
+            (Some(Trouble::Broken(at)), Home::Registry(_)) => {
+                let (flight, _) = inner.flight(home, *digest, Want::Blob, asker);
+                if !inner.goes_on(&flight, at).await {
+                    inner.note_trouble(home, *digest, Trouble::Stuck(at));
+                    return Err(ContentError::NotFound);
+                }
+            }
+            _ => {}
         }
         if let Some(directory) = &inner.directory
             && let Ok(Some(entry)) = directory.get(digest).await
@@ -452,6 +476,18 @@ impl MirrorContent for Content {
         if was_wrong && range.is_some_and(ByteRange::is_resumption) {
             return Err(ContentError::NotFound);
         }
+        // The rest of what broke off is asked for as long as that brings any of it.
+        let broke = match (trouble, range, home) {
+            (Some(Trouble::Stuck(at)), Some(ByteRange::From(first)), Home::Registry(_)) if first >= at => {
+                return Err(ContentError::NotFound);
+            }
+            (
+                Some(Trouble::Broken(_) | Trouble::Stuck(_)),
+                Some(ByteRange::From(first)),
+                Home::Registry(_),
+            ) => Some(first).filter(|first| *first > 0),
+            _ => None,
+        };
         let (mut flight, mut ours) = inner.flight(home, *digest, Want::Blob, asker);
         if !ours && !inner.is_believed(&flight, home) {
             let size = inner.size_of(asker, home, *digest).await?;
@@ -482,11 +518,10 @@ impl MirrorContent for Content {
         if was_wrong && progress.outcome.is_none() && timeout(PROOF, flight.finished()).await.is_ok() {
             progress = flight.progress().borrow().clone();
         }
-        if let (Some(Trouble::Broken), Some(ByteRange::From(first)), Home::Registry(_)) =
-            (trouble, range, home)
-            && first > 0
+        if let Some(first) = broke
             && !inner.goes_on(&flight, first).await
         {
+            inner.note_trouble(home, *digest, Trouble::Stuck(first));
             return Err(ContentError::NotFound);
         }
         let Progress { size, outcome, media_type, .. } = progress;
@@ -567,7 +602,11 @@ impl Inner {
     fn trouble(&self, home: &Home, digest: &Digest) -> Option<Trouble> {
         let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, trouble) = troubles.get(&(home.host().to_owned(), *digest))?;
-        (at.elapsed() < LATELY).then_some(*trouble)
+        (at.elapsed() < trouble.life()).then_some(*trouble)
+    }
+
+    fn note_trouble(&self, home: &Home, digest: Digest, trouble: Trouble) {
+        put(&self.troubles, (home.host().to_owned(), digest), trouble, |trouble| trouble.life());
     }
 
     /// Whether a flight brings more than a client had got when another broke off, or may still: its registry may be slow,
@@ -658,6 +697,7 @@ impl Drop for Landing {
     fn drop(&mut self) {
         let outcome = std::mem::replace(&mut self.outcome, Ok(()));
         let (digest, home) = (self.flight.digest, &self.flight.home);
+        let Progress { size, prefix, .. } = *self.flight.progress().borrow();
         if outcome.is_ok() {
             tracing::info!(%digest, %home, "fetched");
             self.inner.came.notify_one();
@@ -666,14 +706,15 @@ impl Drop for Landing {
             tracing::warn!(%digest, %home, "not fetched: {error}");
             let trouble = match error {
                 error if error.is_wrong() => Some(Trouble::Wrong),
-                FetchError::Origin(error) if error.is_transient() => Some(Trouble::Broken),
+                FetchError::Origin(error) if error.is_transient() && prefix > 0 => {
+                    Some(Trouble::Broken(prefix))
+                }
                 _ => None,
             };
             if let Some(trouble) = trouble {
-                put(&self.inner.troubles, (home.host().to_owned(), digest), trouble, |_| LATELY);
+                self.inner.note_trouble(home, digest, trouble);
             }
         }
-        let size = self.flight.progress().borrow().size;
         self.flight.tracer.end(size, outcome.as_ref().err().map(ToString::to_string));
         // What is here by then is found in the store; what failed may be tried anew.
         let mut flights = self.inner.flights();

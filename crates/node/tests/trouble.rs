@@ -147,13 +147,20 @@ async fn the_rest_of_what_breaks_off_at_the_same_byte_again_is_not_here_and_what
     let answer = fetch(&node, &format!("blobs/{}", layers[0])).await;
     assert_eq!((answer.status, answer.whole), (200, false));
     let had = answer.body.len();
-    assert_eq!(rest("reg.test", had).await.status, 404, "nothing comes after that byte");
-    let answer = rest("other.test", had).await;
-    assert_eq!((answer.status, answer.whole), (206, false), "of another host it is a first time");
     breaks_at(2_000_000);
     let answer = rest("reg.test", had).await;
     assert_eq!((answer.status, answer.whole), (206, false), "it gets further");
     assert!(answer.body.len() > 500_000 && layer[had..].starts_with(&answer.body));
+    let more = had + answer.body.len();
+    assert_eq!(rest("reg.test", more).await.status, 404, "nothing comes after that byte");
+    let head =
+        client.head(format!("http://{}/v2/team/app/blobs/{}?ns=reg.test", node.mirrors()[0], layers[0]));
+    assert_eq!(head.send().await.expect("answers").status().as_u16(), 404, "as Docker asks");
+    let asked = registry.asked().len();
+    assert_eq!(rest("reg.test", more).await.status, 404);
+    assert_eq!(registry.asked().len(), asked, "nor is it asked for at once");
+    let answer = rest("other.test", more).await;
+    assert_eq!((answer.status, answer.whole), (206, false), "of another host it is a first time");
     breaks_at(0);
     let answer = rest("reg.test", had).await;
     assert!(answer.whole && answer.body == layer[had..]);
