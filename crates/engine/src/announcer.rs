@@ -75,7 +75,7 @@ impl Announcer {
         self.send(Command::Completed(info_hash)).await;
     }
 
-    /// Nobody who is known has what is missing: others are asked for, without waiting for the interval's end.
+    /// Nobody who is known gives what is missing: others are asked for, without waiting for the interval's end.
     pub(crate) async fn seek(&self, info_hash: InfoHash) {
         self.send(Command::Seek(info_hash)).await;
     }
@@ -331,7 +331,7 @@ impl Task {
                 if let Some(torrent) = torrent.filter(|t| t.totals().2 > 0) {
                     let (nobody, stuck) = {
                         let inner = torrent.lock();
-                        (inner.links.is_empty(), inner.swarm.is_stuck())
+                        (inner.links.is_empty(), inner.starves || inner.swarm.is_stuck())
                     };
                     torrent.add_peers(response.peers.iter().map(|peer| peer.addr));
                     // Who is told of for the first time may have it all.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use metainfo::InfoHash;
-use swarm::{PeerKey, PieceSet, Swarm, Time};
+use swarm::{PeerKey, PieceSet, Swarm};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Notify,
@@ -44,8 +44,8 @@ const REST: Duration = Duration::from_secs(30);
 const STOP: Duration = Duration::from_secs(5);
 /// At least this often a torrent with connections is looked at.
 const LOOK: Duration = Duration::from_secs(1);
-/// After how long a torrent of which nobody has what is missing looks for others.
-const STUCK: Duration = Duration::from_secs(5);
+/// After how long a torrent that is not whole, and of which peers give nothing, looks for others.
+const STARVED: Duration = Duration::from_secs(5);
 
 /// How long the shelf may take to find a torrent.
 const SHELF: Duration = Duration::from_secs(10);
@@ -489,7 +489,9 @@ async fn answer(shared: &Arc<Shared>, mut stream: TcpStream, address: SocketAddr
 
 /// A torrent's own task: its timers, its dials, its end.
 async fn drive(shared: Arc<Shared>, torrent: Arc<Torrent>, rests: bool) {
-    let (mut idle_since, mut stuck_since) = (None, None);
+    let mut idle_since = None;
+    // What peers had given when that was last looked at and had changed, and whether others were asked for since.
+    let (mut came, mut came_at, mut sought) = (0, shared.clock.now(), false);
     loop {
         let now = shared.clock.now();
         let (connected, next) = torrent.act(|inner, now| {
@@ -499,19 +501,23 @@ async fn drive(shared: Arc<Shared>, torrent: Arc<Torrent>, rests: bool) {
             let next = [inner.swarm.next_tick(), inner.candidates.next_try()].into_iter().flatten().min();
             (inner.links.len(), next)
         });
-        let (complete, stuck) = {
-            let inner = torrent.lock();
-            (inner.swarm.is_complete(), inner.swarm.is_stuck())
+        let (complete, starves) = {
+            let mut inner = torrent.lock();
+            let (complete, down) = (inner.swarm.is_complete(), inner.swarm.totals().0);
+            if complete || down != came {
+                (came, came_at, sought) = (down, now, false);
+            }
+            // Judged by what came: anybody can say that he has everything.
+            inner.starves = !complete && now.since(came_at) >= STARVED;
+            (complete, inner.starves)
         };
         say_complete(&shared, &torrent).await;
         if !complete {
             dial(&shared, &torrent);
         }
-        if !stuck {
-            stuck_since = None;
-        } else if now.since(*stuck_since.get_or_insert(now)) >= STUCK {
+        if starves && !sought {
             // Again only after it has gone on.
-            stuck_since = Some(Time(u64::MAX));
+            sought = true;
             shared.announcer.seek(torrent.info_hash()).await;
         }
         let since = if connected > 0 { None } else { Some(*idle_since.get_or_insert(now)) };

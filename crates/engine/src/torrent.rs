@@ -123,6 +123,8 @@ pub(crate) struct Inner {
     pub(crate) links: HashMap<PeerKey, Handle>,
     pub(crate) candidates: Candidates,
     pub(crate) bans: Bans,
+    /// Something is missing, and nothing has come from peers for a while, whatever they say that they have.
+    pub(crate) starves: bool,
     next_reader: u64,
 }
 
@@ -199,6 +201,7 @@ impl Torrent {
             links: HashMap::new(),
             candidates: Candidates::default(),
             bans: Bans::default(),
+            starves: false,
             next_reader: 0,
         };
         let (inner, wake) = (Mutex::new(inner), Notify::new());

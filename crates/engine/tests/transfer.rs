@@ -430,3 +430,38 @@ async fn a_download_that_ends_together_with_its_engine_is_told_of_as_complete() 
     }
     seed.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_claims_all_pieces_and_gives_none_keeps_nobody_from_finding_the_seed() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(from.path().join("file"), noise(1_000_000, 12)).unwrap();
+    let mut torrent = torrent_of(&from.path().join("file"), &Options::default());
+    let one = engine().await;
+    let known = Arc::new(Mutex::new(Vec::new()));
+    torrent.trackers = vec![vec![tracker(known.clone()).await.0]];
+    let leech = one.add(leech_spec(&torrent, to.path())).await.unwrap();
+    let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let mut liar = shake(here, &one, &torrent, [9; 12]).await;
+    let pieces = torrent.info.geometry.piece_count();
+    let mut bits = vec![0xff_u8; pieces.div_ceil(8) as usize];
+    if let Some(last) = bits.last_mut() {
+        *last <<= (8 - pieces % 8) % 8;
+    }
+    let bitfield = [&(1 + pieces.div_ceil(8)).to_be_bytes()[..], &[5], &bits].concat();
+    liar.write_all(&bitfield).await.expect("it is listened to");
+    let believed = async {
+        while !leech.peers().iter().any(|(peer, _)| peer.pieces == pieces) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(DEADLINE, believed).await.expect("it is believed");
+    let seed = engine().await;
+    torrent.trackers.clear();
+    seed.add(seed_spec(&torrent, from.path())).await.unwrap();
+    known.lock().unwrap().push(seed.listen());
+    assert_eq!(complete(&leech).await, TorrentState::Complete);
+    drop(liar);
+    for engine in [one, seed] {
+        engine.stop().await;
+    }
+}

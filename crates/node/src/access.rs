@@ -42,8 +42,8 @@ pub(crate) struct Access {
     /// Places that give nothing to those who show nothing, and the challenge that comes instead.
     closed: Mutex<HashMap<Place, (Instant, Option<String>)>>,
     asking: Singles<Question, Verdict>,
-    /// Blobs that began to come from where anybody is given them.
-    begun: Mutex<HashMap<Digest, (Instant, ())>>,
+    /// Whose bytes blobs were begun with that are not whole, where anybody is given them.
+    begun: Mutex<HashMap<Digest, (Instant, Begun)>>,
     /// Makes what is remembered of an authorization useless elsewhere.
     salt: [u8; 32],
 }
@@ -61,6 +61,15 @@ enum Who {
     Own,
     /// Who shows the authorization of this salted hash.
     Client(Digest),
+}
+
+/// Whose bytes a blob was begun with.
+#[derive(Clone, PartialEq, Eq)]
+enum Begun {
+    /// A listed registry's, or a swarm's.
+    Listed,
+    /// Those of a host that is not listed.
+    Other(String),
 }
 
 type Verdict = Result<Granted, OriginError>;
@@ -140,9 +149,6 @@ impl Inner {
         let (answer, rights) = self.with_rights(&place, &flight.asker, ask).await?;
         let Granted { rights, public, .. } =
             self.note_granted(repository, flight.digest, &flight.asker, rights);
-        if public {
-            put(&self.access.begun, flight.digest, (), |()| LATELY);
-        }
         flight.settle(rights, public);
         Ok(answer)
     }
@@ -252,10 +258,33 @@ impl Inner {
         verdict
     }
 
-    /// Whether what is here of a blob that was broken off may be gone on from, for whoever the flight is for: the word of
-    /// a registry that is not listed is no leave to read what came from another.
-    pub(crate) fn may_resume(&self, flight: &Flight) -> bool {
-        self.is_of_listed(flight) || lock(&self.access.begun).contains_key(&flight.digest)
+    /// Whether what is here of a blob that was broken off may be gone on from, for whoever the flight is for, who is shown
+    /// it at once. What came from a listed registry is for whom a listed one gives it; the word of another is no leave to
+    /// read it, and its bytes are for its own clients.
+    pub(crate) async fn may_resume(self: &Arc<Self>, flight: &Flight) -> Result<bool, OriginError> {
+        let begun = lock(&self.access.begun).get(&flight.digest).map(|(_, begun)| begun.clone());
+        let listed = self.is_of_listed(flight);
+        match begun {
+            Some(Begun::Other(host)) => return Ok(host == flight.home.host()),
+            None if listed && flight.rights().is_none() => {
+                let Flight { asker, digest, want, .. } = flight;
+                let granted = self.may_have(asker, flight.repository()?, *digest, want).await?;
+                flight.settle(granted.rights, granted.public);
+            }
+            _ => {}
+        }
+        Ok(listed)
+    }
+
+    /// Notes whose bytes a flight's blob is begun with, while nobody else works on it; `proven` are those of a swarm.
+    pub(crate) fn note_begun(&self, flight: &Flight, proven: bool) {
+        let listed = proven || self.is_of_listed(flight);
+        let begun = if listed { Begun::Listed } else { Begun::Other(flight.home.host().to_owned()) };
+        if flight.told().1 {
+            put(&self.access.begun, flight.digest, begun, |_| LATELY);
+        } else {
+            lock(&self.access.begun).remove(&flight.digest);
+        }
     }
 
     /// Whether a client of `home` may be shown what a flight brings before it is proven. A wrong byte shows only at the
@@ -274,8 +303,13 @@ impl Inner {
     }
 
     fn is_of_listed(&self, flight: &Flight) -> bool {
-        let endpoint = |repository: &Repository| self.origin.endpoint(&repository.into());
-        flight.repository().is_ok_and(|repository| endpoint(repository).is_ok_and(|known| known.listed))
+        self.is_listed(&flight.home)
+    }
+
+    /// Whether a place is a registry that the configuration lists.
+    pub(crate) fn is_listed(&self, home: &Home) -> bool {
+        let Home::Registry(repository) = home else { return false };
+        self.origin.endpoint(&repository.into()).is_ok_and(|known| known.listed)
     }
 
     /// Notes that a registry has given something to an asker, or would have.

@@ -55,11 +55,16 @@ use crate::{
 const SIZE: Duration = Duration::from_secs(2);
 /// How long the disk may take to say whether a blob is there. Past it clients are served past it for a while.
 const DISK: Duration = Duration::from_secs(5);
-/// For how long it is remembered that a host gave wrong bytes for a blob.
-const WRONG: Duration = Duration::from_secs(60);
-/// How long a client waits for all of a blob that came wrong the last time, to be told that it is not here where it comes
-/// wrong again: Docker leaves at once then, and asks five times more for what is cut short.
+/// For how long it is remembered what went wrong with a blob of a host.
+const LATELY: Duration = Duration::from_secs(60);
+/// How long a client waits for all of a blob that came wrong the last time, or for what comes after the byte at which it
+/// broke off, to be told that it is not here where that happens again: Docker leaves at once then, and asks five times
+/// more for what is cut short.
 const PROOF: Duration = Duration::from_secs(20);
+/// For how long the rest of what broke off twice at the same byte is not here.
+const STUCK: Duration = Duration::from_secs(30);
+/// What comes after that byte is worth an answer when it is this much.
+const HEADWAY: u64 = 64 * 1024;
 
 /// The content service. Cheap to share.
 #[derive(Clone)]
@@ -97,10 +102,31 @@ pub(crate) struct Inner {
     pub(crate) disk: Breaker,
     /// What peers give.
     pub(crate) swarms: Breaker,
-    /// Blobs for which a host gave wrong bytes lately: no other host's word for them is touched by that.
-    pub(crate) wrong: Mutex<HashMap<(String, Digest), (Instant, ())>>,
+    /// What went wrong lately with blobs of hosts: no other host's word for them is touched by that.
+    pub(crate) troubles: Mutex<HashMap<(String, Digest), (Instant, Trouble)>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
+}
+
+/// What went wrong with a blob of a host.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// Its bytes were not the blob's.
+    Wrong,
+    /// All attempts ended at this byte.
+    Broken(u64),
+    /// Those that were made for the rest have ended there too, and brought nothing after this byte.
+    Stuck(u64),
+}
+
+impl Trouble {
+    /// For how long it is remembered.
+    const fn life(self) -> Duration {
+        match self {
+            Self::Wrong | Self::Broken(_) => LATELY,
+            Self::Stuck(_) => STUCK,
+        }
+    }
 }
 
 impl Inner {
@@ -119,9 +145,41 @@ impl Inner {
         asker: &Asker,
     ) -> (Arc<Flight>, bool) {
         let mut flights = self.flights();
-        if let Some(flight) = flights.get(&digest) {
-            return (flight.clone(), false);
+        match flights.get(&digest) {
+            Some(flight) => (flight.clone(), false),
+            None => (self.take_off(&mut flights, (home, digest, want, asker), None), true),
         }
+    }
+
+    /// The same for whom another's flight from a place that is not listed is in the way, and of whom it is known that a
+    /// listed registry gives them the blob: that flight ends, so that it does not keep a better one from bringing the
+    /// blob. Else it stays.
+    pub(crate) fn better_flight(
+        self: &Arc<Self>,
+        before: &Arc<Flight>,
+        home: &Home,
+        want: Want,
+        asker: &Asker,
+    ) -> (Arc<Flight>, bool) {
+        let mut flights = self.flights();
+        let is_last = flights.get(&before.digest).is_some_and(|last| Arc::ptr_eq(last, before));
+        // What is here already, or comes from the swarm, is not slow for want of a better place.
+        let stays = before.want.is_here() || before.progress().borrow().torrent.is_some();
+        if stays || !is_last || !self.is_listed(home) {
+            drop(flights);
+            return self.flight(home, before.digest, want, asker);
+        }
+        before.displace();
+        (self.take_off(&mut flights, (home, before.digest, want, asker), Some(before.clone())), true)
+    }
+
+    /// Begins a flight, once the one before it has ended.
+    fn take_off(
+        self: &Arc<Self>,
+        flights: &mut HashMap<Digest, Arc<Flight>>,
+        (home, digest, want, asker): (&Home, Digest, Want, &Asker),
+        before: Option<Arc<Flight>>,
+    ) -> Arc<Flight> {
         let tracer = self.traces.begin(digest, &home.to_string(), want.word());
         let flight = Arc::new(Flight::new(digest, home.clone(), want, asker.clone(), tracer));
         flights.insert(digest, flight.clone());
@@ -129,12 +187,18 @@ impl Inner {
         self.tasks.spawn(async move {
             let mut landing = Landing { inner, flight: for_task, outcome: Err(FetchError::Stopped) };
             let stop = landing.inner.stop.clone();
+            let fetched = async {
+                match before {
+                    Some(before) if before.finished().await.is_ok() => Ok(()),
+                    _ => fetch::run(&landing.inner, &landing.flight).await,
+                }
+            };
             landing.outcome = tokio::select! {
-                outcome = fetch::run(&landing.inner, &landing.flight) => outcome,
+                outcome = fetched => outcome,
                 () = stop.cancelled() => Err(FetchError::Stopped),
             };
         });
-        (flight, true)
+        flight
     }
 
     /// Whether an asker may have what another's flight brings.
@@ -357,9 +421,19 @@ impl MirrorContent for Content {
             }
             return Ok(BlobHead { size: blob.size, media_type: blob.media_type });
         }
-        if inner.was_wrong(home, digest) {
-            // Docker asks so before each attempt, and goes elsewhere at once.
-            return Err(ContentError::NotFound);
+        // Docker asks so before each attempt, and goes elsewhere at once where it is not here.
+        match (inner.trouble(home, digest), home) {
+            (Some(Trouble::Wrong), _) | (Some(Trouble::Stuck(_)), Home::Registry(_)) => {
+                return Err(ContentError::NotFound);
+            }
+            (Some(Trouble::Broken(at)), Home::Registry(_)) => {
+                let (flight, _) = inner.flight(home, *digest, Want::Blob, asker);
+                if !inner.goes_on(&flight, at).await {
+                    inner.note_trouble(home, *digest, Trouble::Stuck(at));
+                    return Err(ContentError::NotFound);
+                }
+            }
+            _ => {}
         }
         if let Some(directory) = &inner.directory
             && let Ok(Some(entry)) = directory.get(digest).await
@@ -396,31 +470,59 @@ impl MirrorContent for Content {
         if inner.disk.is_open() {
             return direct(inner.size_of(asker, home, *digest).await?);
         }
-        let was_wrong = inner.was_wrong(home, digest);
+        let trouble = inner.trouble(home, digest);
+        let was_wrong = trouble == Some(Trouble::Wrong);
         // The rest of what was cut short for its wrong bytes would be cut again.
         if was_wrong && range.is_some_and(ByteRange::is_resumption) {
             return Err(ContentError::NotFound);
         }
-        let (mut flight, ours) = inner.flight(home, *digest, Want::Blob, asker);
-        if !ours && !inner.is_believed(&flight, home) {
-            return direct(inner.size_of(asker, home, *digest).await?);
-        }
-        if !ours && let Err(error) = inner.join(&flight, home, asker).await.map_err(ContentError::from) {
-            if beside(&error) {
-                return direct(inner.size_of(asker, home, *digest).await?);
+        // The rest of what broke off is asked for as long as that brings any of it.
+        let broke = match (trouble, range, home) {
+            (Some(Trouble::Stuck(at)), Some(ByteRange::From(first)), Home::Registry(_)) if first >= at => {
+                return Err(ContentError::NotFound);
             }
-            return Err(error);
+            (
+                Some(Trouble::Broken(_) | Trouble::Stuck(_)),
+                Some(ByteRange::From(first)),
+                Home::Registry(_),
+            ) => Some(first).filter(|first| *first > 0),
+            _ => None,
+        };
+        let (mut flight, mut ours) = inner.flight(home, *digest, Want::Blob, asker);
+        if !ours && !inner.is_believed(&flight, home) {
+            let size = inner.size_of(asker, home, *digest).await?;
+            (flight, ours) = inner.better_flight(&flight, home, Want::Blob, asker);
+            if !ours && !inner.is_believed(&flight, home) {
+                return direct(size);
+            }
         }
-        let mut progress = inner.told(&flight).await;
-        if let (false, Some(Err(FetchError::Origin(error)))) = (ours, &progress.outcome)
-            && is_refusal(error)
-        {
-            // That flight was for somebody who may not have it, and we may.
-            (flight, _) = inner.flight(home, *digest, Want::Blob, asker);
-            progress = inner.told(&flight).await;
-        }
+        let mut tries = 0;
+        let mut progress = loop {
+            if !ours && let Err(error) = inner.join(&flight, home, asker).await.map_err(ContentError::from) {
+                if beside(&error) {
+                    return direct(inner.size_of(asker, home, *digest).await?);
+                }
+                return Err(error);
+            }
+            let progress = inner.told(&flight).await;
+            tries += 1;
+            match &progress.outcome {
+                // That flight was for somebody who may not have it, and we may.
+                Some(Err(FetchError::Origin(error))) if tries < 3 && !ours && is_refusal(error) => {}
+                // A better one is under way.
+                Some(Err(FetchError::Displaced)) if tries < 3 => {}
+                _ => break progress,
+            }
+            (flight, ours) = inner.flight(home, *digest, Want::Blob, asker);
+        };
         if was_wrong && progress.outcome.is_none() && timeout(PROOF, flight.finished()).await.is_ok() {
             progress = flight.progress().borrow().clone();
+        }
+        if let Some(first) = broke
+            && !inner.goes_on(&flight, first).await
+        {
+            inner.note_trouble(home, *digest, Trouble::Stuck(first));
+            return Err(ContentError::NotFound);
         }
         let Progress { size, outcome, media_type, .. } = progress;
         match (size, outcome) {
@@ -439,10 +541,10 @@ impl MirrorContent for Content {
                 error => Err(error),
             },
             // It came between the two looks.
-            (None, Some(Ok(()))) => {
-                let stored = inner.stored_blob(home, digest, asker, range).await?;
-                stored.ok_or_else(|| ContentError::Internal("blob lost".into()))
-            }
+            (None, Some(Ok(()))) => match inner.stored_blob(home, digest, asker, range).await {
+                Err(error) if beside(&error) => direct(inner.size_of(asker, home, *digest).await?),
+                stored => stored?.ok_or_else(|| ContentError::Internal("blob lost".into())),
+            },
             // Another node fetches it, perhaps for long; its size costs the origin little.
             (None, None) => {
                 let size = inner.size_of(asker, home, *digest).await?;
@@ -496,10 +598,29 @@ impl Inner {
         Ok(Some(BlobAnswer { size: blob.size, span, media_type: blob.media_type, body }))
     }
 
-    /// Whether the host of a place gave wrong bytes for a blob lately.
-    fn was_wrong(&self, home: &Home, digest: &Digest) -> bool {
-        let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-        wrong.get(&(home.host().to_owned(), *digest)).is_some_and(|(at, ())| at.elapsed() < WRONG)
+    /// What went wrong lately with a blob of the host of a place.
+    fn trouble(&self, home: &Home, digest: &Digest) -> Option<Trouble> {
+        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, trouble) = troubles.get(&(home.host().to_owned(), *digest))?;
+        (at.elapsed() < trouble.life()).then_some(*trouble)
+    }
+
+    fn note_trouble(&self, home: &Home, digest: Digest, trouble: Trouble) {
+        put(&self.troubles, (home.host().to_owned(), digest), trouble, |trouble| trouble.life());
+    }
+
+    /// Whether a flight brings more than a client had got when another broke off, or may still: its registry may be slow,
+    /// and a swarm has its own time.
+    async fn goes_on(&self, flight: &Flight, first: u64) -> bool {
+        let enough = first.saturating_add(HEADWAY);
+        let known = |progress: &Progress| {
+            progress.prefix >= enough || progress.torrent.is_some() || progress.outcome.is_some()
+        };
+        let mut progress = flight.progress();
+        let Ok(Ok(progress)) = timeout(PROOF, progress.wait_for(known)).await else { return true };
+        let failed =
+            matches!(&progress.outcome, Some(Err(FetchError::Origin(error))) if error.is_transient());
+        progress.prefix >= enough || !failed
     }
 
     /// Whether the configuration lets this place be asked.
@@ -511,7 +632,7 @@ impl Inner {
     }
 
     /// [`Inner::may_have`] of what lives anywhere.
-    async fn may_have_of(
+    pub(crate) async fn may_have_of(
         self: &Arc<Self>,
         asker: &Asker,
         home: &Home,
@@ -576,20 +697,31 @@ impl Drop for Landing {
     fn drop(&mut self) {
         let outcome = std::mem::replace(&mut self.outcome, Ok(()));
         let (digest, home) = (self.flight.digest, &self.flight.home);
+        let Progress { size, prefix, .. } = *self.flight.progress().borrow();
         if outcome.is_ok() {
             tracing::info!(%digest, %home, "fetched");
             self.inner.came.notify_one();
         }
         if let Err(error) = &outcome {
             tracing::warn!(%digest, %home, "not fetched: {error}");
-            if error.is_wrong() {
-                put(&self.inner.wrong, (home.host().to_owned(), digest), (), |()| WRONG);
+            let trouble = match error {
+                error if error.is_wrong() => Some(Trouble::Wrong),
+                FetchError::Origin(error) if error.is_transient() && prefix > 0 => {
+                    Some(Trouble::Broken(prefix))
+                }
+                _ => None,
+            };
+            if let Some(trouble) = trouble {
+                self.inner.note_trouble(home, digest, trouble);
             }
         }
-        let size = self.flight.progress().borrow().size;
         self.flight.tracer.end(size, outcome.as_ref().err().map(ToString::to_string));
         // What is here by then is found in the store; what failed may be tried anew.
-        self.inner.flights().remove(&self.flight.digest);
+        let mut flights = self.inner.flights();
+        if flights.get(&digest).is_some_and(|last| Arc::ptr_eq(last, &self.flight)) {
+            flights.remove(&digest);
+        }
+        drop(flights);
         self.inner.landed(&self.flight, &outcome);
         self.flight.update(|progress| progress.outcome = Some(outcome));
     }

@@ -41,7 +41,8 @@ pub(crate) async fn run(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<(), 
         // Only where another has the lease does the directory keep a claim waiting.
         let kind = if wait.is_zero() { SpanKind::Directory } else { SpanKind::Lease };
         let mut span = flight.tracer.span(kind);
-        let claim = claim(inner, directory, flight, right, wait, stale).await;
+        let claim = async { Ok(claim(inner, directory, flight, right, wait, stale).await) };
+        let claim = flight.unless_displaced(claim).await?;
         span.note(match &claim {
             Ok(Claim::Known(entry)) if entry.content.is_empty() => "known: a swarm has it".to_owned(),
             Ok(Claim::Known(_)) => "known: the directory has all of it".to_owned(),

@@ -11,6 +11,7 @@ use hash::Digest;
 use mirror::{Asker, ContentError};
 use origin::{Home, OriginError, Place, Repository, Rights};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     content::{now, now_ms},
@@ -31,6 +32,8 @@ pub(crate) struct Flight {
     /// With whose rights the origin is asked, once that is known.
     rights: OnceLock<Rights>,
     progress: watch::Sender<Progress>,
+    /// A better place is known: it is to end.
+    displaced: CancellationToken,
     /// What is done for it.
     pub(crate) tracer: Tracer,
     /// How many bytes had come from the origin at what time.
@@ -95,7 +98,8 @@ pub(crate) struct Progress {
 impl Flight {
     pub(crate) fn new(digest: Digest, home: Home, want: Want, asker: Asker, tracer: Tracer) -> Self {
         let (rights, progress, came) = (OnceLock::new(), watch::Sender::default(), Mutex::default());
-        Self { digest, home, want, asker, started: now(), rights, progress, tracer, came }
+        let displaced = CancellationToken::new();
+        Self { digest, home, want, asker, started: now(), rights, progress, displaced, tracer, came }
     }
 
     /// Notes that so many bytes from the start have come from the origin by now.
@@ -152,6 +156,22 @@ impl Flight {
         (progress.media_type.clone(), progress.public == Some(true))
     }
 
+    /// Bids it end, and leave nothing behind: a better place is known.
+    pub(crate) fn displace(&self) {
+        self.displaced.cancel();
+    }
+
+    /// Does something for it, as long as no better place is known.
+    pub(crate) async fn unless_displaced<T>(
+        &self,
+        work: impl Future<Output = Result<T, FetchError>>,
+    ) -> Result<T, FetchError> {
+        tokio::select! {
+            done = work => done,
+            () = self.displaced.cancelled() => Err(FetchError::Displaced),
+        }
+    }
+
     /// Waits for the end.
     pub(crate) async fn finished(&self) -> Result<(), FetchError> {
         let mut progress = self.progress();
@@ -190,6 +210,8 @@ pub(crate) enum FetchError {
     Swarm(String),
     #[error("what was here of it does not fit what the origin has")]
     Misfit,
+    #[error("a listed registry has it too, and is asked instead")]
+    Displaced,
     #[error("the node is stopping")]
     Stopped,
 }

@@ -75,7 +75,8 @@ async fn manifest(
     let target = origin::Target::Digest(flight.digest);
     let (repository, target) = (flight.repository()?, &target);
     let ask = |origin: Origin| async move { origin.manifest(repository, target, accept).await };
-    let manifest = inner.ask_origin(flight, ask).await?;
+    let manifest = async { Ok(inner.ask_origin(flight, ask).await?) };
+    let manifest = flight.unless_displaced(manifest).await?;
     note_public(inner, flight);
     let torrent =
         inner.keep_small(manifest.digest, manifest.bytes.clone(), Some(&manifest.media_type)).await?;
@@ -87,17 +88,18 @@ async fn manifest(
 }
 
 async fn blob(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<BlobTorrent, FetchError> {
-    if !inner.may_resume(flight) {
-        let (store, digest) = (inner.store.clone(), flight.digest);
-        // One that somebody works on is not there to be gone on from either.
-        let _ = spawn_blocking(move || store.discard_partial(&digest)).await;
-    }
     // What an earlier attempt left knows the size, and only the rest is asked for. But it may have been begun on a
     // lie of the directory's; then it is thrown away, and everything asked for.
     if let Some(left) = left_over(inner, flight.digest).await {
-        match attempt(inner, flight, Some(left)).await {
-            Err(FetchError::Misfit) => flight.update(|progress| progress.prefix = 0),
-            outcome => return outcome,
+        if !inner.may_resume(flight).await? {
+            let (store, digest) = (inner.store.clone(), flight.digest);
+            // One that somebody works on is not there to be gone on from either.
+            let _ = spawn_blocking(move || store.discard_partial(&digest)).await;
+        } else {
+            match attempt(inner, flight, Some(left)).await {
+                Err(FetchError::Misfit) => flight.update(|progress| progress.prefix = 0),
+                outcome => return outcome,
+            }
         }
     }
     attempt(inner, flight, None).await
@@ -113,8 +115,12 @@ async fn attempt(
     let size = match left {
         Some(size) => size,
         None => {
-            let opened = open(inner, flight, 0).await?;
-            let size = size(inner, flight, &opened).await?;
+            let opened = async {
+                let opened = open(inner, flight, 0).await?;
+                let size = size(inner, flight, &opened).await?;
+                Ok((opened, size))
+            };
+            let (opened, size) = flight.unless_displaced(opened).await?;
             body = Some(opened);
             size
         }
@@ -123,9 +129,19 @@ async fn attempt(
     let begun = spawn_blocking(move || store.begin(&digest, size, metainfo::blob_piece_length(size)));
     let partial = match begun.await.map_err(FetchError::disk)? {
         Ok(partial) => partial,
-        Err(BeginError::Present(_)) => return inner.torrent_of(&digest).await,
+        Err(BeginError::Present(_)) => {
+            // It came another way meanwhile, and is for those for whom that was.
+            let store = inner.store.clone();
+            let blob = spawn_blocking(move || store.get(&digest)).await.map_err(FetchError::disk)?;
+            let public = blob.map_err(FetchError::disk)?.is_some_and(|blob| blob.public);
+            flight.update(|progress| progress.public = Some(public));
+            return inner.torrent_of(&digest).await;
+        }
         Err(error) => return Err(FetchError::disk(error)),
     };
+    if left.is_none() {
+        inner.note_begun(flight, false);
+    }
     let file = partial.file().clone();
     flight.update(|progress| {
         progress.size = Some(size);
@@ -148,10 +164,10 @@ async fn attempt(
         }
         send(&mut body, chunks).await
     };
-    let (sent, kept) = tokio::join!(sent, kept);
+    let (sent, kept) = tokio::join!(flight.unless_displaced(sent), kept);
     let (partial, torrent) = kept.map_err(FetchError::disk)??;
     if let Err(error) = sent {
-        if matches!(error, FetchError::Misfit) {
+        if matches!(error, FetchError::Misfit | FetchError::Displaced) {
             partial.discard();
         }
         return Err(error);

@@ -53,6 +53,7 @@ pub(crate) async fn fetch(inner: &Arc<Inner>, flight: &Arc<Flight>, entry: Entry
         Err(error) => Err(FetchError::disk(error)),
     });
     let Some((partial, have)) = begun.await.map_err(FetchError::disk)?? else { return Ok(()) };
+    inner.note_begun(flight, true);
     let file = partial.file().clone();
     flight.update(|progress| {
         progress.size = Some(size);

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use hash::Digest;
 use mirror::{Asker, ContentError, ManifestAnswer};
-use origin::{Endpoint, Freshness, Origin, OriginError, Repository, Target};
+use origin::{Endpoint, Freshness, Home, Origin, OriginError, Repository, Target};
 use serde::Deserialize;
 use tokio::{task::spawn_blocking, time::timeout};
 
@@ -201,16 +201,21 @@ impl Inner {
         if self.disk.is_open() {
             return self.unkept(repository, digest, asker).await;
         }
-        let (mut flight, ours) = self.flight(&repository.into(), digest, want.clone(), asker);
+        let home = Home::from(repository);
+        let (mut flight, mut ours) = self.flight(&home, digest, want.clone(), asker);
+        if !ours && !self.is_believed(&flight, &home) && self.is_listed(&home) {
+            self.may_have(asker, repository, digest, &want).await?;
+            (flight, ours) = self.better_flight(&flight, &home, want.clone(), asker);
+        }
         if !ours {
-            self.join(&flight, &repository.into(), asker).await?;
+            self.join(&flight, &home, asker).await?;
         }
         let mut outcome = timeout(PATIENCE, flight.finished()).await;
         if let (false, Ok(Err(FetchError::Origin(error)))) = (ours, &outcome)
             && is_refusal(error)
         {
             // That flight was for somebody who may not have it, and we may.
-            (flight, _) = self.flight(&repository.into(), digest, want.clone(), asker);
+            (flight, _) = self.flight(&home, digest, want.clone(), asker);
             outcome = timeout(PATIENCE, flight.finished()).await;
         }
         match outcome {

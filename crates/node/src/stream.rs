@@ -14,7 +14,7 @@ use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 use crate::{
     buffers,
     content::{Inner, count},
-    flight::{FetchError, Flight, Progress},
+    flight::{FetchError, Flight, Progress, Want},
     trace::OpenSpan,
 };
 
@@ -142,11 +142,21 @@ impl Follower {
                 (Some(Ok(())), _) => {
                     // It is whole, but this flight never had its file: it was in the store all along.
                     let stored = self.inner.stored(self.digest).await?;
-                    let (_, file) = stored.ok_or_else(|| ContentError::Internal("blob lost".into()))?;
+                    let (blob, file) = stored.ok_or_else(|| ContentError::Internal("blob lost".into()))?;
+                    let (inner, want) = (&self.inner, &Want::Blob);
+                    if !blob.public
+                        && inner.may_have_of(&self.asker, &self.home, self.digest, want).await.is_err()
+                    {
+                        // It came another way, for others: there is what their own place gives them.
+                        self.direct = Some(None);
+                        continue;
+                    }
                     break read(file, self.at, self.end - self.at).await?;
                 }
                 // The origin's bytes were wrong: the rest of them must not make a whole of it.
                 (Some(Err(error)), _) if error.is_wrong() => return Err(error.clone().into()),
+                // Nor must what a better place gives make a whole of what this one has given.
+                (Some(Err(error @ FetchError::Displaced)), _) => return Err(error.clone().into()),
                 // It was asked as often as it makes sense.
                 (Some(Err(FetchError::Origin(error))), _) if error.is_transient() => {
                     return Err(error.clone().into());

@@ -65,6 +65,30 @@ async fn what_is_here_is_given_to_those_whom_the_registry_would_give_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_beginning_of_what_broke_off_is_shown_to_nobody_before_the_registry_says_that_they_may_have_it() {
+    let registry = Registry::start().await;
+    let layer = noise(3_000_000, 10);
+    let (_, digests) = registry.add_image(std::slice::from_ref(&layer));
+    registry.shop.closed.lock().expect("unpoisoned").insert("app".into(), ALICE.into());
+    let blob = format!("blobs/{}", digests[0]);
+    let (node, _dir) = lone_node(&registry).await;
+    registry.shop.breaks_at.store(2_500_000, Ordering::Relaxed);
+    assert!(!fetch_as(&node, "app", &blob, Some(ALICE)).await.whole);
+    for shown in [None, Some(MALLORY)] {
+        let answer = fetch_as(&node, "app", &blob, shown).await;
+        assert_eq!(answer.status, 401, "{shown:?}");
+        assert!(!answer.body.windows(100).any(|part| part == &layer[..100]), "{shown:?}");
+    }
+    registry.shop.breaks_at.store(0, Ordering::Relaxed);
+    assert_eq!(fetch_as(&node, "app", &blob, Some(ALICE)).await.body, layer);
+    assert!(
+        sent(&registry, &layer) < 2 * layer.len() as u64 - 2_000_000,
+        "what was here is not asked for again"
+    );
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_right_to_another_repository_is_none_to_this_ones_content() {
     let (registry, layer, blob) = closed_registry().await;
     registry.shop.empty.lock().expect("unpoisoned").insert("other".into());

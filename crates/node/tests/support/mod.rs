@@ -50,6 +50,8 @@ pub(crate) struct Shop {
     pub(crate) sent: Mutex<HashMap<String, u64>>,
     /// Blobs come with one bit changed.
     pub(crate) lies: AtomicBool,
+    /// Bodies of blobs break off at this byte of the blob; 0 for none.
+    pub(crate) breaks_at: AtomicU64,
     /// Bytes per second, or 0 for no limit.
     pub(crate) rate: AtomicU64,
     /// Repositories that are not for everybody, and the `Authorization` that each takes.
@@ -190,9 +192,15 @@ async fn blob(
     let from = range.and_then(|r| r.strip_prefix("bytes=")?.split('-').next()?.parse::<usize>().ok());
     let rest = Bytes::from(bytes.split_off(from.unwrap_or(0)));
     let length = rest.len();
-    let body = Body::from_stream(stream::unfold((rest, shop, digest), async |(mut rest, shop, digest)| {
+    let breaks_at = shop.breaks_at.load(Ordering::Relaxed) as usize;
+    let given = if breaks_at > 0 { breaks_at.saturating_sub(from.unwrap_or(0)).min(length) } else { length };
+    let (rest, breaks) = (rest.slice(..given), given < length);
+    let begun = (rest, shop, digest, breaks);
+    let body = Body::from_stream(stream::unfold(begun, async |(mut rest, shop, digest, breaks)| {
         if rest.is_empty() {
-            return None;
+            // What was given before goes out first.
+            tokio::time::sleep(Duration::from_millis(if breaks { 50 } else { 0 })).await;
+            return breaks.then(|| (Err(std::io::Error::other("broken")), (rest, shop, digest, false)));
         }
         let rate = shop.rate.load(Ordering::Relaxed);
         let chunk = rest.split_to(rest.len().min(64 * 1024));
@@ -200,7 +208,7 @@ async fn blob(
             tokio::time::sleep(Duration::from_secs_f64(chunk.len() as f64 / rate as f64)).await;
         }
         *shop.sent.lock().expect("unpoisoned").entry(digest.clone()).or_default() += chunk.len() as u64;
-        Some((Ok::<_, std::convert::Infallible>(chunk), (rest, shop, digest)))
+        Some((Ok(chunk), (rest, shop, digest, breaks)))
     }));
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_LENGTH, length.into());

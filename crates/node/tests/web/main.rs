@@ -25,6 +25,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
+use tokio_util::sync::CancellationToken;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repository_leaves_its_server_once_and_the_fleet_has_it_without() {
@@ -248,6 +249,93 @@ async fn a_place_that_is_not_listed_decides_for_no_client_of_another() {
     assert!(!lie.await.expect("ends").whole);
     first.stop().await;
     second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_place_that_is_not_listed_does_not_keep_a_blob_from_being_kept() {
+    let (web, registry) = (Web::start().await, Registry::start().await);
+    let layer = noise(3_000_000, 24);
+    let (_, digests) = registry.add_image(std::slice::from_ref(&layer));
+    let path = format!("/by-hash/{}", digests[0].hex());
+    let gate = CancellationToken::new();
+    let file = File { bytes: layer.clone().into(), halts: Some(gate.clone()), ..File::default() };
+    web.put_file(&path, file);
+    let ((_tracker, announce), one) = (tracker().await, tempdir().expect("temp"));
+    let node = support::node_with(one.path(), &announce, &registry, |config| {
+        config.proxy.enabled = true;
+        config.proxy.private_hosts.push(web.address.to_string());
+        config.proxy.rules = vec![rule(web.url("/by-hash/{sha256}"))];
+    })
+    .await;
+    let (proxy, url) = (through(&node), web.url(&path));
+    let slow = tokio::spawn(async move { ask(proxy.get(url)).await });
+    let begun = async {
+        while web.sent(&path) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), begun).await.expect("it is asked");
+    for _ in 0..2 {
+        let answer = fetch_as(&node, "app", &format!("blobs/{}", digests[0]), None).await;
+        assert!(answer.whole && answer.body == layer);
+    }
+    assert_eq!(registry.sent(&digests[0]), layer.len() as u64, "one copy, which is kept");
+    // Whoever was given a part of what nothing had proven comes back for the rest.
+    let part = slow.await.expect("ends");
+    assert!(!part.whole && layer.starts_with(&part.body));
+    let rest = through(&node).get(web.url(&path)).header("range", format!("bytes={}-", part.body.len()));
+    let rest = ask(rest).await;
+    assert!(rest.whole && rest.body == layer[part.body.len()..]);
+    gate.cancel();
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_to_be_here_for_others_while_a_server_lets_wait_is_not_given_in_its_name() {
+    let (web, registry) = (Web::start().await, Registry::start().await);
+    let (layer, other) = (noise(20_000_000, 25), vec![0; 20_000_000]);
+    let (_, digests) = registry.add_image(std::slice::from_ref(&layer));
+    registry.shop.closed.lock().expect("unpoisoned").insert("app".into(), "Basic eA==".into());
+    let (folder, _) = support::lender(&layer);
+    let gate = CancellationToken::new();
+    let base64 = base64::engine::general_purpose::STANDARD.encode(digests[0].as_bytes());
+    let headers = vec![("repr-digest", format!("sha-256=:{base64}:"))];
+    let file = File { bytes: other.clone().into(), headers, waits: Some(gate.clone()), ..File::default() };
+    web.put_file("/a", file);
+    let (_tracker, announce) = support::tracker_with(Some("sesame".to_owned())).await;
+    let one = tempdir().expect("temp");
+    let node = support::node_with(one.path(), &announce, &registry, |config| {
+        let file = one.path().join("token");
+        std::fs::write(&file, "sesame").expect("writes");
+        config.directory_token_file = Some(file);
+        config.store.borrow = vec![folder.path().to_owned()];
+        config.proxy.enabled = true;
+        config.proxy.private_hosts.push(web.address.to_string());
+        config.proxy.rules = vec![rule(web.url("/a"))];
+    })
+    .await;
+    let (proxy, url) = (through(&node), web.url("/a"));
+    let asked = tokio::spawn(async move { ask(proxy.get(url)).await });
+    let base = announce.trim_end_matches("/announce").to_owned();
+    let directory = api::DirectoryClient::new([base], Some("sesame")).expect("client");
+    // The second time for its length, by when the client waits.
+    let heads =
+        || web.folder.asked.lock().expect("unpoisoned").iter().filter(|(how, ..)| how == "HEAD").count();
+    let borrowed = async {
+        while directory.get(&digests[0]).await.expect("answers").is_none() || heads() < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), borrowed).await.expect("it is borrowed and offered");
+    gate.cancel();
+    let answer = asked.await.expect("ends");
+    assert!(answer.body != layer, "the server never had it");
+    assert!(other.starts_with(&answer.body), "it gave this");
+    let blob = format!("blobs/{}", digests[0]);
+    assert_eq!(fetch_as(&node, "app", &blob, None).await.status, 401, "nor is it for everybody now");
+    let entry = directory.get(&digests[0]).await.expect("answers");
+    assert_eq!(entry.map(|entry| entry.public), Some(false));
+    node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,7 @@ use futures_util::{StreamExt as _, stream};
 use hash::Digest;
 use longshore_node::{Config, Node, OstreeConfig, RuleConfig};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{self, Answer, Registry, ask};
 
@@ -48,6 +49,10 @@ pub(crate) struct File {
     pub(crate) unsized_: bool,
     /// Is given slowly to the first who asks.
     pub(crate) slow: bool,
+    /// Answers to GET wait for this.
+    pub(crate) waits: Option<CancellationToken>,
+    /// What comes after the first half of an answer waits for this.
+    pub(crate) halts: Option<CancellationToken>,
     /// Is given only to those who show this as `X-Token`.
     pub(crate) token: Option<&'static str>,
 }
@@ -139,6 +144,10 @@ async fn serve(State(folder): State<Arc<Folder>>, request: Request) -> Response 
     if request.method() == "HEAD" {
         return response;
     }
+    if let Some(gate) = &file.waits {
+        gate.cancelled().await;
+    }
+    let half = rest.len() / 2;
     let given = if broken { rest.slice(..rest.len() / 2) } else { rest };
     let end = stream::iter(broken.then_some(())).then(async |()| {
         // What was given before goes out first.
@@ -147,9 +156,13 @@ async fn serve(State(folder): State<Arc<Folder>>, request: Request) -> Response 
     });
     let pieces = (0..given.len()).step_by(PIECE).map(move |at| given.slice(at..given.len().min(at + PIECE)));
     // Counted as they go out.
-    let pieces = stream::iter(pieces).then(move |piece| {
+    let pieces = stream::iter(pieces.enumerate()).then(move |(number, piece)| {
         let (folder, path) = (folder.clone(), path.clone());
+        let halts = file.halts.clone().filter(|_| number * PIECE >= half);
         async move {
+            if let Some(gate) = halts {
+                gate.cancelled().await;
+            }
             if file.slow {
                 tokio::time::sleep(Duration::from_millis(4)).await;
             }
