@@ -121,7 +121,7 @@ export async function mock(options = {}) {
         if (body?.host === 'refuse') return json({ error: 'the host cannot be told' }, 409);
         actions.push(body);
         act(body);
-        return response.writeHead(204).end();
+        return json({ done: 'it is done', hosts: [] });
       }
       const match = /^\/lab\/nodes\/([^/]+)(\/v1\/.*)$/.exec(path);
       if (!match) return json({ error: 'no such call' }, 404);

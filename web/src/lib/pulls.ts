@@ -2,7 +2,7 @@
 //
 // A node keeps one trace for each coming of a blob, and notes in it everybody who was given the blob since; it does not
 // note who they are. So a second pull of the same content is further spans in the same traces. The rule, which is that of
-// `longshore explain` too:
+// `longshore explain` too (crates/longshore/src/commands/explain/pulls.rs; fixtures/pulls.json has cases that test both):
 //
 // 1. A trace tells of: each asking for a tag; each client that was given the blob; and its coming, once, from its
 //    beginning to its end, unless it has spans, all of the first two kinds, and neither failed nor still comes.
@@ -114,8 +114,9 @@ export function latestOf(explanation: Explanation): Pull | undefined {
   const parts = explanation.parts.map(({ what, blob, trace }): Part => {
     const own = latest.parts.find((part) => part.trace.digest === blob.digest);
     if (own !== undefined) return { what, trace: { ...own.trace, size: own.trace.size ?? blob.size } };
-    const note = trace !== undefined || blob.state === 'complete' ? 'was here before' : 'nothing of it is here';
     const began_ms = latest.began_ms;
+    const coming = trace !== undefined && (trace.ended_ms ?? Infinity) > began_ms;
+    const note = coming ? 'was on its way already' : trace !== undefined || blob.state === 'complete' ? 'was here before' : 'nothing of it is here';
     return { what, note, trace: { digest: blob.digest, home: '', what, size: blob.size, began_ms, ended_ms: began_ms, spans: [] } };
   });
   return { ...latest, parts };

@@ -1,6 +1,8 @@
+import { readFileSync } from 'node:fs';
+
 import { describe, expect, it } from 'vitest';
 
-import type { BlobStatus, Span, Trace } from '../../src/lib/contract';
+import type { BlobStatus, Explanation, Span, Trace } from '../../src/lib/contract';
 import { latestOf, pulls } from '../../src/lib/pulls';
 import { waterfall } from '../../src/lib/waterfall';
 
@@ -109,6 +111,24 @@ describe('pulls', () => {
     const traces = image({ manifest: [span('tag', 60_000, 60_001, 0, 'a'), span('tag', 60_000, 60_001, 0, 'b')] });
     const keys = pulls(traces).map(({ key }) => key);
     expect(new Set(keys).size).toBe(keys.length);
+  });
+});
+
+describe('the cases that the command line is tested with too', () => {
+  interface Told { began_ms: number; ended_ms?: number; parts: unknown[] }
+  const cases = JSON.parse(readFileSync(new URL('../../fixtures/pulls.json', import.meta.url), 'utf8')) as {
+    pulls: { what: string; traces: Trace[]; pulls: Told[] }[];
+    explanations: { what: string; explanation: Explanation; latest: Told | null }[];
+  };
+
+  it.each(cases.pulls)('$what', ({ traces, pulls: want }) => {
+    expect(pulls(traces).map(({ began_ms, ended_ms, parts }) => ({ began_ms, ended_ms, parts: parts.map(({ trace }) => trace) }))).toEqual(want);
+  });
+
+  it.each(cases.explanations)('explained: $what', ({ explanation, latest }) => {
+    const pull = latestOf(explanation);
+    const done = pull?.parts.map(({ note, trace }) => note ?? trace.spans.map(({ kind }) => kind));
+    expect(pull === undefined ? null : { began_ms: pull.began_ms, ended_ms: pull.ended_ms, parts: done }).toEqual(latest);
   });
 });
 
