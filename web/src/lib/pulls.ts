@@ -2,7 +2,7 @@
 //
 // A node keeps one trace for each coming of a blob, and notes in it everybody who was given the blob since; it does not
 // note who they are. So a second pull of the same content is further spans in the same traces. The rule, which is that of
-// `longshore explain` too (crates/longshore/src/commands/explain/pulls.rs; fixtures/pulls.json has the cases that test both):
+// `longshore explain` too (crates/longshore/src/commands/explain/pulls.rs; fixtures/pulls.json has cases that test both):
 //
 // 1. A trace tells of: each asking for a tag; each client that was given the blob; and its coming, once, from its
 //    beginning to its end, unless it has spans, all of the first two kinds, and neither failed nor still comes.
