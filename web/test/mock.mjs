@@ -21,7 +21,8 @@ export const POLICY =
  */
 export async function mock(options = {}) {
   const o = { mode: 'lab', skip: 20_000, speed: 1, port: 0, token: '', old: false, ...options };
-  const records = o.records ?? synth(o.synth).records;
+  // What is done to the lab is done to this one alone, though others are played from the same records.
+  const records = (o.records ?? synth(o.synth).records).map((record) => (record.kind === 'lab' ? structuredClone(record) : record));
   const began = Date.now();
   const first = records[0]?.at_ms ?? 0;
   const shift = began - o.skip - first;
@@ -120,7 +121,7 @@ export async function mock(options = {}) {
         if (body?.host === 'refuse') return json({ error: 'the host cannot be told' }, 409);
         actions.push(body);
         act(body);
-        return response.writeHead(204).end();
+        return json({ done: 'it is done', hosts: [] });
       }
       const match = /^\/lab\/nodes\/([^/]+)(\/v1\/.*)$/.exec(path);
       if (!match) return json({ error: 'no such call' }, 404);

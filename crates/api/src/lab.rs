@@ -7,7 +7,7 @@
 //! | `GET /lab` | [`LabStatus`]; 404 from a node, which is how the page knows what serves it |
 //! | `GET /lab/events?topics={list}` | [records](crate::live::Record) of all nodes and of the lab itself, as a node's own events |
 //! | `GET /lab/recording` | all records since the lab began, one a line |
-//! | `POST /lab/actions` with [`LabAction`] | 204, or an error that says why not |
+//! | `POST /lab/actions` with [`LabAction`] | [`LabDone`], or an error that says why not |
 //! | `… /lab/nodes/{name}/v1/…` | that call of the API of the node of that name |
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,9 @@ pub struct LabStatus {
     /// What it does by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
+    /// What it does without here, and why, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// What went wrong last, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
@@ -123,7 +126,8 @@ pub struct LabContent {
     pub size: u64,
     /// The info-hashes of its torrents: one, or one for each blob.
     pub torrents: Vec<String>,
-    /// Those of who are to hold it from the start that have all of it by now.
+    /// Those of who are to hold it from the start that have all of it by now. One that does not run has it, and gives
+    /// nothing.
     pub seeders: Vec<String>,
 }
 
@@ -205,6 +209,16 @@ pub enum LabAction {
     Churn(Traffic),
     /// Ends the lab.
     Down,
+}
+
+/// What an action has done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabDone {
+    /// In words, one line.
+    pub done: String,
+    /// The hosts that it was done to, by name.
+    #[serde(default)]
+    pub hosts: Vec<String>,
 }
 
 const fn one() -> usize {

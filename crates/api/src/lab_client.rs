@@ -7,7 +7,7 @@ use url::Url;
 
 use crate::{
     CallError, ClientError, Endpoint, NodeClient, RecordStream,
-    lab::{LabAction, LabStatus},
+    lab::{LabAction, LabDone, LabStatus},
     transport::{Connect, Transport, join, parse_base},
 };
 
@@ -49,8 +49,8 @@ impl LabClient {
         answer.ok_or_else(|| missing(&url))
     }
 
-    /// Has it do something.
-    pub async fn act(&self, action: &LabAction) -> Result<(), CallError> {
+    /// Has it do something; says what it has done.
+    pub async fn act(&self, action: &LabAction) -> Result<LabDone, CallError> {
         let url = join(&self.base, &["lab", "actions"]);
         let answer = self.transport.json(Method::POST, url.clone(), Some(action), self.deadline).await?;
         answer.ok_or_else(|| missing(&url))

@@ -314,6 +314,7 @@ fn lab() -> LabStatus {
             seeders: vec!["n1".into()],
         }],
         traffic: Some(Traffic { pulls_per_minute: 2.5, churn_per_minute: 1.0 }),
+        notes: vec!["nothing is delayed".into()],
         problems: vec!["n2 did not start".into()],
     }
 }

@@ -17,6 +17,7 @@
 
 mod ask;
 mod client;
+mod containerd;
 mod content;
 mod etcd;
 mod faulty;
@@ -40,6 +41,7 @@ use std::{
 
 pub use ask::{Announced, Answer, Http, Udp, get};
 pub use client::{Aria2, Client, Libtorrent, Longshore, Qbittorrent, Rtorrent, Running, Transmission};
+pub use containerd::Containerd;
 pub use content::{Content, info_hash, make_torrent, noise};
 pub use etcd::{Certificate, Etcd};
 pub use faulty::{Fault, Faulty, Part, SLOW, Trouble};

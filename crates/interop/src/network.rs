@@ -17,7 +17,7 @@ use rustix::{
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 
-use crate::{require, skip};
+use crate::{Process, longshore, require, skip};
 
 /// Where `ip netns` keeps namespaces.
 const NAMESPACES: &str = "/run/netns";
@@ -44,6 +44,22 @@ impl Place {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={NAMESPACES}/{namespace}")).arg("--").arg(program);
         command
+    }
+
+    /// Our node there, once it listens. What it has lies in `data`, and its configuration and its socket beside that; of
+    /// the configuration it has these lines besides.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn node(&self, data: &Path, lines: &str) -> Process {
+        let (config, socket) = (data.with_extension("toml"), data.with_extension("sock"));
+        let text = format!("data = {data:?}\n{lines}[api]\nsocket = {socket:?}\n");
+        fs::write(&config, text).expect("written");
+        let mut command = self.command(longshore());
+        command.args(["node", "--json", "--config"]).arg(config);
+        let mut node = Process::start(&mut command);
+        node.event("listening");
+        node
     }
 
     /// Works on a thread that is there.

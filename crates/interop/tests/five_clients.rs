@@ -68,7 +68,9 @@ fn swarm(protocol: Protocol, family: Family, first: &dyn Client) {
     let hosts = u8::try_from(others.len()).expect("few") + 3;
     let Some(network) = Network::new(hosts, family == Family::V6) else { return };
 
-    let mut tracker = Tracker::ours_at(&network.host(0), &["--interval", "5", "--min-interval", "1", "-d"]);
+    // The first seed is counted to the end, however long that takes.
+    let options = ["--interval", "5", "--min-interval", "1", "--peer-age", "1500", "-d"];
+    let mut tracker = Tracker::ours_at(&network.host(0), &options);
     if protocol == Protocol::Udp {
         tracker = tracker.by_udp();
     }

@@ -20,25 +20,17 @@ const MIRROR: u16 = 5555;
 /// A node at a place, told where the directory is and of no tracker.
 fn node(place: &Place, folder: &Path, host: &Place, local: bool) -> Process {
     let ip = |place: &Place| SocketAddr::new(place.ip, 0).to_string().trim_end_matches(":0").to_owned();
-    let data = folder.join(format!("data-{}-{local}", ip(place).replace(['[', ']', ':'], "-")));
-    let config = data.with_extension("toml");
-    let text = format!(
-        "trackers = []\ndirectory = [\"http://{host}:{TRACKER}\"]\ndata = \"{data}\"\n\
+    let data = folder.join(format!("data-{}-{local}", ip(place).replace(['[', ']', ':', '.'], "-")));
+    let lines = format!(
+        "trackers = []\ndirectory = [\"http://{host}:{TRACKER}\"]\n\
          [peer]\nlisten = \"{any}:6881\"\nlocal_discovery = {local}\n\
-         [mirror]\nlisten = [\"{here}:{MIRROR}\"]\n[api]\nsocket = \"{data}.sock\"\n\
-         [content]\nstall_seconds = 2\n\
+         [mirror]\nlisten = [\"{here}:{MIRROR}\"]\n[content]\nstall_seconds = 2\n\
          [[ostree]]\nname = \"os\"\nurl = \"http://{host}:{WEB}/repo\"\n",
         host = ip(host),
         here = ip(place),
         any = if place.ip.is_ipv6() { "[::]" } else { "0.0.0.0" },
-        data = data.display(),
     );
-    fs::write(&config, text).expect("written");
-    let mut command = place.command(longshore());
-    command.args(["node", "--json", "--config"]).arg(config);
-    let mut node = Process::start(&mut command);
-    node.event("listening");
-    node
+    place.node(&data, &lines)
 }
 
 /// What the mirror there answers: its status, and as much of the body as comes.

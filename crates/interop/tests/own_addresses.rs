@@ -2,32 +2,23 @@
 #![allow(clippy::expect_used, reason = "tests fail by panicking, their helpers too")]
 
 use std::{
-    fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::Path,
 };
 
-use longshore_interop::{DEADLINE, Network, PYTHON, Place, Process, longshore, wait_until};
+use longshore_interop::{DEADLINE, Network, PYTHON, Place, Process, wait_until};
 
 const MIRROR: u16 = 5555;
 /// One of the internet's, which this host has.
 const OWN: &str = "9.9.9.9";
 
 fn node(place: &Place, folder: &Path, private: &str) -> Process {
-    let config = folder.join("node.toml");
-    let text = format!(
-        "trackers = []\ndata = \"{data}\"\n[peer]\nlisten = \"127.0.0.1:0\"\n\
-         [mirror]\nlisten = [\"127.0.0.1:{MIRROR}\"]\n[api]\nsocket = \"{data}.sock\"\n\
-         [proxy]\nenabled = true\nhosts = [\"*\"]\nprivate_hosts = [{private}]\nconnect_ports = [80]\n",
-        data = folder.join("data").display(),
+    let lines = format!(
+        "trackers = []\n[peer]\nlisten = \"127.0.0.1:0\"\n[mirror]\nlisten = [\"127.0.0.1:{MIRROR}\"]\n\
+         [proxy]\nenabled = true\nhosts = [\"*\"]\nprivate_hosts = [{private}]\nconnect_ports = [80]\n"
     );
-    fs::write(&config, text).expect("written");
-    let mut command = place.command(longshore());
-    command.args(["node", "--json", "--config"]).arg(config);
-    let mut node = Process::start(&mut command);
-    node.event("listening");
-    node
+    place.node(&folder.join("data"), &lines)
 }
 
 /// The status with which the proxy answers.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use longshore_interop::{
-    PYTHON, Process, free_port, longshore, noise, require, require_python, skip, wait_until,
+    Containerd, PYTHON, Process, free_port, longshore, noise, require, require_python, skip, wait_until,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -353,11 +353,8 @@ fn containerd_pulls_through_a_node() {
     }
     let Some(registry) = Registry::start() else { return };
     let fleet = Fleet::start(&registry, 1);
-    let containerd = Containerd::start(&fleet.nodes[0].1);
-    let hosts = containerd.at("certs");
-    let pull = ["images", "pull", "--snapshotter", "native", "--hosts-dir", &hosts, "reg.test/team/app:1"];
-    let pulled = containerd.ctr(&pull);
-    assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+    let containerd = containerd(&fleet.nodes[0].1);
+    done(containerd.pull().arg("reg.test/team/app:1"));
     went_through(&fleet);
 
     // What it has pulled is taken from there, and not from the registry. Its files are left alone for two seconds.
@@ -424,13 +421,10 @@ fn a_private_image_goes_to_whom_the_registry_would_give_it_and_no_secret_into_th
     assert_eq!(fleet.status(0)["status"]["totals"]["from_origins"], before, "from the store");
 
     if root() && require("containerd", "containerd") && require("ctr", "containerd") {
-        let containerd = Containerd::start(mirror);
-        let hosts = containerd.at("certs");
-        let pull = ["images", "pull", "--snapshotter", "native", "--hosts-dir", &hosts];
-        let pulled = containerd.ctr(&[&pull[..], &["--user", ALICE, "reg.test/team/app:1"]].concat());
-        assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
-        let refused =
-            containerd.ctr(&[&pull[..], &["--user", "mallory:letmein", "reg.test/team/app:1"]].concat());
+        let containerd = containerd(mirror);
+        let image = "reg.test/team/app:1";
+        done(containerd.pull().args(["--user", ALICE, image]));
+        let refused = containerd.pull().args(["--user", "mallory:letmein", image]).output().expect("starts");
         assert!(!refused.status.success());
     }
     let log = fleet.nodes[0].0.stderr();
@@ -448,10 +442,9 @@ fn kubernetes_runtime_interface_pulls_through_a_node() {
     }
     let Some(registry) = Registry::start() else { return };
     let fleet = Fleet::start(&registry, 1);
-    let containerd = Containerd::start(&fleet.nodes[0].1);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cri_pull.py");
+    let containerd = containerd(&fleet.nodes[0].1);
     let image = "reg.test/team/app:1";
-    let pulled = done(Command::new(PYTHON).arg(script).args([&containerd.at("sock"), image]));
+    let pulled = done(&mut containerd.cri_pull(image));
     let reference = String::from_utf8_lossy(&pulled.stdout).into_owned();
     let listed = containerd.ctr(&["--namespace", "k8s.io", "images", "list", "--quiet"]);
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
@@ -459,42 +452,10 @@ fn kubernetes_runtime_interface_pulls_through_a_node() {
     went_through(&fleet);
 }
 
-/// A containerd of its own, with the settings of docs/operate/runtimes.md.
-struct Containerd {
-    place: TempDir,
-    _process: Process,
-}
-
-impl Containerd {
-    fn start(mirror: &str) -> Self {
-        let place = tempfile::tempdir().expect("a folder");
-        let at = |name: &str| place.path().join(name).display().to_string();
-        fs::create_dir_all(at("certs/_default")).expect("made");
-        let hosts = format!("[host.\"http://{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n");
-        fs::write(at("certs/_default/hosts.toml"), hosts).expect("written");
-        let cri = "plugins.\"io.containerd.grpc.v1.cri\"";
-        let config = format!(
-            "version = 2\nroot = \"{}\"\nstate = \"{}\"\n[grpc]\n  address = \"{}\"\n\
-             [{cri}.containerd]\n  snapshotter = \"native\"\n[{cri}.registry]\n  config_path = \"{}\"\n",
-            at("root"),
-            at("state"),
-            at("sock"),
-            at("certs"),
-        );
-        fs::write(at("config.toml"), config).expect("written");
-        let process = Process::start(Command::new("containerd").args(["-c", &at("config.toml")]));
-        let this = Self { _process: process, place };
-        wait_until("containerd answers", || this.ctr(&["version"]).status.success());
-        this
-    }
-
-    fn at(&self, name: &str) -> String {
-        self.place.path().join(name).display().to_string()
-    }
-
-    fn ctr(&self, arguments: &[&str]) -> Output {
-        Command::new("ctr").args(["-a", &self.at("sock")]).args(arguments).output().expect("starts")
-    }
+/// A containerd with the settings of docs/operate/runtimes.md.
+fn containerd(mirror: &str) -> Containerd {
+    let hosts = format!("[host.\"http://{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n");
+    Containerd::start("_default", &hosts)
 }
 
 /// The whole image passed through the first node's mirror.

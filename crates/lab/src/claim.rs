@@ -1,7 +1,7 @@
 //! The directory of a lab: how it is claimed, who holds it, and how all is removed that a killed lab has left.
 //!
 //! Each lab has a directory `/tmp/longshore-lab-UID/ID` with a lock that is held while it runs. It is always under
-//! `/tmp`: the nodes' unix sockets lie there, and may have only 108 bytes of path.
+//! `/tmp`: the nodes' unix sockets lie there, and may have only 108 bytes of path. The last lab removes what is above it.
 //!
 //! Whatever a lab makes is known before it is made, so that nothing can be forgotten by a lab that is killed at any
 //! moment. Files lie in the directory. Network namespaces have the lab's id in their names. Processes have the
@@ -22,6 +22,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_s
 
 use crate::{
     LabError, links,
+    lock::Lock,
     plan::{Network, Plan},
 };
 
@@ -29,6 +30,7 @@ use crate::{
 pub(crate) const MARK: &str = "LONGSHORE_LAB";
 
 const LOCK: &str = "lock";
+const BLOCK: &str = "block-";
 const CHILDREN: &str = "children";
 /// How often, and how long apart, the lock of all labs is tried.
 const TRIES: (u32, Duration) = (200, Duration::from_millis(50));
@@ -87,7 +89,9 @@ pub(crate) fn claim(base: &Path, name: Option<&str>) -> Result<Claim, LabError> 
             Ok(()) => {
                 // Its directory may have been removed by hand, with processes left.
                 kill_marked(&own);
-                let lock = lock_file(&own.join(LOCK)).map_err(file(&own))?;
+                // Removed with the directory and not before: who looks for it must find it locked.
+                let lock = OpenOptions::new().create(true).truncate(false).write(true).open(own.join(LOCK));
+                let lock = lock.map_err(file(&own))?;
                 // Somebody may just be looking whether anybody holds it.
                 let mut tries = 0;
                 while let Err(error) = lock.try_lock() {
@@ -121,8 +125,30 @@ pub(crate) async fn sweep_namespaces(base: &Path, id: &str) -> Result<(), LabErr
 
 /// Kills the processes of a lab that runs no more, and removes its directory. Blocks. False where something stays.
 pub(crate) fn remove(base: &Path, own: &Path) -> Result<bool, LabError> {
-    let _all = lock_all(base).map_err(file(base))?;
-    Ok(is_over(own) && clear(own))
+    let all = lock_all(base).map_err(file(base))?;
+    let removed = is_over(own) && clear(own);
+    tidy(base, all);
+    Ok(removed)
+}
+
+/// Removes what the labs have in common as far as none of them needs it. Blocks.
+pub(crate) fn leave(base: &Path) {
+    match lock_all(base) {
+        Ok(all) => tidy(base, all),
+        Err(error) => tracing::debug!(%error, "{} is left as it is", base.display()),
+    }
+}
+
+fn tidy(base: &Path, all: Lock) {
+    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(BLOCK)) {
+            // One that nobody holds is gone when it is given back.
+            let _ = Lock::take(&entry.path());
+        }
+    }
+    drop(all);
+    // Where there is anything in it, it stays.
+    let _ = fs::remove_dir(base);
 }
 
 /// The directories of labs that run, and of labs that were killed.
@@ -146,14 +172,11 @@ pub(crate) fn is_over(own: &Path) -> bool {
 }
 
 /// Finds a block of loopback addresses that is free, and keeps other labs from it.
-pub(crate) fn claim_block(base: &Path) -> Result<(u8, File), LabError> {
+pub(crate) fn claim_block(base: &Path) -> Result<(u8, Lock), LabError> {
     let mut taken = None;
     for block in 0..Network::BLOCKS {
-        let path = base.join(format!("block-{block}"));
-        let lock = lock_file(&path).map_err(file(&path))?;
-        if lock.try_lock().is_err() {
-            continue;
-        }
+        let path = base.join(format!("{BLOCK}{block}"));
+        let Some(lock) = Lock::take(&path).map_err(file(&path))? else { continue };
         let plan = Plan::new(0, 1, Network::Loopback(block));
         let nodes = plan.nodes.iter().flat_map(|node| [node.mirror, node.peer]);
         let bound: Result<Vec<_>, LabError> = [plan.registry, plan.tracker]
@@ -189,7 +212,20 @@ pub(crate) fn signal(pid: u32, start: u64, signal: Signal) -> bool {
 }
 
 /// One lab at a time is between beginning and end of this.
-fn lock_all(base: &Path) -> io::Result<File> {
+fn lock_all(base: &Path) -> io::Result<Lock> {
+    for _ in 0..TRIES.0 {
+        match hold(base) {
+            Ok(Some(lock)) => return Ok(lock),
+            // The last lab has just removed the directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+            Ok(None) => thread::sleep(TRIES.1),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "another lab is starting, and takes long"))
+}
+
+fn hold(base: &Path) -> io::Result<Option<Lock>> {
     match DirBuilder::new().mode(0o700).create(base) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
@@ -198,20 +234,7 @@ fn lock_all(base: &Path) -> io::Result<File> {
     if !meta.is_dir() || meta.uid() != geteuid().as_raw() {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to somebody else"));
     }
-    let all = lock_file(&base.join(LOCK))?;
-    let mut tries = 0;
-    while all.try_lock().is_err() {
-        tries += 1;
-        if tries == TRIES.0 {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "another lab is starting, and takes long"));
-        }
-        thread::sleep(TRIES.1);
-    }
-    Ok(all)
-}
-
-fn lock_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).truncate(false).write(true).open(path)
+    Lock::take(&base.join(LOCK))
 }
 
 /// Takes away what a lab has left that runs no more, its namespaces aside.
@@ -340,6 +363,33 @@ mod tests {
         drop(first);
         await_over(&own);
         assert_eq!(claim(&base, Some("bay")).expect("claims").id, "bay");
+    }
+
+    #[test]
+    fn the_last_lab_leaves_nothing_and_others_nothing_of_theirs_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let base = folder.path().join("labs");
+        let names = || {
+            let mut names: Vec<_> =
+                directories(&base).expect("there").iter().map(|own| own.join(LOCK)).collect();
+            names.extend(
+                fs::read_dir(&base).expect("there").flatten().map(|e| e.path()).filter(|p| p.is_file()),
+            );
+            names
+        };
+        let (first, second) =
+            (claim(&base, Some("a")).expect("claims"), claim(&base, Some("b")).expect("claims"));
+        let (number, block) = claim_block(&base).expect("a block");
+        // Of a lab that was killed.
+        fs::write(base.join(format!("{BLOCK}99")), "").expect("written");
+        fs::remove_dir_all(&first.own).expect("removed");
+        drop(first);
+        leave(&base);
+        assert_eq!(names(), [base.join("b").join(LOCK), base.join(format!("{BLOCK}{number}"))]);
+        fs::remove_dir_all(&second.own).expect("removed");
+        drop((second, block));
+        leave(&base);
+        assert!(!base.exists());
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub struct LabConfig {
     pub leechers: usize,
     /// A network namespace for each node, the tracker and the registry. For root only.
     pub namespaces: bool,
-    /// The speed of each node's link, both ways. With namespaces only.
+    /// The speed of each node's link, both ways. Without namespaces nodes limit themselves, towards peers alone.
     pub rate: Option<Rate>,
     /// The speed of the registry's link, both ways. With namespaces only.
     pub origin_rate: Option<Rate>,
@@ -71,8 +71,8 @@ impl LabConfig {
     /// Whether it makes sense.
     pub(crate) fn check(&self) -> Result<(), LabError> {
         let shaped = self.rate.or(self.origin_rate).is_some();
-        if shaped && !self.namespaces {
-            return Err(LabError::RateWithoutNamespaces);
+        if self.origin_rate.is_some() && !self.namespaces {
+            return Err(LabError::OriginRateWithoutNamespaces);
         }
         if self.nodes() > MAX_NODES {
             return Err(LabError::TooManyNodes { asked: self.nodes() });
@@ -257,8 +257,10 @@ pub(crate) mod tests {
         assert!(matches!(config(usize::MAX, 1).check(), Err(LabError::TooManyNodes { .. })));
         let missing = LabConfig { sources: Sources::directory("/nonexistent".into()), ..config(1, 1) };
         assert!(matches!(missing.check(), Err(LabError::Image(ImageError::Io { .. }))));
-        let shaped = LabConfig { rate: "1gbit".parse().ok(), ..config(1, 1) };
-        assert!(matches!(shaped.check(), Err(LabError::RateWithoutNamespaces)));
+        let limited = LabConfig { rate: "1gbit".parse().ok(), ..config(1, 1) };
+        assert!(limited.check().is_ok());
+        let shaped = LabConfig { origin_rate: "1gbit".parse().ok(), ..config(1, 1) };
+        assert!(matches!(shaped.check(), Err(LabError::OriginRateWithoutNamespaces)));
     }
 
     #[test]

@@ -8,11 +8,9 @@ use crate::{config::MAX_NODES, image::ImageError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LabError {
-    /// A speed, but no links that could have it.
-    #[error(
-        "--rate and --origin-rate need --netns: loopback addresses share one link, whose speed cannot be set"
-    )]
-    RateWithoutNamespaces,
+    /// A speed for the registry, but no link that could have it.
+    #[error("--origin-rate needs --netns: without it only nodes can be limited, by themselves")]
+    OriginRateWithoutNamespaces,
     /// Not root.
     #[error("--netns needs root, to make network namespaces: run it with sudo, or without --netns")]
     NotRoot,
@@ -214,6 +212,14 @@ pub enum LabError {
         /// The last lines of its log.
         log: String,
     },
+    /// A node was to limit itself.
+    #[error("{name} cannot be limited: {reason}")]
+    Limit {
+        /// The node.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
     /// The client of a node's API.
     #[error("a client cannot be made: {0}")]
     Client(String),
@@ -230,7 +236,7 @@ impl LabError {
     pub const fn is_bad_input(&self) -> bool {
         matches!(
             self,
-            Self::RateWithoutNamespaces
+            Self::OriginRateWithoutNamespaces
                 | Self::TooManyNodes { .. }
                 | Self::NoLeecher
                 | Self::NotEmpty { .. }

@@ -20,6 +20,7 @@ mod error;
 pub mod image;
 pub mod lasting;
 mod links;
+mod lock;
 mod netns;
 mod plan;
 mod process;

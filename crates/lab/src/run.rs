@@ -7,8 +7,9 @@ use std::{
 };
 
 use api::{
-    NodeClient,
+    CallError, NodeClient,
     node::{BlobState, SourceKind},
+    torrents::Limits,
 };
 use futures_util::{StreamExt as _, future::join_all, stream};
 use hash::Digest;
@@ -20,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    LabConfig, LabError, NodeReport, Report,
+    LabConfig, LabError, NodeReport, Rate, Report,
     claim::file,
     image::{self, ImageSummary},
     links::{self, Link},
@@ -143,6 +144,9 @@ async fn play(
         clients.push(start_node(config, stage, &plan, node).await?);
     }
     await_ready(stage, &plan, &clients).await?;
+    if let Some(rate) = config.rate.filter(|_| !config.namespaces) {
+        limit(&plan, &clients, rate).await?;
+    }
 
     let all: Vec<(&NodePlan, &NodeClient)> = plan.nodes.iter().zip(&clients).collect();
     let (seeders, leechers) = all.split_at(config.seeders.min(all.len()));
@@ -165,7 +169,7 @@ async fn play(
     let mut report = Report {
         ok: false,
         reference: IMAGE.to_owned(),
-        rate: config.rate.map(crate::Rate::bits),
+        rate: config.rate.map(Rate::bits),
         wall_seconds: wall.as_secs_f64(),
         slowest: None,
         image_bytes: 0,
@@ -339,6 +343,18 @@ async fn await_ready(stage: &mut Stage, plan: &Plan, clients: &[NodeClient]) -> 
         }
     }
     stage.check()
+}
+
+/// Has nodes limit themselves, where they have no links that would.
+async fn limit(plan: &Plan, clients: &[NodeClient], rate: Rate) -> Result<(), LabError> {
+    let most = Some(rate.bits() / 8);
+    for (node, client) in plan.nodes.iter().zip(clients) {
+        let limited = client.limit(None, &Limits { down: most, up: most }).await;
+        let failed =
+            |error: CallError| LabError::Limit { name: node.name.clone(), reason: error.to_string() };
+        limited.map_err(failed)?;
+    }
+    Ok(())
 }
 
 async fn pull_all(

@@ -2,7 +2,7 @@
 //! lab when it was killed.
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -12,6 +12,7 @@ use crate::{
     LabConfig, LabError,
     claim::{self, Claim, file},
     links,
+    lock::Lock,
     plan::Network,
     process::{self, Launch, Process},
     registry::Registry,
@@ -28,7 +29,7 @@ pub(crate) struct Stage {
     processes: Vec<Process>,
     registry: Option<Registry>,
     // Last, so that it is given back when all else is gone.
-    _network_lock: Option<File>,
+    network_lock: Option<Lock>,
 }
 
 impl Stage {
@@ -70,7 +71,7 @@ impl Stage {
             network,
             processes: Vec::new(),
             registry: None,
-            _network_lock: network_lock,
+            network_lock,
         })
     }
 
@@ -146,5 +147,8 @@ impl Stage {
         if let Err(error) = fs::remove_dir_all(&self.claim.own) {
             tracing::warn!(%error, "{} is left behind; the next lab removes it", self.claim.own.display());
         }
+        drop(self.network_lock.take());
+        // What it leaves where this fails is in nobody's way.
+        let _ = tokio::task::spawn_blocking(|| claim::leave(&claim::base())).await;
     }
 }

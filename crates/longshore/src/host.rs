@@ -108,9 +108,15 @@ impl Reload {
 }
 
 /// Seconds since 1970.
-#[allow(clippy::disallowed_methods, reason = "the command line tells people dates")]
 pub(crate) fn unix_time() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    unix_ms() / 1000
+}
+
+/// Milliseconds since 1970.
+#[allow(clippy::disallowed_methods, reason = "the command line tells people dates")]
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The time, to tell how long something took.

@@ -56,8 +56,10 @@ fn nobody_holds_it_and_the_origin_gives_each_blob_once() {
 
 #[test]
 fn what_a_seeder_holds_never_leaves_the_origin_again() {
-    let report = run(&["--seeders", "1", "--leechers", "2"]);
+    // At a speed to which nodes hold by themselves.
+    let report = run(&["--seeders", "1", "--leechers", "2", "--rate", "400mbit"]);
     assert_eq!(report["ok"], true, "{report:#}");
+    assert_eq!(report["rate"], 400_000_000);
     assert_eq!(nodes(&report)[0]["role"], "seeder");
     for leecher in &nodes(&report)[1..] {
         assert_eq!(leecher["role"], "leecher");
@@ -70,9 +72,9 @@ fn what_a_seeder_holds_never_leaves_the_origin_again() {
 }
 
 #[test]
-fn a_speed_without_links_is_refused_with_the_reason() {
+fn a_registry_without_a_link_gets_no_speed_and_the_reason_is_said() {
     let output = Command::new(env!("CARGO_BIN_EXE_longshore"))
-        .args(["lab", "--rate", "100mbit"])
+        .args(["lab", "--origin-rate", "100mbit"])
         .output()
         .expect("starts");
     assert_eq!(output.status.code(), Some(2));

@@ -44,6 +44,14 @@ impl Lab {
         assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// What it says to have done.
+    fn says(&self, command: &str, arguments: &[&str], words: &str) {
+        let output = self.run(command, arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && output.stdout.is_empty(), "{command}: {said}");
+        assert_eq!(said, format!("{words}\n"), "{command}");
+    }
+
     fn status(&self) -> Value {
         let output = self.run("status", &["--json"]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -176,19 +184,47 @@ fn a_lab_on_loopback_is_raised_changed_killed_and_removed() {
     let names: Vec<&str> =
         status["contents"].as_array().expect("a list").iter().filter_map(|c| c["name"].as_str()).collect();
     assert_eq!((names, lab.has("n1")), (vec!["album", "lab.test/pictures:latest"], 0));
-    lab.expect("pull", &[]);
+    lab.says("pull", &[], "n1 and n2 get album and lab.test/pictures:latest anew");
     wait_until("the leechers have all", || lab.has_all("n1") && lab.has_all("n2"));
     let got = lab.directory().join("work/files/n1/album/disc/2");
     assert_eq!(fs::read(got).expect("there"), interop::noise(200 << 10, 8));
 
-    lab.expect("kill", &["n1"]);
+    lab.says("kill", &["n1"], "n1 killed (SIGKILL)");
     assert_eq!(lab.state("n1").as_deref(), Some("killed"));
-    lab.expect("start", &["n1"]);
+    lab.says("start", &["n1"], "n1 started");
     wait_until("n1 runs again", || lab.state("n1").as_deref() == Some("running"));
-    lab.expect("add", &["1"]);
+    let address = |host: &str| {
+        let status = lab.status();
+        let mut hosts = status["hosts"].as_array().expect("a list").iter();
+        hosts.find(|h| h["name"] == host).expect("there")["address"].as_str().expect("text").to_owned()
+    };
+    // In a block of loopback addresses that is this lab's.
+    let next = |last: u8| address("n2").replace(".1.3", &format!(".1.{last}"));
+    lab.says("add", &["1"], &format!("n3 added, {}", next(4)));
     wait_until("n3 runs", || lab.state("n3").as_deref() == Some("running"));
-    lab.expect("stop", &["n2"]);
+    let added = lab.run("add", &["2", "--seeder", "--json"]);
+    let added: Value = serde_json::from_slice(&added.stdout).expect("JSON");
+    let words = format!("s2 to s3 added, {} to {}", next(5), next(6));
+    assert_eq!(added, json!({ "done": words, "hosts": ["s2", "s3"] }));
+    lab.says("stop", &["n2", "s3"], "n2 stopped\ns3 stopped");
     assert_eq!(lab.state("n2").as_deref(), Some("stopped"));
+
+    // Nodes limit themselves; a dead one is said to be dead where it is said to hold something.
+    let words = "n1 limited to 20mbit each way, by itself and towards peers alone (no --netns)";
+    lab.says("limit", &["n1", "20mbit"], words);
+    lab.says("limit", &["n1", "none"], "n1 limited no more");
+    lab.says("churn", &["--pulls", "1"], "traffic: 1 pulls and 0 kills per minute");
+    lab.says("churn", &["--off"], "traffic: none");
+    lab.says("kill", &["s1"], "s1 killed (SIGKILL)");
+    let status = lab.run("status", &[]);
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.contains("  s1 (killed)"), "{status}");
+    let healed = lab.run("heal", &[]);
+    let words = String::from_utf8_lossy(&healed.stderr).into_owned();
+    assert!(
+        healed.status.success() && words.starts_with("nothing is cut, ") && words.contains("--netns"),
+        "{words}"
+    );
 
     // What cannot be is said, and what there is instead.
     let unknown = lab.run("kill", &["n9"]);
@@ -367,6 +403,7 @@ fn what_cannot_be_raised_is_said() {
         assert!(words.contains(word), "{arguments:?}: {words}");
     };
     refused(&["--delay", "5ms"], "--netns");
+    refused(&["--origin-rate", "5mbit"], "--netns");
     refused(&["--sources", "/nonexistent"], "/nonexistent");
     refused(&["--topology", "/nonexistent.toml"], "/nonexistent.toml");
     refused(&["--topology", "zones:99"], "from 1 to 8");
@@ -427,22 +464,23 @@ fn in_namespaces_zones_and_hosts_are_cut_off_and_healed() {
         Command::new("ip").args(["netns", "exec", "lslab-tzone-n1", "getent", "hosts", "n9.lab"]).output();
     assert!(!unknown.expect("starts").status.success());
 
-    lab.expect("cut", &["zone1", "zone2"]);
+    lab.says("cut", &["zone1", "zone2"], "zone1 and zone2 cut: nothing passes the link between them");
     comes_to_reach(lab.name, &["n1"], tracker);
     assert!(!reaches(lab.name, "n2", "10.99.3.1:6969"));
     assert_eq!(lab.status()["cuts"][0][1], "zone2");
-    lab.expect("heal", &["zone1", "zone2"]);
+    lab.says("heal", &["zone2", "zone1"], "zone2 and zone1 healed");
     comes_to_reach(lab.name, &["n2"], tracker);
 
-    lab.expect("cut", &["n1"]);
+    lab.says("cut", &["n1"], "n1 cut off: its link is down");
     assert!(!reaches(lab.name, "n1", "10.99.3.1:6969"));
     comes_to_reach(lab.name, &["n2"], tracker);
-    lab.expect("cut", &["zone2"]);
-    lab.expect("heal", &[]);
+    lab.says("cut", &["zone2"], "zone2 cut off: nothing passes its links to zone1");
+    lab.says("heal", &[], "n1; zone1 and zone2 healed");
+    lab.says("heal", &[], "nothing is cut");
     comes_to_reach(lab.name, &["n1", "n2"], tracker);
 
-    lab.expect("limit", &["n2", "20mbit"]);
-    lab.expect("add", &["1", "--zone", "zone2"]);
+    lab.says("limit", &["n2", "20mbit"], "n2 limited to 20mbit each way, by its link");
+    lab.says("add", &["1", "--zone", "zone2"], "n3 added to zone2, 10.100.1.4");
     wait_until("n3 runs", || lab.state("n3").as_deref() == Some("running"));
     comes_to_reach(lab.name, &["n3"], tracker);
 

@@ -192,7 +192,7 @@ const labFields = {
   hosts: list(LabHost),
   contents: or(list(LabContent), none<LabContent>),
 };
-const labMore = { traffic: Traffic, problems: list(text), cuts: list(list(text)) };
+const labMore = { traffic: Traffic, notes: list(text), problems: list(text), cuts: list(list(text)) };
 export const LabStatus = shape(labFields, labMore);
 export type LabStatus = Out<typeof LabStatus>;
 

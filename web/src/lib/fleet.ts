@@ -120,6 +120,8 @@ export class Fleet {
       node.lost = record.error;
       if (node.origins !== undefined) node.origins = { ...node.origins, rate: 0 };
       if (node.links.size > 0) node.links = new Map();
+      // What it has it has; nothing of it moves.
+      for (const [hash, torrent] of node.torrents) node.torrents.set(hash, { ...torrent, down_rate: 0, up_rate: 0, peers: 0 });
       return undefined;
     }
     node.lost = undefined;

@@ -1,6 +1,6 @@
 // Numbers, times and names as people read them.
 
-const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
+export const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
 
 /** Bytes in three digits: `0 B`, `14.2 MiB`. */
 export function bytes(value: number): string {

@@ -51,7 +51,7 @@ export const LIGHT: Palette = {
   faint: '#c9c6bd',
   accent: '#0a6aa6',
   peer: '#0072b2',
-  origin: '#d0500a',
+  origin: '#bf4504',
   store: '#9aa3a9',
   directory: '#b59f00',
   whole: '#008a63',

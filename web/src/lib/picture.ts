@@ -178,10 +178,24 @@ export function isCut(host: Host): boolean {
   return host.lab?.cut === true && (host.lab.state === 'running' || host.lab.state === 'starting');
 }
 
-/** Whether a node can give nothing now: it is dead, stopped, or not to be reached. */
-export function isGone(fleet: Fleet, name: string): boolean {
-  const state = fleet.lab?.hosts.find((host) => host.name === name)?.state;
-  return fleet.nodes.get(name)?.lost !== undefined || state === 'stopped' || state === 'killed' || state === 'failed';
+/** Whether a host is dead, stopped, or not to be reached: what it has counts for nobody. */
+export function isGone(host: Host): boolean {
+  return host.problem !== undefined && !isCut(host);
+}
+
+/** Which nodes can give nothing now: those that are gone, and those whose links alone are cut. */
+export function absent(fleet: Fleet): ReadonlyMap<string, 'gone' | 'cut'> {
+  const found = new Map<string, 'gone' | 'cut'>();
+  for (const node of fleet.nodes.values()) if (node.lost !== undefined) found.set(node.name, 'gone');
+  const hosts = fleet.lab?.hosts ?? [];
+  for (const host of hosts) {
+    if (host.state === 'stopped' || host.state === 'killed' || host.state === 'failed') found.set(host.name, 'gone');
+    else if (host.cut) found.set(host.name, 'cut');
+  }
+  // Whom the lab has taken away it still names as a holder.
+  const there = new Set(hosts.map((host) => host.name));
+  for (const { seeders } of fleet.lab?.contents ?? []) for (const name of seeders) if (!there.has(name)) found.set(name, 'gone');
+  return found;
 }
 
 type Giver = (peer_id: string | undefined, address: string | undefined, client: string) => string | undefined;
@@ -241,11 +255,13 @@ function totals(hosts: Map<string, Host>): Picture['totals'] {
   const sum = { down: 0, fromPeers: 0, fromOrigin: 0, done: 0, size: 0, whole: 0, nodes: 0 };
   for (const host of hosts.values()) {
     if (host.node === undefined) continue;
+    sum.fromOrigin += host.fromOrigin;
+    sum.fromPeers += Math.max(0, host.downTotal - host.fromOrigin);
+    // What has moved has; all else is of those who live.
+    if (isGone(host)) continue;
     sum.nodes += 1;
     sum.down += host.down;
     up += host.up;
-    sum.fromOrigin += host.fromOrigin;
-    sum.fromPeers += Math.max(0, host.downTotal - host.fromOrigin);
     sum.size += host.size;
     sum.done += host.size * (host.done ?? 0);
     if (host.done === 1) sum.whole += 1;

@@ -1,8 +1,21 @@
 // Which traces, and which of their spans, are of one pull.
 //
-// A node keeps one trace for each coming of a blob, and notes in it everybody who was given the blob since. So a second
-// pull of the same content is further spans in the same traces. Who asks for a tag begins a pull; what follows without
-// one is of the latest pull that still goes on and has not had it yet.
+// A node keeps one trace for each coming of a blob, and notes in it everybody who was given the blob since; it does not
+// note who they are. So a second pull of the same content is further spans in the same traces. The rule, which is that of
+// `longshore explain` too (crates/longshore/src/commands/explain/pulls.rs; fixtures/pulls.json has the cases that test both):
+//
+// 1. A trace tells of: each asking for a tag; each client that was given the blob; and its coming, once, from its
+//    beginning to its end, unless it has spans, all of the first two kinds, and neither failed nor still comes.
+// 2. These are taken by the time of their beginning over all traces of one place (the repository or URL); of one moment
+//    first tags, then comings, then clients. Each asking for a tag begins a pull.
+// 3. What else begins belongs to the latest pull of that place that goes on, or ended no more than five seconds before,
+//    and has not had it yet: not this blob's coming, or nothing of this blob by a client. Where all have, a client belongs
+//    to the latest of them in which it may be asking for the rest: what it was given before and now are together no longer
+//    than the blob. Else it begins a pull.
+// 4. A pull's times count from its own beginning, to the latest end of its parts. A part is what is of this pull alone,
+//    and the blob's coming if that is this pull's, or one of its clients waited for it (their times overlap). Of a coming
+//    that another pull began, what had ended before this one began is left out, and what lasted then shows from this
+//    one's beginning, without bytes: how many had come by then is not known.
 
 import type { Explanation, Span, Trace } from './contract';
 
@@ -101,8 +114,9 @@ export function latestOf(explanation: Explanation): Pull | undefined {
   const parts = explanation.parts.map(({ what, blob, trace }): Part => {
     const own = latest.parts.find((part) => part.trace.digest === blob.digest);
     if (own !== undefined) return { what, trace: { ...own.trace, size: own.trace.size ?? blob.size } };
-    const note = trace !== undefined || blob.state === 'complete' ? 'was here before' : 'nothing of it is here';
     const began_ms = latest.began_ms;
+    const coming = trace !== undefined && (trace.ended_ms ?? Infinity) > began_ms;
+    const note = coming ? 'was on its way already' : trace !== undefined || blob.state === 'complete' ? 'was here before' : 'nothing of it is here';
     return { what, note, trace: { digest: blob.digest, home: '', what, size: blob.size, began_ms, ended_ms: began_ms, spans: [] } };
   });
   return { ...latest, parts };

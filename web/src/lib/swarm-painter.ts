@@ -4,7 +4,7 @@ import { bytes, byName, name as shown, rate } from './format';
 import { labelOf, labels, meet, type Label } from './labels';
 import type { Layout, Spot } from './layout';
 import type { Palette } from './palette';
-import { isCut, type Flow, type Host, type Picture } from './picture';
+import { isCut, isGone, type Flow, type Host, type Picture } from './picture';
 
 /** More lines than these say nothing more. */
 const MOST_IDLE = 700;
@@ -101,7 +101,6 @@ export class SwarmPainter {
       context.fill();
       context.globalAlpha = 1;
       context.stroke();
-      text(context, shown(zone.name, 24), zone.x - zone.rx + 34, zone.y - zone.ry + 20, palette.dim, '600 13px Figtree, sans-serif');
     }
   }
 
@@ -201,6 +200,7 @@ export class SwarmPainter {
     context.clearRect(0, 0, width, height);
     const { picture, layout, palette, selected, hovered } = scene;
     const placed = this.placed(context, scene, width, height);
+    for (const zone of layout.zones) text(context, shown(zone.name, 24), zone.x - zone.rx + 34, zone.y - zone.ry + 20, palette.dim, '600 13px Figtree, sans-serif', palette.panel);
     // Names that are looked at stand above the others, which make way for them.
     const marked = [...new Set([hovered, selected])].flatMap((id) => {
       const host = picture.hosts.get(id);
@@ -305,7 +305,7 @@ function glyph(context: CanvasRenderingContext2D, host: Host, { x, y, r }: Spot,
 }
 
 function ring(context: CanvasRenderingContext2D, host: Host, x: number, y: number, r: number, palette: Palette): void {
-  const dead = host.problem !== undefined && !isCut(host);
+  const dead = isGone(host);
   const width = Math.max(1.6, r * 0.26);
   const done = host.done ?? 0;
   const color = dead ? palette.bad : done >= 1 ? palette.whole : palette.peer;

@@ -117,12 +117,3 @@ function covered(bars: readonly Bar[]): number {
   }
   return sum;
 }
-
-/** Round distances for the marks of an axis, about `most` of them. */
-export function ticks(length: number, most: number): number[] {
-  if (!(length > 0) || most < 1) return [0];
-  const rough = length / most;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = ([1, 2, 5, 10].find((factor) => factor * power >= rough) ?? 10) * power;
-  return Array.from({ length: Math.floor(length / step) + 1 }, (_, at) => at * step);
-}

@@ -9,7 +9,7 @@ import { name as shown, byName, plural } from './format';
 import { Colours, DARK, LIGHT, type Palette } from './palette';
 import { checkFirst, parseRecord } from './recording';
 import { Lines, texts } from './stream';
-import { RECENT_MS } from './picture';
+import { absent, RECENT_MS } from './picture';
 import { Timeline } from './timeline';
 
 export interface Further {
@@ -157,6 +157,12 @@ class World {
   /** Names of the nodes that are shown, in the order of people. */
   names(): string[] {
     return [...this.fleet.nodes.keys()].sort(byName);
+  }
+
+  /** The first of these nodes that answers; where none does, the first. */
+  first(names: readonly string[]): string {
+    const away = absent(this.fleet);
+    return names.find((name) => away.get(name) !== 'gone') ?? names[0] ?? '';
   }
 
   /** Where a node's API is; nowhere for those of a recording. */
@@ -383,6 +389,7 @@ class World {
     for (let wait = 1000; !signal.aborted; wait = Math.min(wait * 2, 15_000)) {
       let error = 'the connection ended';
       const names = new Set<string>();
+      let rested = performance.now();
       for await (const outcome of events(place, path, signal)) {
         if ('error' in outcome) {
           error = outcome.error;
@@ -403,6 +410,11 @@ class World {
           this.enqueue(record, outcome.value.length);
         } else if (parsed.wrong !== undefined) {
           this.say(`${label}: a record could not be understood and is left out (${shown(parsed.wrong, 120)}).`, true, `wrong ${key}`);
+        }
+        // However much comes, frames are drawn and keys are heard in between.
+        if (performance.now() - rested > FRAME_BUDGET_MS) {
+          await new Promise((resolve) => setTimeout(resolve, 0));
+          rested = performance.now();
         }
         while (this.queue.length - this.head > QUEUE_MOST && !signal.aborted) {
           await new Promise<void>((resolve) => this.waiting.push(resolve));
@@ -525,6 +537,8 @@ class World {
 
   private move(now: number): void {
     const { timeline } = this;
+    // What was to come next may have been dropped meanwhile.
+    if (this.next < timeline.first) this.seek(this.cursor);
     const to = Math.min(timeline.end, this.cursor + Math.min(250, Math.max(0, now - this.lastFrame)) * this.speed);
     this.next = timeline.advance(this.fleet, this.next, to, 4000);
     // Where there is more in a moment than a frame can take, the moment lasts longer.

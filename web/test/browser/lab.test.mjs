@@ -265,7 +265,7 @@ describe('a real lab', { skip }, () => {
       await button(page, 'Stop', { exact: true }).click();
       await until(async () => (await host('n2')).state === 'stopped' && (await answers()) === undefined, 'n2 answers no more');
       await button(page, 'Start', { exact: true }).click();
-      await until(async () => ![undefined, first].includes(await answers()), 'n2 answers anew', LONG);
+      await until(async () => (await host('n2')).state === 'running' && ![undefined, first].includes(await answers()), 'n2 answers anew', LONG);
       await button(page, 'Kill').click();
       await until(async () => (await host('n2')).state === 'killed' && (await answers()) === undefined, 'n2 is killed');
       await button(page, 'Start', { exact: true }).click();

@@ -10,6 +10,7 @@ import { after, before, describe, it } from 'node:test';
 import { mock } from '../mock.mjs';
 import { ndjson, synth } from '../synth.mjs';
 import { Truth } from '../truth.mjs';
+import { complaints } from './access.mjs';
 import { launch, path } from './browser.mjs';
 import { button, go, load as loaded, open as opened, pick, text, until } from './page.mjs';
 
@@ -131,6 +132,52 @@ describe('the lab', { skip }, () => {
       await text(page, 'The lab makes none.');
       await set(['0', '0']);
     }));
+
+  it('calls those gone who are, and counts them no more', async () => {
+    const own = await mock({ records: made.records, skip: 12_000 });
+    try {
+      await opened(browser, own.url, async (page) => {
+        const figure = () => page.locator('dd').nth(3).innerText();
+        await until(async () => /of\s8/.test(await figure()), 'all are counted');
+        const panel = page.getByRole('region', { name: 'The lab' });
+        assert.equal(await panel.locator('s').count(), 0);
+        await fetch(`${own.url}/lab/actions`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"action":"kill","host":"seed-1"}' });
+        await panel.locator('s', { hasText: 'seed-1' }).first().waitFor();
+        await panel.getByText('8 nodes, 1 of them gone').waitFor();
+        await until(async () => /of\s7/.test(await figure()), 'the dead one is not counted');
+        await go(page, '#/swarm?node=host-1');
+        await page.locator('.partners s', { hasText: 'seed-1' }).waitFor();
+        await go(page, '#/tables');
+        const rows = page.locator('table[aria-label=Torrents] tbody tr', { hasText: 'seed-1' });
+        await rows.locator('s').first().waitFor();
+        await rows.getByText('its node is gone').first().waitFor();
+        assert.equal(await rows.locator('td.act button').count(), 0);
+        await go(page, '#/tables?tab=peers');
+        await page.locator('table[aria-label=Peers] s', { hasText: 'seed-1' }).first().waitFor();
+      });
+    } finally {
+      await own.close();
+    }
+  });
+
+  it('tells its latest problems, and the others when asked', async () => {
+    const own = await mock({ records: made.records, skip: 12_000 });
+    try {
+      await opened(browser, own.url, async (page) => {
+        const panel = page.getByRole('region', { name: 'The lab' });
+        await panel.waitFor();
+        const lab = await (await fetch(`${own.url}/lab`)).json();
+        const problems = [1, 2, 3, 4, 5].map((at) => `problem ${at}`);
+        own.shout(`data: ${JSON.stringify({ ...lab, node: 'lab', at_ms: Date.now(), kind: 'lab', problems })}\n\n`);
+        await panel.getByText('3 earlier problems').waitFor();
+        for (const at of [1, 2, 3, 4, 5]) assert.equal(await panel.getByText(`problem ${at}`, { exact: true }).isVisible(), at > 3);
+        await panel.getByText('3 earlier problems').click();
+        await panel.getByText('problem 1', { exact: true }).waitFor();
+      });
+    } finally {
+      await own.close();
+    }
+  });
 
   it('ends only when it is said twice', () =>
     open(async (page) => {
@@ -463,6 +510,21 @@ describe('time', { skip }, () => {
       await page.locator('.live').waitFor();
     }));
 
+  it('in which nobody can be told anything offers nothing of the kind, and knows the blobs that moved', () =>
+    open(async (page) => {
+      await load(page, 'past.ndjson', ndjson(made.records));
+      await button(page, 'Leave the recording').waitFor();
+      await page.getByLabel('Moment', { exact: true }).press('End');
+      await page.locator('table[aria-label=Torrents] tbody tr').first().waitFor();
+      for (const name of ['Torrent', 'Pull an image']) assert.ok(await button(page, name, { exact: true }).isDisabled(), name);
+      assert.equal(await page.locator('td.act button').count(), 0);
+      await go(page, '#/tables?tab=images&node=host-1');
+      const digests = new Set(made.records.filter(({ node, kind }) => node === 'host-1' && kind === 'torrents').flatMap(({ changed }) => changed.flatMap(({ digest }) => digest ?? [])));
+      await until(async () => (await page.locator('table[aria-label=Images] tbody tr').count()) === digests.size, 'each blob has a row');
+      await go(page, '#/why?node=host-1');
+      assert.ok(await button(page, 'Explain', { exact: true }).isDisabled());
+    }, { hash: '#/tables' }));
+
   it('of another format, or of junk, is refused in words', () =>
     open(async (page) => {
       await load(page, 'old.ndjson', `${JSON.stringify({ node: 'n', at_ms: 1, kind: 'hello', format: 9, version: '7.0' })}\n`);
@@ -595,6 +657,68 @@ describe('every view', { skip }, () => {
         }
       }, { viewport }));
   }
+
+  for (const colorScheme of ['dark', 'light']) {
+    it(`is readable, and all in it has a name, ${colorScheme}`, () =>
+      open(async (page) => {
+        await text(page, 'Have everything');
+        for (const view of ['swarm', 'swarm?node=host-1', 'blocks', 'blocks?show=rows&lens=rarity', 'blocks?show=matrix', 'why?node=host-1', 'rates', 'tables', 'tables?tab=images', 'tables?tab=peers', 'settings', 'log']) {
+          await go(page, `#/${view}`);
+          await page.locator('h1', { hasText: new RegExp(view.split('?')[0], 'i') }).waitFor();
+          // What comes a moment later is complained of just the same: the last look counts.
+          let found = [];
+          await until(async () => (found = await page.evaluate(complaints)).length === 0, '').catch(() => assert.deepEqual(found, [], view));
+        }
+      }, { colorScheme }));
+  }
+
+  it('shows on a phone which table it is', () =>
+    open(async (page) => {
+      const files = button(page, /^Files/);
+      await files.waitFor();
+      const within = () => files.evaluate((one) => one.getBoundingClientRect().right <= one.parentElement.getBoundingClientRect().right + 1);
+      assert.equal(await within(), false, 'there is no room for all of them');
+      await go(page, '#/tables?tab=files');
+      await until(within, 'the chosen one is seen');
+    }, { hash: '#/tables', viewport: { width: 360, height: 700 } }));
+
+  it('shows that the picture has the focus', () =>
+    open(async (page) => {
+      await text(page, 'Have everything');
+      const swarm = page.getByRole('application');
+      await swarm.focus();
+      await page.keyboard.press('ArrowRight');
+      const [outline, offset] = await swarm.evaluate((canvas) => [getComputedStyle(canvas).outlineStyle, parseFloat(getComputedStyle(canvas).outlineOffset)]);
+      assert.equal(outline, 'solid');
+      assert.ok(offset <= -2, 'within what is not cut off');
+    }));
+
+  it('moves for whoever wants it to, and for nobody else', async () => {
+    // Rates stay as they are when nothing more is told.
+    const begin = made.records[0].at_ms;
+    const still = await mock({ records: made.records.filter((record) => record.at_ms < begin + 12_000), skip: 12_000 });
+    /** Whether the picture is another one some frames later; nothing while there is none. */
+    const moves = (page) =>
+      page.evaluate(async () => {
+        const canvas = document.querySelector('canvas[role=application]');
+        const before = canvas.toDataURL();
+        if (!canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some((value) => value > 0)) return undefined;
+        for (let frame = 0; frame < 20; frame += 1) await new Promise(requestAnimationFrame);
+        return canvas.toDataURL() !== before;
+      });
+    try {
+      await opened(browser, still.url, async (page) => {
+        await until(async () => (await page.locator('dd').first().innerText()) !== '0 B/s', 'rates are told');
+        await until(async () => (await moves(page)) === true, 'dots move');
+      });
+      await opened(browser, still.url, async (page) => {
+        await until(async () => (await page.locator('dd').first().innerText()) !== '0 B/s', 'rates are told');
+        await until(async () => (await moves(page)) === false, 'dots stand');
+      }, { reducedMotion: 'reduce' });
+    } finally {
+      await still.close();
+    }
+  });
 
   it('is reached by keys alone', () =>
     open(async (page) => {

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 
 import type { News, Of } from '../../src/lib/contract';
 import { Fleet, MOST_NODES, MOST_TRACES, originRate } from '../../src/lib/fleet';
-import { isCut, picture } from '../../src/lib/picture';
+import { absent, isCut, picture } from '../../src/lib/picture';
 import { matrix } from '../../src/lib/pieces';
 import { aligned, Series } from '../../src/lib/series';
 import { Timeline } from '../../src/lib/timeline';
@@ -80,6 +80,31 @@ describe('a fleet', () => {
     const drawn = [...picture(fleet, undefined).hosts.values()];
     expect(drawn.filter(isCut).map((one) => one.id)).toEqual(['cut']);
     expect(drawn.filter((one) => one.problem !== undefined).map((one) => one.id)).toEqual(['cut', 'dead', 'both']);
+  });
+
+  it('counts nothing that is gone as alive', () => {
+    const fleet = new Fleet();
+    const host = (name: string, state: 'running' | 'killed', cut: boolean): Of<'lab'>['hosts'][number] => ({ name, kind: 'seeder', program: 'longshore', address: '', state, cut });
+    const lab = (s1: 'running' | 'killed'): News => ({
+      node: 'lab', at_ms: 1, kind: 'lab', id: '', directory: '', page: '', began_ms: 1, namespaces: true, zones: [],
+      hosts: [host('s1', s1, false), host('s2', 'running', true), host('n1', 'running', false)],
+      contents: [{ kind: 'torrent', name: 'film', id: 'aa', size: 10, torrents: ['aa'], seeders: ['s1', 's2', 'removed'] }],
+    });
+    const film = (bytes_done: number, down_rate: number) => [{ ...torrent('aa', bytes_done), size: 10, peers: 2, down_bytes: bytes_done, down_rate }];
+    fleet.apply(lab('running'));
+    fleet.apply({ node: 's1', at_ms: 1, kind: 'torrents', all: true, changed: film(10, 7) });
+    fleet.apply({ node: 's2', at_ms: 1, kind: 'torrents', all: true, changed: film(10, 0) });
+    fleet.apply({ node: 'n1', at_ms: 1, kind: 'torrents', all: true, changed: film(5, 1) });
+    expect(picture(fleet, undefined).totals).toMatchObject({ whole: 2, nodes: 3, down: 8, done: 25, size: 30, fromPeers: 25 });
+    expect([...absent(fleet)]).toEqual([['s2', 'cut'], ['removed', 'gone']]);
+    fleet.apply(lab('killed'));
+    // It has given what it has given.
+    expect(picture(fleet, undefined).totals).toMatchObject({ whole: 1, nodes: 2, down: 1, done: 15, size: 20, fromPeers: 25 });
+    expect([...absent(fleet)]).toEqual([['s1', 'gone'], ['s2', 'cut'], ['removed', 'gone']]);
+    fleet.apply({ node: 'n1', at_ms: 2, kind: 'lost', error: 'refused' });
+    expect(absent(fleet).get('n1')).toBe('gone');
+    expect(fleet.nodes.get('n1')?.torrents.get('aa')).toMatchObject({ bytes_done: 5, down_rate: 0, up_rate: 0, peers: 0 });
+    expect(picture(fleet, undefined).totals).toMatchObject({ whole: 1, nodes: 1, down: 0 });
   });
 
   it('knows how fast a node gets from origins, and that it does no more', () => {

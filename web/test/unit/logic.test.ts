@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 
 import type { News, Trace } from '../../src/lib/contract';
+import { byteMarks, durationLabels, momentLabels, rateLabels, timeMarks } from '../../src/lib/axis';
 import { paintRarity, pieceAt, rarityColour, tilesOf, type Look } from '../../src/lib/block-painter';
 import { torrentsOf, contents } from '../../src/lib/contents';
 import { Fleet } from '../../src/lib/fleet';
@@ -16,7 +17,7 @@ import { runBytes, Runs } from '../../src/lib/runs';
 import { aligned, Series } from '../../src/lib/series';
 import { Events, Lines } from '../../src/lib/stream';
 import { Timeline } from '../../src/lib/timeline';
-import { ticks, waterfall } from '../../src/lib/waterfall';
+import { waterfall } from '../../src/lib/waterfall';
 import { synth } from '../synth.mjs';
 
 describe('figures', () => {
@@ -31,6 +32,42 @@ describe('figures', () => {
   it('are read from what people type', () => {
     expect(['2.5 MiB', '10k', '7', '1,5 m', 'fast', ''].map(format.parseBytes)).toEqual([2_621_440, 10_240, 7, 1_572_864, undefined, undefined]);
     expect(['10mbit', '1.5 Gbit/s', '500k', '-3'].map(format.parseBits)).toEqual([10_000_000, 1_500_000_000, 500_000, undefined]);
+  });
+});
+
+describe('an axis', () => {
+  it('of rates has one unit, and as few digits as tell its marks apart', () => {
+    const of = (most: number): string[] => rateLabels(byteMarks(most));
+    expect(of(1126)).toEqual(['0', '1 KiB/s']);
+    expect(of(300_000)).toEqual(['0', '64 KiB/s', '128 KiB/s', '192 KiB/s', '256 KiB/s']);
+    expect(of(2.2 * 2 ** 20)).toEqual(['0', '0.5 MiB/s', '1.0 MiB/s', '1.5 MiB/s', '2.0 MiB/s']);
+    expect(of(1.2 * 2 ** 20)).toEqual(['0', '0.25 MiB/s', '0.50 MiB/s', '0.75 MiB/s', '1.00 MiB/s']);
+    expect(of(40 * 2 ** 30)).toEqual(['0', '8 GiB/s', '16 GiB/s', '24 GiB/s', '32 GiB/s', '40 GiB/s']);
+    for (let most = 1024; most < 2 ** 50; most *= 1.37) {
+      const labels = of(most);
+      expect(new Set(labels).size).toBe(labels.length);
+      expect(new Set(labels.slice(1).map((label) => label.split(' ')[1])).size).toBe(1);
+      expect(labels.length).toBeLessThanOrEqual(7);
+    }
+  });
+
+  it('of lengths of time has one unit, and is divided as clocks are', () => {
+    const of = (length: number): string[] => durationLabels(timeMarks(length, 6));
+    expect(of(0)).toEqual(['0']);
+    expect(of(230)).toEqual(['0', '50 ms', '100 ms', '150 ms', '200 ms']);
+    expect(of(2000)).toEqual(['0', '0.5 s', '1.0 s', '1.5 s', '2.0 s']);
+    expect(of(22_500)).toEqual(['0', '5 s', '10 s', '15 s', '20 s']);
+    expect(of(100_000)).toEqual(['0', '0:30 min', '1:00 min', '1:30 min']);
+    expect(of(600_000)).toEqual(['0', '2 min', '4 min', '6 min', '8 min', '10 min']);
+    expect(of(4 * 3_600_000)).toEqual(['0', '1 h', '2 h', '3 h', '4 h']);
+    for (let length = 3; length < 1e10; length *= 1.37) expect(new Set(of(length)).size).toBe(of(length).length);
+  });
+
+  it('of moments does not say again what the mark before has said', () => {
+    const at = (minute: number, second: number): number => new Date(2026, 4, 4, 9, minute, second).getTime();
+    expect(momentLabels([at(30, 50), at(30, 55), at(31, 0), at(31, 5)])).toEqual(['09:30:50', ':55', '09:31:00', ':05']);
+    expect(momentLabels([at(30, 0), at(31, 0), at(90, 0)])).toEqual(['09:30', '09:31', '10:30']);
+    expect(momentLabels([])).toEqual([]);
   });
 });
 
@@ -285,8 +322,6 @@ describe('a waterfall', () => {
     const open = { ...trace, ended_ms: undefined, spans: [{ kind: 'lease' as const, from_ms: 1000, bytes: 0 }] };
     expect(waterfall([{ what: 'layer', trace: open }], 5000).length).toBe(4000);
     expect(waterfall([], 5000).rows).toEqual([]);
-    expect(ticks(2000, 5)).toEqual([0, 500, 1000, 1500, 2000]);
-    expect(ticks(0, 5)).toEqual([0]);
   });
 });
 

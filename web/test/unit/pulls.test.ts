@@ -1,6 +1,8 @@
+import { readFileSync } from 'node:fs';
+
 import { describe, expect, it } from 'vitest';
 
-import type { BlobStatus, Span, Trace } from '../../src/lib/contract';
+import type { BlobStatus, Explanation, Span, Trace } from '../../src/lib/contract';
 import { latestOf, pulls } from '../../src/lib/pulls';
 import { waterfall } from '../../src/lib/waterfall';
 
@@ -67,6 +69,28 @@ describe('pulls', () => {
     expect(second?.parts[1]?.trace.spans[0]).toMatchObject({ kind: 'swarm', from_ms: 4000, to_ms: 9000, bytes: 0 });
   });
 
+  it('that begin while others run have an entry each, and count from their own start', () => {
+    const both = image({
+      manifest: [span('tag', 4000, 4008, 0, 'latest'), span('tag', 6000, 6007, 0, 'latest')],
+      config: [span('client', 4020, 4021, 900), span('client', 6020, 6021, 900)],
+      layer: [span('client', 4020, 9001, 5000), span('client', 6020, 9003, 5000)],
+    });
+    const joined = ['aa tag', 'bb client', 'cc swarm client verify'];
+    const found = pulls(both);
+    expect(told(both)).toEqual([
+      ['lab.test/demo:latest', 'client', 6000, 9020, expect.arrayContaining(joined)],
+      ['lab.test/demo:latest', 'client', 4000, 9020, expect.arrayContaining(joined)],
+      first,
+    ]);
+    const falls = found.map((pull) => waterfall(pull.parts, 99_999));
+    expect(falls.map(({ began_ms, length }) => [began_ms, length])).toEqual([[6000, 3020], [4000, 5020], [1000, 8020]]);
+    const swarms = falls.map(({ rows }) => rows.flatMap(({ bars }) => bars).filter(({ kind }) => kind === 'swarm'));
+    expect(swarms.flat().map(({ from, to, bytes }) => [from, to, bytes])).toEqual([[0, 3000, 0], [0, 5000, 0], [20, 8000, 5000]]);
+    // The same while all of them go on.
+    const open = both.map((trace) => (trace.digest === 'sha256:cc' ? { ...trace, ended_ms: undefined, spans: [span('swarm', 1020), span('client', 4020), span('client', 6020)] } : trace)) as Trace[];
+    expect(pulls(open).map(({ by, began_ms, ended_ms, parts }) => [by, began_ms, ended_ms, waterfall(parts, 8000).length])).toEqual([['client', 6000, undefined, 2000], ['client', 4000, undefined, 4000], ['api', 1000, undefined, 7000]]);
+  });
+
   it('that go on have no end, and those that failed say why', () => {
     const [manifest, config, layer] = image() as [Trace, Trace, Trace];
     const { ended_ms: _, ...open } = { ...layer, spans: [span('lease', 1010)] };
@@ -87,6 +111,24 @@ describe('pulls', () => {
     const traces = image({ manifest: [span('tag', 60_000, 60_001, 0, 'a'), span('tag', 60_000, 60_001, 0, 'b')] });
     const keys = pulls(traces).map(({ key }) => key);
     expect(new Set(keys).size).toBe(keys.length);
+  });
+});
+
+describe('the cases that the command line is tested with too', () => {
+  interface Told { began_ms: number; ended_ms?: number; parts: unknown[] }
+  const cases = JSON.parse(readFileSync(new URL('../../fixtures/pulls.json', import.meta.url), 'utf8')) as {
+    pulls: { what: string; traces: Trace[]; pulls: Told[] }[];
+    explanations: { what: string; explanation: Explanation; latest: Told | null }[];
+  };
+
+  it.each(cases.pulls)('$what', ({ traces, pulls: want }) => {
+    expect(pulls(traces).map(({ began_ms, ended_ms, parts }) => ({ began_ms, ended_ms, parts: parts.map(({ trace }) => trace) }))).toEqual(want);
+  });
+
+  it.each(cases.explanations)('explained: $what', ({ explanation, latest }) => {
+    const pull = latestOf(explanation);
+    const done = pull?.parts.map(({ note, trace }) => note ?? trace.spans.map(({ kind }) => kind));
+    expect(pull === undefined ? null : { began_ms: pull.began_ms, ended_ms: pull.ended_ms, parts: done }).toEqual(latest);
   });
 });
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_interop::{Faulty, PYTHON, Process, require, require_python, skip, wait_until};
+use longshore_interop::{Containerd, Faulty, Process, require, require_python, skip, wait_until};
 
 use super::image::Image;
 
@@ -114,47 +114,26 @@ impl Client {
                 })
             }
             Self::Docker => docker(place, way, image, patience),
-            Self::Ctr | Self::Cri => self.containerd(place, way, image, patience),
+            Self::Ctr | Self::Cri => self.containerd(way, image, patience),
         }
     }
 
-    fn containerd(self, place: &Path, way: Way<'_>, image: &Image, patience: Duration) -> Outcome {
-        let at = |name: &str| place.join(name).display().to_string();
-        fs::create_dir_all(place.join("certs").join(REGISTRY)).expect("made");
+    fn containerd(self, way: Way<'_>, image: &Image, patience: Duration) -> Outcome {
         let mut hosts = format!("server = \"http://{}\"\n", way.front.address());
         for host in way.mirror.map(str::to_owned).into_iter().chain([way.front.address().to_string()]) {
             hosts += &format!("[host.\"http://{host}\"]\n  capabilities = [\"pull\", \"resolve\"]\n");
         }
-        fs::write(place.join("certs").join(REGISTRY).join("hosts.toml"), hosts).expect("written");
-        let cri = "plugins.\"io.containerd.grpc.v1.cri\"";
-        let config = format!(
-            "version = 2\nroot = \"{}\"\nstate = \"{}\"\n[grpc]\n  address = \"{}\"\n\
-             [{cri}.containerd]\n  snapshotter = \"native\"\n[{cri}.registry]\n  config_path = \"{}\"\n",
-            at("root"),
-            at("state"),
-            at("sock"),
-            at("certs"),
-        );
-        fs::write(place.join("config.toml"), config).expect("written");
-        let _daemon = Process::start(Command::new("containerd").args(["-c", &at("config.toml")]));
-        let ctr = |arguments: &[&str]| {
-            Command::new("ctr").args(["-a", &at("sock")]).args(arguments).output().expect("starts")
-        };
-        wait_until("containerd answers", || ctr(&["version"]).status.success());
+        let daemon = Containerd::start(REGISTRY, &hosts);
         let reference = format!("{REGISTRY}/team/app:1");
         let (mut command, namespace) = if self == Self::Ctr {
-            let mut command = Command::new("ctr");
-            command.args(["-a", &at("sock"), "images", "pull", "--snapshotter", "native", "--hosts-dir"]);
-            command.args([&at("certs"), &reference]);
+            let mut command = daemon.pull();
+            command.arg(&reference);
             (command, "default")
         } else {
-            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cri_pull.py");
-            let mut command = Command::new(PYTHON);
-            command.arg(script).args([&at("sock"), &reference]);
-            (command, "k8s.io")
+            (daemon.cri_pull(&reference), "k8s.io")
         };
         run(&mut command, patience).checked(|| {
-            let listed = ctr(&["--namespace", namespace, "images", "list"]);
+            let listed = daemon.ctr(&["--namespace", namespace, "images", "list"]);
             String::from_utf8_lossy(&listed.stdout).contains(&image.manifest)
         })
     }

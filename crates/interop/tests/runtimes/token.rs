@@ -215,14 +215,7 @@ fn with_a_token_service_containerd_gets_what_its_user_may_have() {
         for by in ["ctr", "cri"] {
             let place = tempfile::tempdir().expect("a folder");
             let at = |name: &str| place.path().join(name).display().to_string();
-            let config = format!(
-                "version = 2\nroot = \"{}\"\nstate = \"{}\"\n[grpc]\n  address = \"{}\"\n[plugins]\n  \
-                 [plugins.\"io.containerd.grpc.v1.cri\".containerd]\n    snapshotter = \"native\"\n",
-                at("root"),
-                at("run"),
-                at("sock"),
-            );
-            etc.write("/etc/containerd/config.toml", &config);
+            etc.write("/etc/containerd/config.toml", &Containerd::config(place.path()));
             etc.changes(fleet, &["install", "containerd"]);
             let _containerd = Process::start(&mut etc.command("containerd"));
             let ctr = |arguments: &[&str]| {

@@ -81,7 +81,7 @@ impl Thing {
     }
 
     /// Whether a node would take it from the lab by forgetting it: torrents come from nowhere else.
-    fn has_only(&self, node: &str) -> bool {
+    pub(crate) fn has_only(&self, node: &str) -> bool {
         self.content.kind == "torrent" && matches!(self.chosen.as_slice(), [only] if only == node)
     }
 }

@@ -120,7 +120,7 @@ async fn recorded(State(lab): State<Arc<Lab>>) -> Response {
 
 async fn act(State(lab): State<Arc<Lab>>, Json(action): Json<LabAction>) -> Response {
     match lab.act(action).await {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Ok(done) => Json(done).into_response(),
         Err(words) => failure(StatusCode::CONFLICT, &words),
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    fs::File,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
@@ -32,6 +31,7 @@ use crate::{
         topology::{Seat, Topology},
     },
     links::{self, Host},
+    lock::Lock,
     plan::{self, Network},
     registry::Counters,
 };
@@ -79,11 +79,14 @@ pub(crate) struct Lab {
     state: Mutex<State>,
     status: watch::Sender<Arc<LabStatus>>,
     traffic: watch::Sender<Option<Traffic>>,
-    _network_lock: Option<File>,
+    /// Its addresses of loopback, until it ends.
+    pub(crate) network_lock: Mutex<Option<Lock>>,
 }
 
 #[derive(Default)]
 struct State {
+    /// What it does without.
+    notes: Vec<String>,
     hosts: Vec<Entry>,
     things: Vec<Thing>,
     /// Zones whose link is cut.
@@ -119,7 +122,7 @@ impl Lab {
         config: UpConfig,
         claim: Claim,
         network: Network,
-        network_lock: Option<File>,
+        network_lock: Option<Lock>,
         page: SocketAddr,
     ) -> Self {
         // reqwest takes the process's TLS provider; whoever installed one first wins, and any does.
@@ -145,7 +148,7 @@ impl Lab {
             state: Mutex::default(),
             status: watch::Sender::new(Arc::default()),
             traffic: watch::Sender::new(traffic),
-            _network_lock: network_lock,
+            network_lock: Mutex::new(network_lock),
             config,
         };
         lab.change(|_| ());
@@ -164,6 +167,12 @@ impl Lab {
     pub(crate) fn set_traffic(&self, traffic: Option<Traffic>) {
         self.traffic.send_replace(traffic);
         self.change(|_| ());
+    }
+
+    /// Remembers what it does without here, and why.
+    pub(crate) fn do_without(&self, words: &str) {
+        tracing::info!("{words}");
+        self.change(|state| state.notes.push(words.to_owned()));
     }
 
     /// Remembers something that went wrong.
@@ -208,6 +217,9 @@ impl Lab {
         orders: mpsc::Sender<Order>,
     ) -> Result<(), LabError> {
         let zones = &self.config.topology.zones;
+        // Without links of their own only nodes can be limited, by themselves.
+        let is_node = matches!(seat.kind, HostKind::Seeder | HostKind::Leecher);
+        let rate = seat.shape.rate.filter(|_| is_node || self.has_namespaces());
         let info = LabHost {
             name: seat.name.clone(),
             kind: seat.kind,
@@ -216,7 +228,7 @@ impl Lab {
             zone: zones.get(seat.zone).map(|zone| zone.name.clone()).unwrap_or_default(),
             state: HostState::Stopped,
             cut: false,
-            rate: seat.shape.rate.map(Rate::bits),
+            rate: rate.map(Rate::bits),
             delay_ms: seat.shape.delay.map(Delay::millis),
             sent_bytes: None,
             error: None,
@@ -505,6 +517,7 @@ impl Lab {
             hosts: state.hosts.iter().map(|entry| self.counted(entry)).collect(),
             contents: state.things.iter().map(|thing| thing.content.clone()).collect(),
             traffic: *self.traffic.borrow(),
+            notes: state.notes.clone(),
             problems: state.problems.iter().cloned().collect(),
         }
     }

@@ -6,7 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener as StdListener},
     path::{Path, PathBuf},
     process::id as own_pid,
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -127,28 +127,29 @@ async fn raise(
         let (block, lock) = claim::claim_block(&base)?;
         (Network::Loopback(block), Some(lock))
     };
-    let mut problems = Vec::new();
+    let mut notes = Vec::new();
     if !config.namespaces && config.topology.zones.len() > 1 {
-        problems.push("without --netns zones are names only, and nothing can be cut");
+        notes.push("zones are names only, and nothing can be cut: that needs --netns");
+    }
+    if !config.namespaces && config.topology.limits_more_than_nodes() {
+        notes.push("only nodes are limited: the speeds of servers and of links between zones need --netns");
     }
     if !config.namespaces && config.topology.delays() {
         config.topology.forget_delays();
-        problems.push("without --netns nothing can be delayed: the lab goes on without delays");
+        notes.push("nothing is delayed: delays need --netns");
     }
     if config.topology.delays() && !links::can_delay(&claim.id).await? {
         if config.must_delay {
             return Err(LabError::NoDelay);
         }
         config.topology.forget_delays();
-        problems.push("this kernel cannot delay packets (no sch_netem): the lab goes on without delays");
+        notes.push("nothing is delayed: this kernel cannot delay packets (it has no sch_netem)");
     }
     let (page, page_listener) = bind_page(config.page)?;
     let lab = Arc::new(Lab::new(config, claim, network, lock, page));
     *slot = Some(lab.clone());
     fs::create_dir(&lab.work).map_err(file(&lab.work))?;
-    for words in problems {
-        lab.problem(words);
-    }
+    notes.into_iter().for_each(|words| lab.do_without(words));
     let socket = remains::socket(&lab.own);
     let listener = UnixListener::bind(&socket).map_err(file(&socket))?;
     server::serve(&lab, listener, page_listener);
@@ -317,11 +318,15 @@ async fn strike(lab: Arc<Lab>) -> Result<(), LabError> {
     if lab.has_namespaces() {
         links::remove(&lab.id).await?;
     }
+    drop(lab.network_lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     // Gone for all others at once: a disk may take long for many files. The lock in it is held until all else is gone,
     // and what is left where this process dies in the middle is the next lab's to remove.
     let gone = remains::hide(&lab.own).unwrap_or_else(|| lab.own.clone());
     remove(gone.join("work")).await?;
-    remove(gone).await
+    remove(gone).await?;
+    // What it leaves where this fails is in nobody's way.
+    let _ = tokio::task::spawn_blocking(|| claim::leave(&claim::base())).await;
+    Ok(())
 }
 
 /// Removes a directory, however much is in it.

@@ -197,6 +197,14 @@ impl Topology {
             || self.hosts.iter().any(|host| host.link.delay.is_some())
     }
 
+    /// Whether anything but nodes is to have a speed.
+    pub(crate) fn limits_more_than_nodes(&self) -> bool {
+        let is_server = |special: &&Special| ["tracker", "registry", "web"].contains(&special.name.as_str());
+        self.origin.rate.is_some()
+            || self.between.iter().any(|far| far.link.rate.is_some())
+            || self.hosts.iter().filter(is_server).any(|host| host.link.rate.is_some())
+    }
+
     /// Takes all delays out, where the kernel has none.
     pub(crate) fn forget_delays(&mut self) {
         self.origin.delay = None;
@@ -347,7 +355,7 @@ pub(crate) fn check_traffic(traffic: &Traffic) -> Result<(), LabError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Delay;
+    use crate::{Delay, Rate};
 
     #[test]
     fn the_example_is_a_topology_and_says_all_that_there_is() {
@@ -361,12 +369,14 @@ mod tests {
     fn a_star_is_one_zone_and_zones_share_the_leechers() {
         let star = Topology::star(2, 10);
         assert!(star.check().is_ok() && star.links().is_empty() && !star.delays());
-        let zones = Topology::zones(3, 2, 10);
-        assert!(zones.check().is_ok() && zones.delays());
+        let mut zones = Topology::zones(3, 2, 10);
+        assert!(zones.check().is_ok() && zones.delays() && !zones.limits_more_than_nodes());
         assert_eq!(zones.zones.iter().map(|zone| zone.leechers).collect::<Vec<_>>(), [4, 3, 3]);
         let links = zones.links();
         assert_eq!(links.iter().map(|link| link.zones).collect::<Vec<_>>(), [(0, 1), (0, 2), (1, 2)]);
         assert!(links.iter().all(|link| link.shape.delay.map(Delay::millis) == Some(20)));
+        zones.between[0].link.rate = Rate::of_bits(1_000_000);
+        assert!(zones.limits_more_than_nodes());
     }
 
     #[test]

@@ -1,17 +1,18 @@
 //! `longshore explain`: how an image came to this host, and what took the time.
 
+mod pulls;
+
 use api::{
-    node::{BlobState, SourceKind},
-    trace::{Explanation, Part, Span, SpanKind, Trace},
+    node::SourceKind,
+    trace::{Explanation, Part, Span, SpanKind},
 };
 
+use self::pulls::Pull;
 use super::status::Connection;
-use crate::{failure::Failure, quantity, screen};
+use crate::{failure::Failure, host, quantity, screen};
 
 /// Columns of the picture.
 const WIDTH: usize = 40;
-/// What came within so many milliseconds of one another is of one pull.
-const TOGETHER: u64 = 30_000;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -36,14 +37,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if args.json {
         screen::say_json(&serde_json::to_value(&explained)?);
     } else {
-        lines(&explained).iter().for_each(|line| screen::say(line));
+        lines(&explained, host::unix_ms()).iter().for_each(|line| screen::say(line));
     }
     Ok(())
 }
 
-fn lines(explained: &Explanation) -> Vec<String> {
-    let traces: Vec<&Trace> = explained.parts.iter().filter_map(|part| part.trace.as_ref()).collect();
-    let window = Window::of(&traces);
+/// What is to be said of it at the time `now`.
+fn lines(explained: &Explanation, now: u64) -> Vec<String> {
+    let pull = pulls::latest_of(explained);
     let whole: u64 = explained.parts.iter().map(|part| part.blob.size).sum();
     let mut lines = vec![
         explained.reference.clone(),
@@ -54,23 +55,23 @@ fn lines(explained: &Explanation) -> Vec<String> {
             quantity::size(whole)
         ),
     ];
-    if let Some(window) = &window {
-        lines.push(format!("the latest pull took {}", milliseconds(window.to - window.from)));
+    let window = pull.as_ref().map(|pull| Window::of(pull, now));
+    if let (Some(pull), Some(window)) = (&pull, &window) {
+        let took = milliseconds(window.to - window.from);
+        lines.push(match pull.ended_ms {
+            Some(_) => format!("the latest pull took {took}"),
+            None => format!("the latest pull goes on, for {took} by now"),
+        });
     }
     for part in &explained.parts {
         lines.push(String::new());
         lines.push(heading(part));
-        match (&part.trace, &window) {
+        match (pull.as_ref().and_then(|pull| pull.part(&part.blob.digest)), &window) {
             (Some(trace), Some(window)) => {
                 lines.extend(trace.spans.iter().map(|span| span_line(span, window)));
+                lines.extend(trace.error.as_ref().map(|error| format!("  failed: {error}")));
             }
-            _ if part.blob.state == BlobState::Complete => {
-                lines.push("  it was here before, and nothing was asked of it since the node started".into());
-            }
-            _ => lines.push("  nothing of it is here".into()),
-        }
-        if let Some(error) = part.trace.as_ref().and_then(|trace| trace.error.as_ref()) {
-            lines.push(format!("  failed: {error}"));
+            _ => lines.push(format!("  {}", pulls::why_not(part, pull.as_ref()))),
         }
     }
     lines
@@ -120,43 +121,20 @@ struct Window {
 }
 
 impl Window {
-    /// Of the latest pull: what came close to one another at last.
-    fn of(traces: &[&Trace]) -> Option<Self> {
-        let begin =
-            |trace: &Trace| trace.spans.iter().map(|span| span.from_ms).min().unwrap_or(trace.began_ms);
-        let end = |trace: &Trace| trace.ended_ms.unwrap_or(trace.began_ms).max(trace.began_ms);
-        let to = traces.iter().map(|trace| end(trace)).max()?;
-        let mut from = to;
-        while let Some(earlier) = traces
-            .iter()
-            .filter(|trace| end(trace) + TOGETHER >= from && begin(trace) < from)
-            .map(|trace| begin(trace))
-            .min()
-        {
-            from = earlier;
-        }
-        // Clients that were being served then.
-        let served = traces.iter().flat_map(|trace| &trace.spans).filter(|span| span.from_ms <= to);
-        let to = served.filter_map(|span| span.to_ms).max().unwrap_or(to).max(to);
-        Some(Self { from, to })
+    /// Of a pull, at the time `now`.
+    fn of(pull: &Pull, now: u64) -> Self {
+        Self { from: pull.began_ms, to: pull.ended_ms.unwrap_or(now).max(pull.began_ms) }
     }
 
-    /// Where in that time the span lies. What lies outside has an arrow to where.
+    /// Where in that time the span lies.
     fn bar(&self, span: &Span) -> String {
         let place = |ms: u64| {
             let part =
                 (ms.clamp(self.from, self.to) - self.from) as f64 / (self.to - self.from).max(1) as f64;
             (part * WIDTH as f64) as usize
         };
-        let end = span.to_ms.unwrap_or(self.to);
-        if end < self.from {
-            return format!("{:<WIDTH$}", "◂ earlier");
-        }
-        if span.from_ms > self.to {
-            return format!("{:>WIDTH$}", "later ▸");
-        }
         let from = place(span.from_ms).min(WIDTH - 1);
-        let to = place(end).clamp(from + 1, WIDTH);
+        let to = place(span.to_ms.unwrap_or(self.to)).clamp(from + 1, WIDTH);
         format!("{}{}{}", "·".repeat(from), "█".repeat(to - from), "·".repeat(WIDTH - to))
     }
 }
@@ -178,32 +156,16 @@ mod tests {
         Span { kind: SpanKind::Swarm, from_ms, to_ms: Some(to_ms), bytes: 0, note: None }
     }
 
-    fn trace(spans: &[(u64, u64)]) -> Trace {
-        Trace {
-            digest: hash::Digest::of(b""),
-            home: String::new(),
-            what: "blob".into(),
-            size: None,
-            began_ms: spans[0].0,
-            ended_ms: Some(spans[0].1),
-            error: None,
-            spans: spans.iter().map(|(from, to)| span(*from, *to)).collect(),
-        }
-    }
-
     #[test]
-    fn the_picture_is_of_the_latest_pull_and_shows_what_lies_outside() {
-        let (old, a, b) =
-            (trace(&[(1_000, 2_000)]), trace(&[(100_000, 104_000)]), trace(&[(102_000, 108_000)]));
-        let window = Window::of(&[&old, &a, &b]).expect("something came");
+    fn a_span_lies_where_it_lay_in_its_pull_and_is_seen_however_short_it_was() {
+        let pull = |ended_ms| Pull { began_ms: 100_000, ended_ms, parts: Vec::new() };
+        let window = Window::of(&pull(Some(108_000)), 200_000);
         assert_eq!(window, Window { from: 100_000, to: 108_000 });
         assert_eq!(window.bar(&span(100_000, 104_000)), "█".repeat(20) + &"·".repeat(20));
-        assert_eq!(window.bar(&span(107_999, 108_000)), "·".repeat(39) + "█", "however short, it is seen");
-        assert!(window.bar(&span(1_000, 2_000)).starts_with("◂ earlier"));
-        assert!(window.bar(&span(200_000, 200_001)).ends_with("later ▸"));
-        assert_eq!(Window::of(&[]), None);
-        let moment = trace(&[(5, 5)]);
-        assert_eq!(Window::of(&[&moment]).expect("a moment").bar(&moment.spans[0]).chars().count(), WIDTH);
+        assert_eq!(window.bar(&span(107_999, 108_000)), "·".repeat(39) + "█");
+        assert_eq!(Window::of(&pull(None), 104_000), Window { from: 100_000, to: 104_000 }, "it goes on");
+        let moment = Window::of(&pull(Some(100_000)), 0);
+        assert_eq!(moment.bar(&span(100_000, 100_000)).chars().count(), WIDTH);
     }
 
     #[test]

@@ -39,7 +39,7 @@ enum Command {
     Cut(change::Cut),
     /// Heal what was cut
     Heal(change::Heal),
-    /// Give a host's link another speed
+    /// Give a host's link another speed, or a node without a link of its own
     Limit(change::Limit),
     /// Make traffic: pulls by turns, nodes that die and come back
     Churn(change::Churn),
@@ -83,9 +83,19 @@ pub(crate) fn client(name: Option<&str>) -> anyhow::Result<api::LabClient> {
     Which { name: name.map(str::to_owned) }.client()
 }
 
+/// The lab of a node, named HOST or LAB/HOST, and the host.
+fn place(node: &str) -> (Option<&str>, &str) {
+    node.split_once('/').map_or((None, node), |(lab, host)| (Some(lab), host))
+}
+
+/// A client of the lab of a node, named HOST or LAB/HOST.
+pub(crate) fn client_of(node: &str) -> anyhow::Result<api::LabClient> {
+    client(place(node).0)
+}
+
 /// The unix socket of a node, named HOST or LAB/HOST.
 pub(crate) fn node(name: &str) -> anyhow::Result<PathBuf> {
-    let (lab, host) = name.split_once('/').map_or((None, name), |(lab, host)| (Some(lab), host));
+    let (lab, host) = place(name);
     let lab = lasting::find(lab).map_err(|error| explain(&error))?;
     lab.node(host).map_err(|error| explain(&error))
 }

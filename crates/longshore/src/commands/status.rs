@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use api::{
-    CallError, Endpoint, NodeClient,
+    CallError, Endpoint, LabClient, NodeClient,
     node::{
         BlobState, BlobStatus, LenderStatus, SourceBytes, SourceKind, Status, TorrentStatus, Totals,
         TrackerStatus,
@@ -41,6 +41,11 @@ impl Connection {
             None => self.socket().to_owned(),
         };
         NodeClient::new(&Endpoint::Unix(socket), None).context("cannot set up the client")
+    }
+
+    /// A client of the lab that the node is of, where it is of one that runs.
+    pub(crate) fn lab(&self) -> Option<LabClient> {
+        self.node.as_deref().and_then(|node| lab::client_of(node).ok())
     }
 
     /// Where the node is to be looked for if nobody says it.

@@ -3,7 +3,7 @@
 mod board;
 mod picture;
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::{collections::BTreeMap, io::IsTerminal as _, time::Duration};
 
 use anyhow::Context as _;
 use api::{CallError, RecordStream};
@@ -29,6 +29,8 @@ const DRAW: Duration = Duration::from_millis(250);
 const LISTEN: Duration = Duration::from_millis(100);
 /// After what pause a node is asked again that has gone.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often a lab is asked who its hosts are.
+const WHO: Duration = Duration::from_secs(5);
 /// How long `--once` looks, and how wide its picture is.
 const ONCE: (Duration, u16) = (Duration::from_millis(2500), 100);
 /// What the keys do.
@@ -66,6 +68,8 @@ impl Source {
 
 enum News {
     Record(Box<api::live::Record>),
+    /// The lab's hosts, by address.
+    Hosts(BTreeMap<String, String>),
     /// It cannot be asked any more, for now.
     Gone(String),
     Key(KeyCode),
@@ -83,10 +87,29 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     // What cannot be reached at all is said at once, and not in a picture.
     let first = source.open().await.map_err(|error| args.connection.explain(error))?;
     let (sender, news) = mpsc::channel(QUEUE);
+    let lab = match &source {
+        Source::Lab(lab) => Some(lab.clone()),
+        Source::Node(_) => args.connection.lab(),
+    };
     let reading = tokio::spawn(read(source, first, sender.clone()));
+    let asking = lab.map(|lab| tokio::spawn(ask(lab, sender.clone())));
     let outcome = if args.once { once(news).await } else { watch(sender, news).await };
     reading.abort();
+    asking.iter().for_each(tokio::task::JoinHandle::abort);
     outcome
+}
+
+/// Asks a lab who its hosts are, now and then: some come later.
+async fn ask(lab: api::LabClient, sender: mpsc::Sender<News>) {
+    loop {
+        if let Ok(status) = lab.status().await {
+            let hosts = status.hosts.into_iter().map(|host| (host.address, host.name)).collect();
+            if sender.send(News::Hosts(hosts)).await.is_err() {
+                return;
+            }
+        }
+        sleep(WHO).await;
+    }
 }
 
 /// Reads news, and asks again when they end.
@@ -130,6 +153,7 @@ async fn watch(sender: mpsc::Sender<News>, mut news: mpsc::Receiver<News>) -> an
         tokio::select! {
             some = news.recv() => match some {
                 Some(News::Record(record)) => board.take(*record),
+                Some(News::Hosts(hosts)) => board.meet(hosts),
                 Some(News::Gone(why)) => board.gone(why),
                 Some(News::Key(KeyCode::Char('q') | KeyCode::Esc)) | None => break Ok(()),
                 Some(News::Key(key)) => board.key(key),
@@ -175,6 +199,7 @@ async fn once(mut news: mpsc::Receiver<News>) -> anyhow::Result<()> {
         while let Some(some) = news.recv().await {
             match some {
                 News::Record(record) => board.take(*record),
+                News::Hosts(hosts) => board.meet(hosts),
                 News::Gone(why) => board.gone(why),
                 News::Key(_) => {}
             }

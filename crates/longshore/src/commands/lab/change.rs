@@ -1,15 +1,45 @@
 //! What is done to a lab that runs.
 
-use api::lab::{HostKind, LabAction, Traffic};
+use api::{
+    CallError,
+    lab::{HostKind, LabAction, Traffic},
+};
 use lab::{Rate, lasting};
 
 use super::{Which, explain};
 use crate::{failure::Failure, screen};
 
+/// Which lab is meant, and how to say what was done.
+#[derive(clap::Args)]
+struct Target {
+    #[command(flatten)]
+    which: Which,
+    /// Print what was done as JSON, a line for each
+    #[arg(long)]
+    json: bool,
+}
+
+impl Target {
+    /// Has the lab do these, one after the other, and says what each has done.
+    async fn act(&self, actions: impl IntoIterator<Item = LabAction>) -> anyhow::Result<()> {
+        let client = self.which.client()?;
+        for action in actions {
+            match client.act(&action).await {
+                Ok(done) if self.json => screen::say_json(&serde_json::to_value(&done)?),
+                Ok(done) => screen::note(&done.done),
+                // What is asked does not fit this lab.
+                Err(CallError::Rejected { reason, .. }) => return Err(Failure::bad_input(reason).into()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
 #[derive(clap::Args)]
 pub(super) struct Hosts {
     #[command(flatten)]
-    which: Which,
+    target: Target,
     /// Hosts, as `longshore lab status` names them
     #[arg(required = true, value_name = "HOST")]
     hosts: Vec<String>,
@@ -18,7 +48,7 @@ pub(super) struct Hosts {
 #[derive(clap::Args)]
 pub(super) struct Add {
     #[command(flatten)]
-    which: Which,
+    target: Target,
     /// How many
     #[arg(value_name = "N", default_value_t = 1)]
     count: usize,
@@ -33,7 +63,7 @@ pub(super) struct Add {
 #[derive(clap::Args)]
 pub(super) struct Cut {
     #[command(flatten)]
-    which: Which,
+    target: Target,
     /// A host, or a zone
     #[arg(value_name = "HOST|ZONE")]
     from: String,
@@ -45,7 +75,7 @@ pub(super) struct Cut {
 #[derive(clap::Args)]
 pub(super) struct Heal {
     #[command(flatten)]
-    which: Which,
+    target: Target,
     /// A host, or a zone [default: everything that is cut]
     #[arg(value_name = "HOST|ZONE")]
     from: Option<String>,
@@ -57,10 +87,10 @@ pub(super) struct Heal {
 #[derive(clap::Args)]
 pub(super) struct Limit {
     #[command(flatten)]
-    which: Which,
+    target: Target,
     /// The host
     host: String,
-    /// Its link's speed, both ways, such as 20mbit; `none` for no limit
+    /// Its link's speed, both ways, such as 20mbit, or `none`; without --netns a node limits itself, towards peers
     #[arg(value_name = "RATE", value_parser = parse_rate)]
     rate: Limited,
 }
@@ -71,7 +101,7 @@ struct Limited(Option<Rate>);
 #[derive(clap::Args)]
 pub(super) struct Churn {
     #[command(flatten)]
-    which: Which,
+    target: Target,
     /// Pulls begun per minute, by leechers by turns
     #[arg(long, value_name = "PER-MINUTE", default_value_t = 0.0)]
     pulls: f64,
@@ -86,7 +116,7 @@ pub(super) struct Churn {
 #[derive(clap::Args)]
 pub(super) struct Pull {
     #[command(flatten)]
-    which: Which,
+    target: Target,
     /// The node [default: all leechers]
     host: Option<String>,
     /// A torrent's or an image's name [default: everything]
@@ -116,29 +146,25 @@ pub(super) async fn kill(args: Hosts) -> anyhow::Result<()> {
 }
 
 async fn each(args: Hosts, action: impl Fn(String) -> LabAction) -> anyhow::Result<()> {
-    let client = args.which.client()?;
-    for host in args.hosts {
-        act(&client, action(host)).await?;
-    }
-    Ok(())
+    args.target.act(args.hosts.into_iter().map(action)).await
 }
 
 pub(super) async fn add(args: Add) -> anyhow::Result<()> {
     let kind = if args.seeder { HostKind::Seeder } else { HostKind::Leecher };
-    act(&args.which.client()?, LabAction::Add { kind, count: args.count, zone: args.zone }).await
+    args.target.act([LabAction::Add { kind, count: args.count, zone: args.zone }]).await
 }
 
 pub(super) async fn cut(args: Cut) -> anyhow::Result<()> {
-    act(&args.which.client()?, LabAction::Cut { from: args.from, to: args.to }).await
+    args.target.act([LabAction::Cut { from: args.from, to: args.to }]).await
 }
 
 pub(super) async fn heal(args: Heal) -> anyhow::Result<()> {
-    act(&args.which.client()?, LabAction::Heal { from: args.from, to: args.to }).await
+    args.target.act([LabAction::Heal { from: args.from, to: args.to }]).await
 }
 
 pub(super) async fn limit(args: Limit) -> anyhow::Result<()> {
     let rate = args.rate.0.map(Rate::bits);
-    act(&args.which.client()?, LabAction::Limit { host: args.host, rate }).await
+    args.target.act([LabAction::Limit { host: args.host, rate }]).await
 }
 
 pub(super) async fn churn(args: Churn) -> anyhow::Result<()> {
@@ -146,11 +172,11 @@ pub(super) async fn churn(args: Churn) -> anyhow::Result<()> {
         return Err(Failure::bad_input("say how much: --pulls, --kills, or --off").into());
     }
     let traffic = Traffic { pulls_per_minute: args.pulls, churn_per_minute: args.kills };
-    act(&args.which.client()?, LabAction::Churn(traffic)).await
+    args.target.act([LabAction::Churn(traffic)]).await
 }
 
 pub(super) async fn pull(args: Pull) -> anyhow::Result<()> {
-    act(&args.which.client()?, LabAction::Pull { host: args.host, content: args.content }).await
+    args.target.act([LabAction::Pull { host: args.host, content: args.content }]).await
 }
 
 pub(super) async fn down(args: Down) -> anyhow::Result<()> {
@@ -168,15 +194,6 @@ pub(super) async fn down(args: Down) -> anyhow::Result<()> {
         });
     }
     Ok(())
-}
-
-async fn act(client: &api::LabClient, action: LabAction) -> anyhow::Result<()> {
-    match client.act(&action).await {
-        Ok(()) => Ok(()),
-        // What is asked does not fit this lab.
-        Err(api::CallError::Rejected { reason, .. }) => Err(Failure::bad_input(reason).into()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 fn parse_rate(text: &str) -> Result<Limited, String> {

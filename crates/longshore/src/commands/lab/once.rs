@@ -32,7 +32,7 @@ pub(super) struct Once {
     /// A network namespace for each node, the tracker and the registry (root only)
     #[arg(long)]
     netns: bool,
-    /// The speed of each node's link, both ways, such as 100mbit; needs --netns
+    /// The speed of each node's link, both ways, such as 100mbit; without --netns nodes limit themselves, towards peers
     #[arg(long, value_name = "RATE")]
     rate: Option<Rate>,
     /// The speed of the registry's link, both ways; needs --netns

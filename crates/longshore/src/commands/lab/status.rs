@@ -70,7 +70,9 @@ fn text(status: &LabStatus, has: &BTreeMap<String, u64>) -> String {
         let heads = ["content", "kind", "size", "held by"].map(str::to_owned);
         let lines = status.contents.iter().map(|content| {
             let holders = match (content.seeders.is_empty(), content.kind.as_str()) {
-                (false, _) => content.seeders.join(", "),
+                (false, _) => {
+                    content.seeders.iter().map(|name| holder(status, name)).collect::<Vec<_>>().join(", ")
+                }
                 (true, "image") => "the registry".into(),
                 (true, _) => "nobody".into(),
             };
@@ -83,10 +85,23 @@ fn text(status: &LabStatus, has: &BTreeMap<String, u64>) -> String {
         text += &format!("\nTraffic: {pulls} pulls and {kills} kills per minute.\n");
     }
     text += &format!("\nPage: {}\nFiles and logs: {}", status.page, status.directory);
+    for note in &status.notes {
+        text += &format!("\nnote: {note}");
+    }
     for problem in &status.problems {
         text += &format!("\nproblem: {problem}");
     }
     text
+}
+
+/// Who holds something, and why it gives nothing of it where it gives nothing.
+fn holder(status: &LabStatus, name: &str) -> String {
+    let host = status.hosts.iter().find(|host| host.name == name);
+    match host {
+        Some(host) if host.state != HostState::Running => format!("{name} ({})", word(&host.state)),
+        Some(host) if host.cut => format!("{name} (cut off)"),
+        _ => name.to_owned(),
+    }
 }
 
 fn row(host: &LabHost, zoned: bool, has: Option<&u64>, total: u64) -> [String; 7] {
@@ -151,19 +166,25 @@ mod tests {
             id: "00".into(),
             size: 200,
             torrents: vec!["00".into()],
-            seeders: vec!["s1".into()],
+            seeders: ["s1", "s2", "n1"].map(str::to_owned).into(),
         };
         let status = LabStatus {
             page: "http://127.0.0.1:7070/".into(),
-            hosts: vec![host("s1", HostKind::Seeder, false), host("n1", HostKind::Leecher, true)],
+            hosts: vec![
+                host("s1", HostKind::Seeder, false),
+                host("n1", HostKind::Leecher, true),
+                LabHost { state: HostState::Killed, ..host("s2", HostKind::Seeder, false) },
+            ],
             contents: vec![content],
+            notes: vec!["nothing is delayed".into()],
             problems: vec!["it rains".into()],
             ..LabStatus::default()
         };
         let text = text(&status, &BTreeMap::from([("s1".into(), 200), ("n1".into(), 50)]));
         assert!(text.contains("s1    seeder   running  10.99.1.1  20 Mbit/s       100%"), "{text}");
         assert!(text.contains("n1    leecher  running  10.99.1.1  20 Mbit/s, cut  25%"), "{text}");
-        assert!(text.contains("a.iso    torrent  200 B  s1"), "{text}");
+        assert!(text.contains("a.iso    torrent  200 B  s1, s2 (killed), n1 (cut off)\n"), "{text}");
+        assert!(text.contains("\nnote: nothing is delayed\n"), "{text}");
         assert!(!text.contains("town") && text.contains("problem: it rains"), "{text}");
     }
 }

@@ -50,7 +50,7 @@ pub(super) struct Args {
     /// A network namespace for each host (root only)
     #[arg(long)]
     netns: bool,
-    /// The speed of each node's link, both ways, such as 100mbit
+    /// The speed of each node's link, both ways, such as 100mbit; without --netns nodes limit themselves, towards peers
     #[arg(long, value_name = "RATE")]
     rate: Option<Rate>,
     /// The speed of the registry's and the web server's links; needs --netns
@@ -222,8 +222,11 @@ fn standing(status: &LabStatus, seconds: f64, name: &str, foreground: bool) -> S
             text += &format!("\n\nnote: no seeder holds {}: {holders} has it to begin with", content.name);
         }
     }
+    for note in &status.notes {
+        text += &format!("\n\nnote: {note}");
+    }
     for problem in &status.problems {
-        text += &format!("\n\nnote: {problem}");
+        text += &format!("\n\nproblem: {problem}");
     }
     text
 }
@@ -247,9 +250,10 @@ fn config(args: &Args) -> anyhow::Result<UpConfig> {
     }
     topology.origin.rate = args.origin_rate.or(topology.origin.rate);
     if args.origin_rate.is_some() && !args.netns {
-        return Err(
-            Failure::bad_input("--origin-rate needs --netns: without it only nodes can be limited").into()
-        );
+        return Err(Failure::bad_input(
+            "--origin-rate needs --netns: without it only nodes can be limited, by themselves",
+        )
+        .into());
     }
     topology.seed = args.seed.unwrap_or(topology.seed);
     topology.registry = args.registry.clone().or(topology.registry);

@@ -20,6 +20,8 @@ const MOST_GIVERS: usize = 256;
 #[derive(Default)]
 pub(super) struct Board {
     nodes: BTreeMap<String, Node>,
+    /// The lab's hosts by their addresses, where there is a lab.
+    hosts: BTreeMap<String, String>,
     /// Why it cannot be asked, while it cannot.
     gone: Option<String>,
     /// The torrent whose pieces are shown, by its info-hash, and whether a key has chosen it.
@@ -144,6 +146,11 @@ impl Board {
         self.shown = next;
     }
 
+    /// Takes the names of a lab's hosts, by address.
+    pub(super) fn meet(&mut self, hosts: BTreeMap<String, String>) {
+        self.hosts = hosts;
+    }
+
     pub(super) fn gone(&mut self, why: String) {
         self.gone = Some(why);
     }
@@ -209,10 +216,13 @@ impl Board {
         self.givers.get(info_hash).map_or(&[], Vec::as_slice)
     }
 
-    /// The name of the node that calls itself so among peers.
-    pub(super) fn name_of(&self, peer_id: &str) -> Option<&str> {
-        let named = |node: &Node| node.status.as_ref().is_some_and(|status| status.peer_id == peer_id);
-        self.nodes.iter().find(|(_, node)| named(node)).map(|(name, _)| name.as_str())
+    /// The name of a peer: of the node that calls itself so among peers, or of the lab's host that has its address.
+    pub(super) fn name_of(&self, giver: &Giver) -> Option<&str> {
+        let Giver::Peer(id, address) = giver else { return None };
+        let named = |node: &Node| node.status.as_ref().is_some_and(|status| status.peer_id == *id);
+        let node = self.nodes.iter().find(|(_, node)| named(node)).map(|(name, _)| name);
+        let host = || self.hosts.get(address.as_deref()?.rsplit_once(':')?.0);
+        node.or_else(host).map(String::as_str)
     }
 }
 

@@ -208,9 +208,8 @@ impl<'a> Marks<'a> {
     fn among(board: &'a Board, givers: &'a [Giver], colours: bool) -> Self {
         let mut peers: Vec<_> = givers.iter().filter(|giver| matches!(giver, Giver::Peer(..))).collect();
         // So that n2 comes before n10.
-        peers.sort_by_cached_key(|giver| match giver {
-            Giver::Peer(id, _) => board.name_of(id).map_or((true, 0, ""), |name| (false, name.len(), name)),
-            _ => (true, 0, ""),
+        peers.sort_by_cached_key(|giver| {
+            board.name_of(giver).map_or((true, 0, ""), |name| (false, name.len(), name))
         });
         let letters = !colours || peers.len() > PEERS.len();
         Self { board, givers, peers, letters }
@@ -283,10 +282,10 @@ impl<'a> Marks<'a> {
         legend_line(signs, width)
     }
 
-    /// What is known of a peer: the node's name; or its host, with the port where several are there; or its id.
+    /// What is known of a peer: its name; or its host, with the port where several are there; or its id.
     fn name(&self, giver: &Giver) -> String {
         let Giver::Peer(id, address) = giver else { return String::new() };
-        if let Some(name) = self.board.name_of(id) {
+        if let Some(name) = self.board.name_of(giver) {
             return plain(name);
         }
         let host = |address: &Option<String>| {
@@ -438,6 +437,16 @@ mod tests {
         let (board, givers) = (Board::default(), [peer(1), peer(2)]);
         let name = |givers| Marks::among(&board, givers, true).name(&peer(1));
         assert_eq!((name(&givers[..1]), name(&givers)), ("10.0.0.1".to_owned(), "10.0.0.1:1".to_owned()));
+    }
+
+    #[test]
+    fn a_peer_that_is_not_shown_has_the_name_of_the_labs_host() {
+        let mut board = Board::default();
+        let giver = Giver::Peer("aa".into(), Some("127.0.1.3:40000".into()));
+        let name = |board: &Board| Marks::among(board, std::slice::from_ref(&giver), true).name(&giver);
+        assert_eq!(name(&board), "127.0.1.3");
+        board.meet([("127.0.1.3".to_owned(), "n1".to_owned())].into());
+        assert_eq!(name(&board), "n1");
     }
 
     #[test]
