@@ -476,16 +476,19 @@ impl MirrorContent for Content {
         if was_wrong && range.is_some_and(ByteRange::is_resumption) {
             return Err(ContentError::NotFound);
         }
-        // The rest of what broke off is asked for as long as that brings any of it.
-        let broke = match (trouble, range, home) {
-            (Some(Trouble::Stuck(at)), Some(ByteRange::From(first)), Home::Registry(_)) if first >= at => {
+        // The rest of what broke off, and all of what is stuck, is here only where it gets further now.
+        let first = match range {
+            Some(ByteRange::From(first)) => first,
+            _ => 0,
+        };
+        let broke = match (trouble, home) {
+            (Some(Trouble::Stuck(at)), Home::Registry(_)) if first >= at => {
                 return Err(ContentError::NotFound);
             }
-            (
-                Some(Trouble::Broken(_) | Trouble::Stuck(_)),
-                Some(ByteRange::From(first)),
-                Home::Registry(_),
-            ) => Some(first).filter(|first| *first > 0),
+            (Some(Trouble::Stuck(at)), Home::Registry(_)) if first == 0 => Some(at),
+            (Some(Trouble::Broken(_) | Trouble::Stuck(_)), Home::Registry(_)) => {
+                Some(first).filter(|first| *first > 0)
+            }
             _ => None,
         };
         let (mut flight, mut ours) = inner.flight(home, *digest, Want::Blob, asker);

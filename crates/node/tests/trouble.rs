@@ -159,6 +159,7 @@ async fn the_rest_of_what_breaks_off_at_the_same_byte_again_is_not_here_and_what
     let asked = registry.asked().len();
     assert_eq!(rest("reg.test", more).await.status, 404);
     assert_eq!(registry.asked().len(), asked, "nor is it asked for at once");
+    assert_eq!(rest("reg.test", 0).await.status, 404, "all of it ends there again");
     let answer = rest("other.test", more).await;
     assert_eq!((answer.status, answer.whole), (206, false), "of another host it is a first time");
     breaks_at(0);
