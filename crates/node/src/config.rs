@@ -149,7 +149,7 @@ pub struct ApiConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "the table [content]")]
 pub struct ContentConfig {
-    /// Seconds without a byte from the swarm before the origin is asked.
+    /// Seconds without a byte from the swarm before the origin is asked; a fifth of them where there is no peer.
     pub stall_seconds: u64,
     /// Seconds to wait for another node's lease before asking the origin all the same.
     pub lease_patience_seconds: u64,

@@ -25,9 +25,9 @@ use crate::{
     lease::Held,
 };
 
-/// How long a torrent may be without any peer before the origin is asked: whoever is told of a torrent finds its
-/// holders within moments, or not at all.
-const LONELY: Duration = Duration::from_secs(2);
+/// The part of the time for which a swarm may bring nothing that it may be without any peer: whoever is told of a torrent
+/// finds its holders within moments, or not at all.
+const LONELY: u32 = 5;
 /// A swarm that brings less than this many bytes a second is no better than one that brings nothing.
 const LEAST: f64 = 32.0 * 1024.0;
 /// How long a fill from the origin may bring nothing.
@@ -161,7 +161,7 @@ async fn follow(
 ) -> Result<(), FetchError> {
     let mut status = torrent.status();
     let stall = inner.config.content.stall();
-    let step = stall.min(LONELY);
+    let step = stall / LONELY;
     let mut ticks = interval(step);
     // The first comes at once.
     ticks.tick().await;

@@ -12,7 +12,7 @@ use api::{
 use futures_util::future::{join, join_all};
 use hash::Digest;
 use longshore_node::Config;
-use support::{Registry, api, fetch, lender, node, node_with, noise, tracker};
+use support::{Registry, api, fetch, impatient, lender, node, node_with, noise, tracker};
 use tempfile::tempdir;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -195,7 +195,7 @@ async fn when_the_only_holder_dies_the_origin_gives_the_rest() {
     let manifest = fetch(&a, "manifests/1").await;
     assert!(fetch(&a, &format!("blobs/{}", digests[0])).await.body == layer);
     a.stop().await;
-    let b = node(b_dir.path(), &url, &registry).await;
+    let b = node_with(b_dir.path(), &url, &registry, impatient).await;
     let again = fetch(&b, "manifests/1").await;
     assert_eq!((again.status, again.body), (200, manifest.body), "manifests too");
     assert!(fetch(&b, &format!("blobs/{}", digests[0])).await.body == layer);
@@ -412,7 +412,7 @@ async fn a_torrent_that_lies_about_the_size_costs_one_pull_and_no_more() {
     };
     directory.publish(&digests[0], &publish).await.expect("it looks like a torrent of this blob");
     let dir = tempdir().expect("temp");
-    let node = node(dir.path(), &url, &registry).await;
+    let node = node_with(dir.path(), &url, &registry, impatient).await;
     let path = format!("blobs/{}", digests[0]);
     let misled = fetch(&node, &path).await;
     assert!(!misled.whole || misled.body == layer, "nothing wrong looks whole");
@@ -460,7 +460,7 @@ async fn a_blob_whose_file_was_removed_or_cut_is_fetched_anew() {
     let (_, digests) = registry.add_image(&layers);
     let (_tracker, url) = tracker().await;
     let dir = tempdir().expect("temp");
-    let node = node(dir.path(), &url, &registry).await;
+    let node = node_with(dir.path(), &url, &registry, impatient).await;
     for (layer, digest) in layers.iter().zip(&digests) {
         assert!(fetch(&node, &format!("blobs/{digest}")).await.body == *layer);
         complete(dir.path(), digest).await;
@@ -546,7 +546,10 @@ async fn what_was_used_least_lately_leaves_a_store_that_is_too_large_and_comes_a
     assert_eq!(seeds(&digests[1]).await, Some(1));
     first.stop().await;
 
-    let limited = |config: &mut Config| (config.store.limit_mib, config.store.keep_minutes) = (6, 0);
+    let limited = |config: &mut Config| {
+        (config.store.limit_mib, config.store.keep_minutes) = (6, 0);
+        impatient(config);
+    };
     let second = node_with(dir.path(), &url, &registry, limited).await;
     let gone = async {
         while api(dir.path()).status().await.expect("answers").totals.evicted == 0 {
@@ -609,6 +612,7 @@ async fn what_lies_on_the_host_already_is_neither_fetched_nor_copied_and_shared(
     let (a_dir, b_dir) = (tempdir().expect("temp"), tempdir().expect("temp"));
     let borrows = |config: &mut Config| {
         config.store.borrow = vec![wrong.path().to_owned(), folder.path().to_owned()];
+        impatient(config);
     };
     let a = node_with(a_dir.path(), &url, &registry, borrows).await;
     let blob = format!("blobs/{}", digests[0]);

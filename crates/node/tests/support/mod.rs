@@ -248,12 +248,18 @@ pub(crate) async fn node_with(
     config.peer.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     config.mirror.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
     config.api.socket = data.join("s");
-    config.content.stall_seconds = 2;
+    // However busy their machine is.
+    config.content.stall_seconds = 60;
     // However full the disk of those who test is.
     config.store.free_percent = 0;
     config.set_upstream("reg.test", &format!("http://{}", registry.address));
     change(&mut config);
     Node::start(config).await.expect("starts")
+}
+
+/// For a node whose peers are gone: it asks the registry soon.
+pub(crate) const fn impatient(config: &mut Config) {
+    config.content.stall_seconds = 5;
 }
 
 /// A folder with a blob in it, as in an OCI layout, which has been left alone for as long as it takes.
