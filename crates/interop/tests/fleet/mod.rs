@@ -139,6 +139,11 @@ impl Node {
         }
         command.args(["--upstream", &format!("reg.test=http://{}", origin.registry.addr())]);
         command.arg("--data").arg(folder.path().join("data")).arg("--socket").arg(&socket);
+        // However busy the machine is, and full its disk.
+        let config = folder.path().join("node.toml");
+        std::fs::write(&config, "[content]\nstall_seconds = 60\n[store]\nfree_percent = 0\n")
+            .expect("written");
+        command.arg("--config").arg(config);
         let mut process = Process::start(&mut command);
         process.event("listening");
         let client = NodeClient::new(&Endpoint::Unix(socket.clone()), None).expect("a client");
