@@ -55,16 +55,11 @@ use crate::{
 const SIZE: Duration = Duration::from_secs(2);
 /// How long the disk may take to say whether a blob is there. Past it clients are served past it for a while.
 const DISK: Duration = Duration::from_secs(5);
-/// For how long it is remembered what went wrong with a blob of a host.
-const LATELY: Duration = Duration::from_secs(60);
-/// How long a client waits for all of a blob that came wrong the last time, or for what comes after the byte at which it
-/// broke off, to be told that it is not here where that happens again: Docker leaves at once then, and asks five times
-/// more for what is cut short.
+/// For how long it is remembered that a host gave wrong bytes for a blob.
+const WRONG: Duration = Duration::from_secs(60);
+/// How long a client waits for all of a blob that came wrong the last time, to be told that it is not here where it comes
+/// wrong again: Docker leaves at once then, and asks five times more for what is cut short.
 const PROOF: Duration = Duration::from_secs(20);
-/// For how long the rest of what broke off twice at the same byte is not here.
-const STUCK: Duration = Duration::from_secs(30);
-/// What comes after that byte is worth an answer when it is this much.
-const HEADWAY: u64 = 64 * 1024;
 
 /// The content service. Cheap to share.
 #[derive(Clone)]
@@ -102,31 +97,10 @@ pub(crate) struct Inner {
     pub(crate) disk: Breaker,
     /// What peers give.
     pub(crate) swarms: Breaker,
-    /// What went wrong lately with blobs of hosts: no other host's word for them is touched by that.
-    pub(crate) troubles: Mutex<HashMap<(String, Digest), (Instant, Trouble)>>,
+    /// Blobs for which a host gave wrong bytes lately: no other host's word for them is touched by that.
+    pub(crate) wrong: Mutex<HashMap<(String, Digest), (Instant, ())>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
-}
-
-/// What went wrong with a blob of a host.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trouble {
-    /// Its bytes were not the blob's.
-    Wrong,
-    /// All attempts ended at this byte.
-    Broken(u64),
-    /// Those that were made for the rest have ended there too, and brought nothing after this byte.
-    Stuck(u64),
-}
-
-impl Trouble {
-    /// For how long it is remembered.
-    const fn life(self) -> Duration {
-        match self {
-            Self::Wrong | Self::Broken(_) => LATELY,
-            Self::Stuck(_) => STUCK,
-        }
-    }
 }
 
 impl Inner {
@@ -421,19 +395,9 @@ impl MirrorContent for Content {
             }
             return Ok(BlobHead { size: blob.size, media_type: blob.media_type });
         }
-        // Docker asks so before each attempt, and goes elsewhere at once where it is not here.
-        match (inner.trouble(home, digest), home) {
-            (Some(Trouble::Wrong), _) | (Some(Trouble::Stuck(_)), Home::Registry(_)) => {
-                return Err(ContentError::NotFound);
-            }
-            (Some(Trouble::Broken(at)), Home::Registry(_)) => {
-                let (flight, _) = inner.flight(home, *digest, Want::Blob, asker);
-                if !inner.goes_on(&flight, at).await {
-                    inner.note_trouble(home, *digest, Trouble::Stuck(at));
-                    return Err(ContentError::NotFound);
-                }
-            }
-            _ => {}
+        if inner.was_wrong(home, digest) {
+            // Docker asks so before each attempt, and goes elsewhere at once.
+            return Err(ContentError::NotFound);
         }
         if let Some(directory) = &inner.directory
             && let Ok(Some(entry)) = directory.get(digest).await
@@ -470,27 +434,11 @@ impl MirrorContent for Content {
         if inner.disk.is_open() {
             return direct(inner.size_of(asker, home, *digest).await?);
         }
-        let trouble = inner.trouble(home, digest);
-        let was_wrong = trouble == Some(Trouble::Wrong);
+        let was_wrong = inner.was_wrong(home, digest);
         // The rest of what was cut short for its wrong bytes would be cut again.
         if was_wrong && range.is_some_and(ByteRange::is_resumption) {
             return Err(ContentError::NotFound);
         }
-        // The rest of what broke off, and all of what is stuck, is here only where it gets further now.
-        let first = match range {
-            Some(ByteRange::From(first)) => first,
-            _ => 0,
-        };
-        let broke = match (trouble, home) {
-            (Some(Trouble::Stuck(at)), Home::Registry(_)) if first >= at => {
-                return Err(ContentError::NotFound);
-            }
-            (Some(Trouble::Stuck(at)), Home::Registry(_)) if first == 0 => Some(at),
-            (Some(Trouble::Broken(_) | Trouble::Stuck(_)), Home::Registry(_)) => {
-                Some(first).filter(|first| *first > 0)
-            }
-            _ => None,
-        };
         let (mut flight, mut ours) = inner.flight(home, *digest, Want::Blob, asker);
         if !ours && !inner.is_believed(&flight, home) {
             let size = inner.size_of(asker, home, *digest).await?;
@@ -520,12 +468,6 @@ impl MirrorContent for Content {
         };
         if was_wrong && progress.outcome.is_none() && timeout(PROOF, flight.finished()).await.is_ok() {
             progress = flight.progress().borrow().clone();
-        }
-        if let Some(first) = broke
-            && !inner.goes_on(&flight, first).await
-        {
-            inner.note_trouble(home, *digest, Trouble::Stuck(first));
-            return Err(ContentError::NotFound);
         }
         let Progress { size, outcome, media_type, .. } = progress;
         match (size, outcome) {
@@ -601,29 +543,10 @@ impl Inner {
         Ok(Some(BlobAnswer { size: blob.size, span, media_type: blob.media_type, body }))
     }
 
-    /// What went wrong lately with a blob of the host of a place.
-    fn trouble(&self, home: &Home, digest: &Digest) -> Option<Trouble> {
-        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, trouble) = troubles.get(&(home.host().to_owned(), *digest))?;
-        (at.elapsed() < trouble.life()).then_some(*trouble)
-    }
-
-    fn note_trouble(&self, home: &Home, digest: Digest, trouble: Trouble) {
-        put(&self.troubles, (home.host().to_owned(), digest), trouble, |trouble| trouble.life());
-    }
-
-    /// Whether a flight brings more than a client had got when another broke off, or may still: its registry may be slow,
-    /// and a swarm has its own time.
-    async fn goes_on(&self, flight: &Flight, first: u64) -> bool {
-        let enough = first.saturating_add(HEADWAY);
-        let known = |progress: &Progress| {
-            progress.prefix >= enough || progress.torrent.is_some() || progress.outcome.is_some()
-        };
-        let mut progress = flight.progress();
-        let Ok(Ok(progress)) = timeout(PROOF, progress.wait_for(known)).await else { return true };
-        let failed =
-            matches!(&progress.outcome, Some(Err(FetchError::Origin(error))) if error.is_transient());
-        progress.prefix >= enough || !failed
+    /// Whether the host of a place gave wrong bytes for a blob lately.
+    fn was_wrong(&self, home: &Home, digest: &Digest) -> bool {
+        let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        wrong.get(&(home.host().to_owned(), *digest)).is_some_and(|(at, ())| at.elapsed() < WRONG)
     }
 
     /// Whether the configuration lets this place be asked.
@@ -700,22 +623,15 @@ impl Drop for Landing {
     fn drop(&mut self) {
         let outcome = std::mem::replace(&mut self.outcome, Ok(()));
         let (digest, home) = (self.flight.digest, &self.flight.home);
-        let Progress { size, prefix, .. } = *self.flight.progress().borrow();
+        let size = self.flight.progress().borrow().size;
         if outcome.is_ok() {
             tracing::info!(%digest, %home, "fetched");
             self.inner.came.notify_one();
         }
         if let Err(error) = &outcome {
             tracing::warn!(%digest, %home, "not fetched: {error}");
-            let trouble = match error {
-                error if error.is_wrong() => Some(Trouble::Wrong),
-                FetchError::Origin(error) if error.is_transient() && prefix > 0 => {
-                    Some(Trouble::Broken(prefix))
-                }
-                _ => None,
-            };
-            if let Some(trouble) = trouble {
-                self.inner.note_trouble(home, digest, trouble);
+            if error.is_wrong() {
+                put(&self.inner.wrong, (home.host().to_owned(), digest), (), |()| WRONG);
             }
         }
         self.flight.tracer.end(size, outcome.as_ref().err().map(ToString::to_string));

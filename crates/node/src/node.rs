@@ -126,7 +126,7 @@ impl Node {
             tags: crate::single::Singles::default(),
             disk: Breaker::new(1, DISK.0, DISK.1),
             swarms: Breaker::new(SWARMS.0, SWARMS.1, SWARMS.2),
-            troubles: std::sync::Mutex::default(),
+            wrong: std::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             config,

@@ -16,7 +16,7 @@ use api::node::{PullEvent, PullRequest};
 use bytes::Bytes;
 use hash::Digest;
 use longshore_node::Node;
-use support::{Registry, api, ask, fetch, node, node_with, noise, tracker};
+use support::{Registry, api, fetch, node, node_with, noise, tracker};
 use tempfile::tempdir;
 use tokio::{net::TcpListener, time::timeout};
 
@@ -124,47 +124,6 @@ async fn the_rest_of_what_was_cut_for_its_wrong_bytes_is_not_here_and_a_new_atte
     registry.shop.lies.store(false, Ordering::Relaxed);
     let answer = fetch(&node, &path).await;
     assert!(answer.whole && answer.body == layer);
-    node.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_rest_of_what_breaks_off_at_the_same_byte_again_is_not_here_and_what_gets_further_is() {
-    let registry = Registry::start().await;
-    let (dir, (_tracker, url)) = (tempdir().expect("temp"), tracker().await);
-    let other = format!("http://{}", registry.address);
-    let node =
-        node_with(dir.path(), &url, &registry, |config| config.set_upstream("other.test", &other)).await;
-    let layer = noise(3_000_000, 4);
-    let (_, layers) = registry.add_image(std::slice::from_ref(&layer));
-    let client = reqwest::Client::builder().no_proxy().build().expect("client");
-    let rest = async |host: &str, from: usize| {
-        let path = format!("/v2/team/app/blobs/{}?ns={host}", layers[0]);
-        let request = client.get(format!("http://{}{path}", node.mirrors()[0]));
-        ask(request.header("range", format!("bytes={from}-"))).await
-    };
-    let breaks_at = |byte| registry.shop.breaks_at.store(byte, Ordering::Relaxed);
-    breaks_at(1_000_000);
-    let answer = fetch(&node, &format!("blobs/{}", layers[0])).await;
-    assert_eq!((answer.status, answer.whole), (200, false));
-    let had = answer.body.len();
-    breaks_at(2_000_000);
-    let answer = rest("reg.test", had).await;
-    assert_eq!((answer.status, answer.whole), (206, false), "it gets further");
-    assert!(answer.body.len() > 500_000 && layer[had..].starts_with(&answer.body));
-    let more = had + answer.body.len();
-    assert_eq!(rest("reg.test", more).await.status, 404, "nothing comes after that byte");
-    let head =
-        client.head(format!("http://{}/v2/team/app/blobs/{}?ns=reg.test", node.mirrors()[0], layers[0]));
-    assert_eq!(head.send().await.expect("answers").status().as_u16(), 404, "as Docker asks");
-    let asked = registry.asked().len();
-    assert_eq!(rest("reg.test", more).await.status, 404);
-    assert_eq!(registry.asked().len(), asked, "nor is it asked for at once");
-    assert_eq!(rest("reg.test", 0).await.status, 404, "all of it ends there again");
-    let answer = rest("other.test", more).await;
-    assert_eq!((answer.status, answer.whole), (206, false), "of another host it is a first time");
-    breaks_at(0);
-    let answer = rest("reg.test", had).await;
-    assert!(answer.whole && answer.body == layer[had..]);
     node.stop().await;
 }
 
