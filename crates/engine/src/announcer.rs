@@ -32,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(2 * 3600);
 /// With nobody to fetch from, the tracker is asked again after this, then after twice this, and so on.
 const LONELY: Duration = Duration::from_secs(1);
+/// At least so far apart others are asked for because those who are known give nothing, whatever trackers let do.
+const SEEK: Duration = Duration::from_secs(10);
 /// Pause after the first failure of a tier; twice as long after each further one.
 const RETRY: Duration = Duration::from_secs(1);
 /// All last words together may take this long.
@@ -339,8 +341,9 @@ impl Task {
                     let lonely = if nobody && first { response.peers.is_empty() } else { stuck };
                     entry.lonely = if lonely { entry.lonely + 1 } else { 0 };
                     let least = response.min_interval.unwrap_or(Duration::ZERO).min(*PAUSE.end());
-                    entry.not_before = now + least;
+                    entry.not_before = now + least.max(SEEK);
                     if entry.lonely > 0 {
+                        let least = if nobody { least } else { least.max(SEEK) };
                         pause = pause.min((LONELY * 2u32.pow(entry.lonely.min(10) - 1)).max(least));
                     }
                 }

@@ -30,7 +30,9 @@ use crate::{
 pub(crate) const MARK: &str = "LONGSHORE_LAB";
 
 const LOCK: &str = "lock";
-const BLOCK: &str = "block-";
+/// No lab is named like these.
+const BLOCK: &str = ".block-";
+const BASE_LOCK: &str = ".lock";
 const CHILDREN: &str = "children";
 /// How often, and how long apart, the lock of all labs is tried.
 const TRIES: (u32, Duration) = (200, Duration::from_millis(50));
@@ -234,7 +236,7 @@ fn hold(base: &Path) -> io::Result<Option<Lock>> {
     if !meta.is_dir() || meta.uid() != geteuid().as_raw() {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to somebody else"));
     }
-    Lock::take(&base.join(LOCK))
+    Lock::take(&base.join(BASE_LOCK))
 }
 
 /// Takes away what a lab has left that runs no more, its namespaces aside.

@@ -72,7 +72,7 @@ enum Begun {
     Other(String),
 }
 
-type Verdict = Result<Granted, OriginError>;
+pub(crate) type Verdict = Result<Granted, OriginError>;
 
 /// A registry's consent.
 #[derive(Clone, Debug)]
@@ -205,6 +205,18 @@ impl Inner {
         };
         tracing::info!(%repository, %digest, %error, "given, as its registry cannot be asked who may have it");
         Ok(granted)
+    }
+
+    /// What a registry says now of whether an asker may have content, whatever it has said before.
+    pub(crate) async fn ask_now(
+        self: &Arc<Self>,
+        asker: &Asker,
+        repository: &Repository,
+        digest: Digest,
+        want: &Want,
+    ) -> Verdict {
+        let who = self.access.who(asker, &self.origin.endpoint(&repository.into())?);
+        self.ask_verdict(&Question { repository: repository.clone(), digest, who }, asker, want).await
     }
 
     /// Forgets what was said of content that has just been pushed: that it is not there, mostly.

@@ -125,9 +125,9 @@ impl Inner {
         }
     }
 
-    /// The same for whom another's flight from a place that is not listed is in the way, and of whom it is known that a
-    /// listed registry gives them the blob: that flight ends, so that it does not keep a better one from bringing the
-    /// blob. Else it stays.
+    /// The same for whom another's flight from a place that is not listed is in the way, and to whom a listed registry
+    /// has just said that it gives them the blob: that flight ends, so that it does not keep a better one from bringing
+    /// the blob.
     pub(crate) fn better_flight(
         self: &Arc<Self>,
         before: &Arc<Flight>,
@@ -139,7 +139,7 @@ impl Inner {
         let is_last = flights.get(&before.digest).is_some_and(|last| Arc::ptr_eq(last, before));
         // What is here already, or comes from the swarm, is not slow for want of a better place.
         let stays = before.want.is_here() || before.progress().borrow().torrent.is_some();
-        if stays || !is_last || !self.is_listed(home) {
+        if stays || !is_last {
             drop(flights);
             return self.flight(home, before.digest, want, asker);
         }
@@ -440,15 +440,19 @@ impl MirrorContent for Content {
             return Err(ContentError::NotFound);
         }
         let (mut flight, mut ours) = inner.flight(home, *digest, Want::Blob, asker);
-        if !ours && !inner.is_believed(&flight, home) {
-            let size = inner.size_of(asker, home, *digest).await?;
-            (flight, ours) = inner.better_flight(&flight, home, Want::Blob, asker);
-            if !ours && !inner.is_believed(&flight, home) {
-                return direct(size);
-            }
-        }
         let mut tries = 0;
         let mut progress = loop {
+            if !ours && !inner.is_believed(&flight, home) {
+                if let Home::Registry(repository) = home
+                    && inner.is_listed(home)
+                {
+                    inner.ask_now(asker, repository, *digest, &Want::Blob).await?;
+                    (flight, ours) = inner.better_flight(&flight, home, Want::Blob, asker);
+                }
+                if !ours && !inner.is_believed(&flight, home) {
+                    return direct(inner.size_of(asker, home, *digest).await?);
+                }
+            }
             if !ours && let Err(error) = inner.join(&flight, home, asker).await.map_err(ContentError::from) {
                 if beside(&error) {
                     return direct(inner.size_of(asker, home, *digest).await?);

@@ -90,16 +90,12 @@ async fn manifest(
 async fn blob(inner: &Arc<Inner>, flight: &Arc<Flight>) -> Result<BlobTorrent, FetchError> {
     // What an earlier attempt left knows the size, and only the rest is asked for. But it may have been begun on a
     // lie of the directory's; then it is thrown away, and everything asked for.
-    if let Some(left) = left_over(inner, flight.digest).await {
-        if !inner.may_resume(flight).await? {
-            let (store, digest) = (inner.store.clone(), flight.digest);
-            // One that somebody works on is not there to be gone on from either.
-            let _ = spawn_blocking(move || store.discard_partial(&digest)).await;
-        } else {
-            match attempt(inner, flight, Some(left)).await {
-                Err(FetchError::Misfit) => flight.update(|progress| progress.prefix = 0),
-                outcome => return outcome,
-            }
+    if let Some(left) = left_over(inner, flight.digest).await
+        && inner.may_resume(flight).await?
+    {
+        match attempt(inner, flight, Some(left)).await {
+            Err(FetchError::Misfit) => flight.update(|progress| progress.prefix = 0),
+            outcome => return outcome,
         }
     }
     attempt(inner, flight, None).await
@@ -122,6 +118,10 @@ async fn attempt(
             };
             let (opened, size) = flight.unless_displaced(opened).await?;
             body = Some(opened);
+            // What is here of it is not to be gone on from, and gives way to what has begun to come. One that somebody works
+            // on is not there to be gone on from either.
+            let (store, digest) = (inner.store.clone(), flight.digest);
+            let _ = spawn_blocking(move || store.discard_partial(&digest)).await;
             size
         }
     };

@@ -2,6 +2,7 @@
 
 mod about;
 mod blobs;
+mod door;
 mod guard;
 mod live;
 mod torrents;
@@ -97,20 +98,17 @@ impl Api {
 /// Serves the API on the unix socket until `stop`.
 pub(crate) async fn serve_unix(listener: UnixListener, api: Api) {
     let stop = api.stop.clone();
-    ended(axum::serve(listener, api.router()).with_graceful_shutdown(stop.cancelled_owned()).await);
+    let served = axum::serve(listener, api.router()).with_graceful_shutdown(stop.cancelled_owned()).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the API has ended");
+    }
 }
 
 /// Serves the API over TCP until `stop`.
 pub(crate) async fn serve_tcp(listener: TcpListener, api: Api, guard: Guard) {
     let stop = api.stop.clone();
     let router = api.router().layer(middleware::from_fn_with_state(guard, Guard::check));
-    ended(axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await);
-}
-
-fn ended(outcome: std::io::Result<()>) {
-    if let Err(error) = outcome {
-        tracing::error!(%error, "the API has ended");
-    }
+    door::serve(listener, router, stop).await;
 }
 
 async fn start_pull(State(api): State<Api>, body: Bytes) -> Response {

@@ -204,7 +204,7 @@ impl Inner {
         let home = Home::from(repository);
         let (mut flight, mut ours) = self.flight(&home, digest, want.clone(), asker);
         if !ours && !self.is_believed(&flight, &home) && self.is_listed(&home) {
-            self.may_have(asker, repository, digest, &want).await?;
+            self.ask_now(asker, repository, digest, &want).await?;
             (flight, ours) = self.better_flight(&flight, &home, want.clone(), asker);
         }
         if !ours {

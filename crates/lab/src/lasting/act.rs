@@ -84,14 +84,21 @@ impl Lab {
         let place = match zone {
             "" => 0,
             zone => self.topology().zone(zone).ok_or_else(|| {
-                let names: Vec<&str> = zones.iter().map(|zone| zone.name.as_str()).collect();
-                format!("there is no zone `{zone}`: there are {}", names.join(", "))
+                let names: Vec<&str> =
+                    zones.iter().map(|zone| zone.name.as_str()).filter(|n| !n.is_empty()).collect();
+                match names.is_empty() {
+                    true => format!("there is no zone `{zone}`: this lab is a star, which has none"),
+                    false => format!("there is no zone `{zone}`: there are {}", names.join(", ")),
+                }
             })?,
         };
         // One at a time, so that no name and no address is given twice.
         let _turn = self.adding.acquire().await.map_err(|_| "the lab ends".to_owned())?;
         let there = self.hosts().iter().filter(|entry| entry.is_node()).count();
-        if count == 0 || there.saturating_add(count) > MAX_NODES {
+        if count == 0 {
+            return Err("say how many to add: 1 or more".to_owned());
+        }
+        if there.saturating_add(count) > MAX_NODES {
             return Err(format!(
                 "there are {there} nodes, and may be {MAX_NODES}: {count} more cannot be added"
             ));

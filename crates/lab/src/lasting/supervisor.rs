@@ -255,8 +255,9 @@ async fn await_all(lab: &Lab) -> Result<(), LabError> {
             if now.hosts.iter().all(|host| host.state == HostState::Running) {
                 return Ok(());
             }
-            if status.changed().await.is_err() {
-                return Err(LabError::Stopped);
+            tokio::select! {
+                changed = status.changed() => changed.map_err(|_| LabError::Stopped)?,
+                () = lab.stop.cancelled() => return Err(LabError::Stopped),
             }
         }
     });

@@ -291,6 +291,57 @@ async fn a_slow_place_that_is_not_listed_does_not_keep_a_blob_from_being_kept() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waited_for_one_that_is_refused_is_not_given_what_another_place_says_that_it_is() {
+    let (web, registry) = (Web::start().await, Registry::start().await);
+    let layer = noise(3_000_000, 26);
+    let (_, digests) = registry.add_image(std::slice::from_ref(&layer));
+    registry.shop.closed.lock().expect("unpoisoned").insert("app".into(), "Basic eA==".into());
+    let (path, blob) = (format!("/by-hash/{}", digests[0].hex()), format!("blobs/{}", digests[0]));
+    let halts = CancellationToken::new();
+    let lie = vec![0; layer.len()];
+    web.put_file(&path, File { bytes: lie.into(), halts: Some(halts.clone()), ..File::default() });
+    let ((_tracker, announce), one) = (tracker().await, tempdir().expect("temp"));
+    let node = support::node_with(one.path(), &announce, &registry, |config| {
+        config.proxy.enabled = true;
+        config.proxy.private_hosts.push(web.address.to_string());
+        config.proxy.rules = vec![rule(web.url("/by-hash/{sha256}"))];
+    })
+    .await;
+    let node = std::sync::Arc::new(node);
+    let until = async |what: &dyn Fn() -> bool| {
+        let seen = async {
+            while !what() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), seen).await.expect("it comes to that");
+    };
+    let gated = |shown: Option<&'static str>| {
+        let gate = CancellationToken::new();
+        *registry.shop.gate.lock().expect("unpoisoned") = Some(gate.clone());
+        let (node, blob) = (node.clone(), blob.clone());
+        (gate, tokio::spawn(async move { fetch_as(&node, "app", &blob, shown).await }))
+    };
+    let (first, stranger) = gated(None);
+    until(&|| registry.asked().len() == 1).await;
+    let (second, friend) = gated(Some("Basic eA=="));
+    // By then it waits for what the other is given; where it does not yet, there is less to be seen here.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    first.cancel();
+    until(&|| registry.asked().len() > 1).await;
+    let (proxy, url) = (through(&node), web.url(&path));
+    let misled = tokio::spawn(async move { ask(proxy.get(url)).await });
+    until(&|| web.sent(&path) > 0).await;
+    *registry.shop.gate.lock().expect("unpoisoned") = None;
+    second.cancel();
+    let answer = friend.await.expect("ends");
+    assert!(answer.whole && answer.body == layer, "{} with {} bytes", answer.status, answer.body.len());
+    assert_eq!(stranger.await.expect("ends").status, 401);
+    halts.cancel();
+    assert!(!misled.await.expect("ends").whole);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_comes_to_be_here_for_others_while_a_server_lets_wait_is_not_given_in_its_name() {
     let (web, registry) = (Web::start().await, Registry::start().await);
     let (layer, other) = (noise(20_000_000, 25), vec![0; 20_000_000]);
