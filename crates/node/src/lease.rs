@@ -68,13 +68,18 @@ impl Drop for Held {
 
 async fn renew(inner: Arc<Inner>, digest: Digest, lease: Arc<Mutex<Lease>>, stop: CancellationToken) {
     let Some(directory) = &inner.directory else { return };
+    let mut failed = false;
     loop {
         let Lease { lease: id, ttl_ms } = current(&lease);
+        // After a failure there is less time left.
+        let pause = Duration::from_millis(ttl_ms / if failed { 20 } else { 3 });
         tokio::select! {
             () = stop.cancelled() => return,
-            () = sleep(Duration::from_millis(ttl_ms / 3)) => {}
+            () = sleep(pause) => {}
         }
-        match directory.renew(&digest, &id, &inner.name).await {
+        let renewed = directory.renew(&digest, &id, &inner.name).await;
+        failed = renewed.is_err();
+        match renewed {
             Ok(Renewal::Leased(renewed)) => *lease.lock().unwrap_or_else(PoisonError::into_inner) = renewed,
             Ok(Renewal::Known | Renewal::Lost { .. }) => return,
             Err(error) => tracing::debug!(%digest, %error, "lease not renewed"),
