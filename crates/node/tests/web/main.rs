@@ -224,22 +224,11 @@ async fn a_place_that_is_not_listed_decides_for_no_client_of_another() {
     web.put_file(&path, File { bytes: vec![0; layer.len()].into(), slow: true, ..File::default() });
     let (_tracker, announce) = tracker().await;
     let (one, two) = (tempdir().expect("temp"), tempdir().expect("temp"));
-    let start = |folder| {
-        support::node_with(folder, &announce, &registry, |config| {
-            config.proxy.enabled = true;
-            config.proxy.private_hosts.push(web.address.to_string());
-            config.proxy.rules = vec![rule(web.url("/by-hash/{sha256}"))];
-        })
-    };
+    let start = |folder| support::node_with(folder, &announce, &registry, |config| by_hash(config, &web));
     let (first, second) = (start(one.path()).await, start(two.path()).await);
     let (proxy, url) = (through(&first), web.url(&path));
     let lie = tokio::spawn(async move { ask(proxy.get(url)).await });
-    let begun = async {
-        while web.sent(&path) == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), begun).await.expect("it is asked");
+    until(|| web.sent(&path) > 0).await;
     // Of the node that is lied to, and of one that would wait for it.
     let layer_path = format!("blobs/{}", digests[0]);
     for node in [&first, &second] {
@@ -249,6 +238,22 @@ async fn a_place_that_is_not_listed_decides_for_no_client_of_another() {
     assert!(!lie.await.expect("ends").whole);
     first.stop().await;
     second.stop().await;
+}
+
+/// Files of the web are known by the digest in their URL.
+fn by_hash(config: &mut Config, web: &Web) {
+    config.proxy.enabled = true;
+    config.proxy.private_hosts.push(web.address.to_string());
+    config.proxy.rules = vec![rule(web.url("/by-hash/{sha256}"))];
+}
+
+async fn until(what: impl Fn() -> bool) {
+    let seen = async {
+        while !what() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), seen).await.expect("it comes to that");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -261,20 +266,10 @@ async fn a_slow_place_that_is_not_listed_does_not_keep_a_blob_from_being_kept() 
     let file = File { bytes: layer.clone().into(), halts: Some(gate.clone()), ..File::default() };
     web.put_file(&path, file);
     let ((_tracker, announce), one) = (tracker().await, tempdir().expect("temp"));
-    let node = support::node_with(one.path(), &announce, &registry, |config| {
-        config.proxy.enabled = true;
-        config.proxy.private_hosts.push(web.address.to_string());
-        config.proxy.rules = vec![rule(web.url("/by-hash/{sha256}"))];
-    })
-    .await;
+    let node = support::node_with(one.path(), &announce, &registry, |config| by_hash(config, &web)).await;
     let (proxy, url) = (through(&node), web.url(&path));
     let slow = tokio::spawn(async move { ask(proxy.get(url)).await });
-    let begun = async {
-        while web.sent(&path) == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), begun).await.expect("it is asked");
+    until(|| web.sent(&path) > 0).await;
     for _ in 0..2 {
         let answer = fetch_as(&node, "app", &format!("blobs/{}", digests[0]), None).await;
         assert!(answer.whole && answer.body == layer);
@@ -301,21 +296,8 @@ async fn who_waited_for_one_that_is_refused_is_not_given_what_another_place_says
     let lie = vec![0; layer.len()];
     web.put_file(&path, File { bytes: lie.into(), halts: Some(halts.clone()), ..File::default() });
     let ((_tracker, announce), one) = (tracker().await, tempdir().expect("temp"));
-    let node = support::node_with(one.path(), &announce, &registry, |config| {
-        config.proxy.enabled = true;
-        config.proxy.private_hosts.push(web.address.to_string());
-        config.proxy.rules = vec![rule(web.url("/by-hash/{sha256}"))];
-    })
-    .await;
+    let node = support::node_with(one.path(), &announce, &registry, |config| by_hash(config, &web)).await;
     let node = std::sync::Arc::new(node);
-    let until = async |what: &dyn Fn() -> bool| {
-        let seen = async {
-            while !what() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), seen).await.expect("it comes to that");
-    };
     let gated = |shown: Option<&'static str>| {
         let gate = CancellationToken::new();
         *registry.shop.gate.lock().expect("unpoisoned") = Some(gate.clone());
@@ -323,15 +305,15 @@ async fn who_waited_for_one_that_is_refused_is_not_given_what_another_place_says
         (gate, tokio::spawn(async move { fetch_as(&node, "app", &blob, shown).await }))
     };
     let (first, stranger) = gated(None);
-    until(&|| registry.asked().len() == 1).await;
+    until(|| registry.asked().len() == 1).await;
     let (second, friend) = gated(Some("Basic eA=="));
     // By then it waits for what the other is given; where it does not yet, there is less to be seen here.
     tokio::time::sleep(Duration::from_millis(300)).await;
     first.cancel();
-    until(&|| registry.asked().len() > 1).await;
+    until(|| registry.asked().len() > 1).await;
     let (proxy, url) = (through(&node), web.url(&path));
     let misled = tokio::spawn(async move { ask(proxy.get(url)).await });
-    until(&|| web.sent(&path) > 0).await;
+    until(|| web.sent(&path) > 0).await;
     *registry.shop.gate.lock().expect("unpoisoned") = None;
     second.cancel();
     let answer = friend.await.expect("ends");
